@@ -94,7 +94,7 @@ class DonothingSinkSpec(SinkSpec):
 
 
 class FormatSpec(SinkSpec):
-    """How a row is written."""
+    """How a row is written. Kafka takes only `compression: none` here: its batches have `sink.compression`."""
 
     kind: Literal["json"] = "json"
     compression: Literal["none", "gzip", "zstd"] = "none"

@@ -1,0 +1,151 @@
+"""A job as given: the models that validate, are stored as JSON and describe themselves in OpenAPI.
+
+Sink and format are left open here (`kind` and whatever else): their models live in `sinks.specs`, and
+`service.api.models` joins the two.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+Mode = Literal["once", "full", "incremental", "continuous"]
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+_UUID = re.compile(r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$")
+
+
+def _not_a_uuid(value: str) -> str:
+    if _UUID.match(value):
+        raise ValueError(f"{value!r} has the form of an id; choose a name that can not be taken for one")
+    return value
+
+
+Name = Annotated[str, Field(pattern=NAME_PATTERN), AfterValidator(_not_a_uuid)]
+
+
+class Strict(BaseModel):
+    """Base of every model of the API: unknown fields are errors and nothing is coerced."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class TimeRange(Strict):
+    """Rows whose `column` is at or after `from` and before `to`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
+
+    column: str = Field(min_length=1)
+    from_: Annotated[datetime | None, Field(alias="from", strict=False)] = None
+    to: Annotated[datetime | None, Field(strict=False)] = None
+
+
+class SourceSpec(Strict):
+    """What to read: a table, or one SELECT."""
+
+    datasource: str = Field(min_length=1)
+    table: str | None = Field(default=None, min_length=1, description="`schema.table`, quoted as in SQL where needed")
+    query: str | None = Field(default=None, min_length=1, description="one SELECT; stands instead of `table`")
+    columns: list[str] = Field(default=["*"], min_length=1)
+    where: str | None = Field(default=None, min_length=1, description="one SQL expression")
+    key: list[str] | None = Field(default=None, min_length=1, max_length=8)
+    time: TimeRange | None = None
+    limit: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _one_of(self) -> SourceSpec:
+        if (self.table is None) == (self.query is None):
+            raise ValueError("give either table or query")
+        if self.query is not None and self.key is None:
+            raise ValueError("query needs key: the output columns that are unique and can be compared")
+        return self
+
+
+class ChunkOptions(Strict):
+    """A chunk closes at whichever comes first."""
+
+    rows: int = Field(default=50_000, ge=1, le=10_000_000)
+    bytes: int = Field(default=16 * 1024 * 1024, ge=1024, le=1024**3)
+    seconds: Annotated[float, Field(ge=0.05, le=600, strict=False)] = 5.0
+
+
+class RateOptions(Strict):
+    """Upper limits for the whole job; null is no limit. Can be changed while the job runs."""
+
+    rows_per_second: Annotated[float | None, Field(gt=0, strict=False)] = None
+    bytes_per_second: Annotated[float | None, Field(gt=0, strict=False)] = None
+
+
+class SafetyOptions(Strict):
+    """How rows whose keys commit out of order are kept from being passed over."""
+
+    kind: Literal["commit", "delay", "none"] = "commit"
+    delay_seconds: Annotated[float | None, Field(gt=0, le=86_400, strict=False)] = None
+
+    @model_validator(mode="after")
+    def _delay(self) -> SafetyOptions:
+        if (self.kind == "delay") != (self.delay_seconds is not None):
+            raise ValueError("delay_seconds belongs to kind delay, and kind delay needs it")
+        return self
+
+
+class DeadLetterOptions(Strict):
+    """How many rows may be set aside; with 0 the first one ends the run in error."""
+
+    max_rows: int = Field(default=0, ge=0)
+
+
+class RetryOptions(Strict):
+    """Retries go on in place until this long without progress."""
+
+    max_without_progress_seconds: Annotated[float, Field(gt=0, strict=False)] = 900.0
+
+
+class Options(Strict):
+    """How to move it."""
+
+    splits: int = Field(default=1, ge=1, le=64)
+    page_bytes: int = Field(default=4 * 1024 * 1024, ge=64 * 1024, le=64 * 1024 * 1024)
+    chunk: ChunkOptions = ChunkOptions()
+    rate: RateOptions = RateOptions()
+    safety: SafetyOptions = SafetyOptions()
+    poll_seconds: Annotated[float, Field(ge=0.1, le=3600, strict=False)] = 1.0
+    stop_timeout_seconds: Annotated[float, Field(ge=0.1, le=3600, strict=False)] = 30.0
+    dead_letters: DeadLetterOptions = DeadLetterOptions()
+    retry: RetryOptions = RetryOptions()
+    timeout_seconds: Annotated[float | None, Field(gt=0, strict=False)] = None
+    single_row_timeout_seconds: Annotated[float, Field(ge=1, le=3600, strict=False)] = 60.0
+    max_row_bytes: int = Field(default=64 * 1024 * 1024, ge=1024, le=1024**3)
+    allow_long_statements: bool = False
+
+
+class OpenSink(BaseModel):
+    """Any sink, before its own model has looked at it."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    kind: str
+
+
+class OpenFormat(BaseModel):
+    """Any format, before its own model has looked at it."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    kind: str = "json"
+    compression: str = "none"
+
+
+class JobSpec(Strict):
+    """A job's definition. `sink` and `format` are narrowed by the API's subclass."""
+
+    name: Name
+    source: SourceSpec
+    mode: Mode = "once"
+    sink: OpenSink
+    format: OpenFormat = OpenFormat()
+    options: Options = Options()
+    labels: dict[str, str] = Field(default_factory=dict, max_length=64)

@@ -1,0 +1,184 @@
+"""The contract between the runner and a source.
+
+Call order: `inspect` (findings), then `plan` (the plan step) or `reader` (a split). One `Source` serves one step and is
+used by one task; `close` at the end, always.
+
+Errors: `Transient` (source unreachable, restarted, conflict with recovery), `Permanent` (unknown table or column,
+wrong password, key not unique, a statement that can not be made short enough), `RowsRejected` (a row that can not be
+read, by key). The source never retries but for halving a page that takes too long; the runner retries.
+
+Keys are tuples of texts as Postgres writes them, and only Postgres compares them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+Key = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that validation has to say. `pointer` is a JSON pointer into the job as given."""
+
+    pointer: str
+    severity: str
+    """`error`, `warning` or `info`."""
+    code: str
+    message: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyColumn:
+    """One column of the key."""
+
+    name: str
+    type: str
+    """As `format_type` writes it; a key text is read back with a cast to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What the catalog says about a definition."""
+
+    key: tuple[KeyColumn, ...]
+    columns: tuple[str, ...]
+    estimated_rows: int | None
+    findings: tuple[Finding, ...]
+    guarantee_note: str = ""
+    """What the reading side can not promise in this mode, in one sentence; empty when nothing is to be said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A transaction that may still commit a key at or below a candidate bound."""
+
+    pid: int | None
+    """None for a prepared transaction."""
+    age_seconds: float | None
+    query: str | None
+    """60 characters, literals masked; None where the role may not see it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Horizon:
+    """How far the reader may go now, and what holds the next bound back."""
+
+    bound: Key | None
+    held_by: tuple[Holder, ...] = ()
+    ahead_of_generator: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SplitRange:
+    """A key range: above `lower` (None: from the beginning), up to and with `upper` (None: without end)."""
+
+    lower: Key | None
+    upper: Key | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The bounds and ranges of a generation or of a further run of it."""
+
+    bound: Key | None
+    """The largest key that the run reads; None when there is no row."""
+    splits: tuple[SplitRange, ...]
+    estimated_rows: int | None = None
+
+
+@dataclass(slots=True)
+class Page:
+    """The rows of one short query, cut at whole rows, in key order."""
+
+    values: list[bytes]
+    """One encoded record a row, without a line end."""
+    raw_keys: list[bytes]
+    """One a row: the key columns as the source sent them; `key` reads them."""
+    message_keys: list[bytes | None] | None
+    """The message key a row, where the sink asked for one."""
+    bytes: int
+    """Sum of the lengths of `values`."""
+    scanned_to: Key | None
+    """Every row up to this key was looked at: the last row's key, or further where `where` leaves rows out."""
+    end: bool
+    """The range is exhausted at the moment of the query."""
+    decode: Callable[[bytes], Key] = field(repr=False)
+
+    def key(self, index: int) -> Key:
+        """The key of row `index`."""
+        return self.decode(self.raw_keys[index])
+
+
+class Reader(Protocol):
+    """Reads one split in key order; owns one connection, given back by `close`."""
+
+    async def read(self, after: Key | None, upper: Key | None, *, max_rows: int | None = None) -> Page:
+        """The next rows above `after` (None: from the range's beginning) and up to `upper` (None: no upper bound).
+
+        One short read-only transaction; nothing is held between calls. At most `page_bytes` and `max_rows`, at least
+        one row unless `end`. An empty page that is not `end` moves `scanned_to`.
+        Raises Permanent `key_not_unique` when two rows have the same key, before either is given out.
+        """
+
+    async def close(self) -> None:
+        """Give the connection back; cancels a running query. Never raises."""
+
+
+class Frontier(Protocol):
+    """The moving bound of a `continuous` job: a queue of candidates, one a poll (design.md, commit barrier)."""
+
+    async def advance(self) -> Horizon:
+        """Draw a candidate when the last is old enough, let go of those that are final, and say how far it is safe
+        to read. The bound never goes back. Raises Permanent `key_went_back`."""
+
+    async def close(self) -> None:
+        """Give the connection back. Never raises."""
+
+
+class Source(Protocol):
+    """One definition's source."""
+
+    async def inspect(self) -> Inspection:
+        """Look at the catalog, change nothing. What makes a run impossible is a finding of severity `error`; raises
+        only when the source can not be reached or asked."""
+
+    async def plan(
+        self,
+        lower: Key | None,
+        splits: int,
+        *,
+        waiting: Callable[[Horizon | None], None],
+        given_upper: Key | None = None,
+    ) -> Plan:
+        """Bound and ranges above `lower`. Passes the commit barrier where the mode asks for one, telling `waiting`
+        what it waits for (None: no longer); waits without holding a transaction. Cancellation is safe at any time.
+        Refuses (Permanent) what inspection calls an error."""
+
+    def reader(self) -> Reader:
+        """A reader for one split."""
+
+    def frontier(self) -> Frontier:
+        """The moving bound, for `continuous`."""
+
+    async def later(self, one: Key, other: Key) -> Key:
+        """The larger of two keys, compared by Postgres with the key's own types and collations."""
+
+    async def check_keys(self, keys: Sequence[Key]) -> None:
+        """Raises Permanent `key_invalid`, naming the text and the type, unless every key can be read as the key's
+        types and the keys are in increasing order."""
+
+    async def lag(self, after: Key | None) -> tuple[int | None, float | None]:
+        """Estimated rows above `after`, and the seconds by which the newest is ahead where a time column is known."""
+
+    async def now(self) -> datetime:
+        """The source's clock."""
+
+    async def close(self) -> None:
+        """Give everything back. Never raises."""
