@@ -10,6 +10,8 @@
          +- LeaseLost       the store said so, or our own clock: leave without a word
          +- Stopped         read no more, settle what is in flight, park
          +- Aborted         cancel at once, discard what is not visible, release
+     +- Conflict            the caller's request does not fit the present state (409, 412)
+     +- NotFound            no such object in the caller's account
 """
 
 from __future__ import annotations
@@ -75,6 +77,21 @@ class Aborted(Interrupted):
 
     def __init__(self) -> None:
         super().__init__("aborted", "aborted on request")
+
+
+class Conflict(RowferryError):
+    """The request does not fit the present state; `facts` (state, verbs, revision ...) go into the answer."""
+
+    def __init__(self, code: str, message: str, *, hint: str = "", **facts: object) -> None:
+        super().__init__(code, message, hint=hint)
+        self.facts = facts
+
+
+class NotFound(RowferryError):
+    """No such object in the caller's account."""
+
+    def __init__(self, what: str, ref: str) -> None:
+        super().__init__("not_found", f"there is no {what} {ref!r}")
 
 
 @dataclass(frozen=True, slots=True)

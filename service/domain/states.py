@@ -124,3 +124,13 @@ def desired_after(state: State, event: Event) -> Desired | None:
     if target is State.ABORTING:
         return Desired.ABORT
     return Desired.STOP if target in {State.STOPPING, State.FAILING} else Desired.RUN
+
+
+def may_start(state: State, mode: str, *, from_beginning: bool = False, generation_unrun: bool = False) -> bool:
+    """Whether start is allowed: a successful `once` or `continuous` job starts again only from the beginning, or in
+    a generation that a checkpoint PUT or `?position=` made and that has not run."""
+    if (state, Event.START) not in TRANSITIONS:
+        return False
+    if state is not State.SUCCESSFUL or mode in {"full", "incremental"}:
+        return True
+    return from_beginning or generation_unrun

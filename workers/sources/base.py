@@ -103,8 +103,8 @@ class Page:
     """One a row: the key columns as the source sent them; `key` reads them."""
     message_keys: list[bytes | None] | None
     """The message key a row, where the sink asked for one."""
-    bytes: int
-    """Sum of the lengths of `values`."""
+    size: int
+    """Bytes: the sum of the lengths of `values`."""
     scanned_to: Key | None
     """Every row up to this key was looked at: the last row's key, or further where `where` leaves rows out."""
     end: bool

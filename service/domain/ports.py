@@ -1,0 +1,315 @@
+"""What the inside asks of the outside, split by who asks.
+
+`StepStore` is for the engine and the runner, `JobStore` for the HTTP side, `Registry` for named things. One class over
+asyncpg implements them; `tests/contract/test_job_store.py` holds what they promise.
+
+Promises of every method that writes: one transaction; the job's row is locked first; a transition writes its event row
+in the same transaction; a write of a step names job, step and epoch and raises `LeaseLost` when the epoch is not the
+step's own any more, before anything is written. Raises `Transient("store_unreachable")` when the control database is
+away; nothing is retried here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+    from datetime import datetime
+
+    from service.domain.errors import Cause
+    from service.domain.records import (
+        Actor,
+        ChunkRecord,
+        Condition,
+        Directive,
+        EventRecord,
+        GenerationState,
+        Job,
+        Key,
+        Lease,
+        LogLine,
+        OpenRange,
+        Output,
+        Run,
+        Settlement,
+        SplitState,
+        Step,
+        StepKind,
+        StoredCredential,
+        StoredDatasource,
+        Token,
+    )
+    from service.domain.states import Event
+
+
+class StepStore(Protocol):
+    """Leases and what is written under them. Times are the database's."""
+
+    async def claim(self, owner: str, kinds: Sequence[StepKind], *, lease_seconds: float) -> Step | None:
+        """Lease one ready step of a job that wants to run (or a clean-up), oldest first; epoch + 1. A queued job
+        becomes running. None when there is none."""
+
+    async def renew(self, leases: Sequence[Lease], *, lease_seconds: float) -> Sequence[Directive]:
+        """Extend the leases that are still held by their owner and epoch, and bring directives; one statement."""
+
+    async def expire(self) -> int:
+        """Free leases that have run out, release what outstayed `stop_timeout_seconds`, end runs beyond
+        `timeout_seconds` (error `run_timeout`), and move stopping, aborting and failing jobs without a leased step
+        to their end. Returns how many rows changed. Safe to call from every process at any time."""
+
+    async def park(self, lease: Lease) -> None:
+        """Give the lease back with no prepared chunk left unsettled. The step is ready again."""
+
+    async def release(self, lease: Lease, reason: str | None = None) -> None:
+        """Give the lease back; a prepared chunk may remain. `reason` is shown on the job."""
+
+    async def fail(self, lease: Lease, errors: Sequence[Cause]) -> None:
+        """Give the lease back with a permanent error: the job is failing, and in error once no step is leased."""
+
+    async def report(self, lease: Lease, condition: Condition) -> None:
+        """Replace what stands beside the state for this step; the job shows the worst of its steps."""
+
+    async def generation(self, lease: Lease, number: int) -> GenerationState:
+        """A generation of the lease's job, with its splits; for the plan step and clean-up."""
+
+    async def settle_closed(self, lease: Lease, number: int, ordinal: int, settlement: Settlement) -> None:
+        """The plan step of a successor settles a chunk of generation `number` that turned out to be visible."""
+
+    async def drop_closed(self, lease: Lease, number: int, ordinal: int) -> None:
+        """The plan step of a successor found that a prepared chunk can not become visible any more."""
+
+    async def prepare_closed(self, lease: Lease, number: int, ordinal: int, chunk: ChunkRecord) -> None:
+        """The plan step of a successor repeats a prepared chunk as cut: a further try of it."""
+
+    async def fence_epoch(self, lease: Lease, number: int, ordinal: int) -> int:
+        """Raise and return the epoch of a split of generation `number`, for the fencing of a closed generation."""
+
+    async def close_generation(self, lease: Lease, number: int, *, fenced: bool) -> None:
+        """Mark a predecessor closed; not fenced: event `old_generation_not_fenced`."""
+
+    async def save_plan(
+        self, lease: Lease, splits: Sequence[OpenRange], *, bound: Key | None, tail: bool, estimated_rows: int | None
+    ) -> None:
+        """The plan step is done: splits and their steps exist (`tail`: the last one waits until the others are done);
+        without any split the finish step is ready."""
+
+    async def split(self, lease: Lease) -> SplitState:
+        """Where the leased split stands."""
+
+    async def anchored(self, lease: Lease) -> None:
+        """The sink's own position was written now."""
+
+    async def prepare(self, lease: Lease, chunk: ChunkRecord) -> None:
+        """Store one try of the next chunk (sequence = settled + 1)."""
+
+    async def settle(self, lease: Lease, settlement: Settlement) -> Directive:
+        """Make a prepared chunk final: position, scanned_to, sequence, counts of split, run and job, last_id."""
+
+    async def prepare_and_settle(self, lease: Lease, settlement: Settlement) -> Directive:
+        """Both in one transaction, for sinks that only count."""
+
+    async def drop_prepared(self, lease: Lease, *, maybe_doubled: int = 0) -> None:
+        """The prepared chunk is known not to be visible, or can not be known and will be sent again
+        (`maybe_doubled` rows are counted)."""
+
+    async def scan(self, lease: Lease, scanned_to: Key, *, rows_read: int = 0) -> None:
+        """Move `scanned_to` while no chunk is open or prepared."""
+
+    async def finish_split(self, lease: Lease, scanned_to: Key | None) -> None:
+        """The split is done. With the last one the tail, or else the finish step, is ready."""
+
+    def settled_chunks(self, lease: Lease) -> AsyncIterator[tuple[int, ChunkRecord]]:
+        """(ordinal, chunk) of every settled chunk of the lease's generation, in order; in pages."""
+
+    async def finish_run(self, lease: Lease) -> None:
+        """The finish step is settled: run and job are successful."""
+
+    async def cleaned_up(self, lease: Lease, outcome: str) -> None:
+        """The clean-up ended (`done`, or why it was given up): event, and the kept job row goes."""
+
+    async def postpone(self, lease: Lease, seconds: float, cause: Cause) -> None:
+        """Give a clean-up step back, to be tried again in `seconds`."""
+
+
+class JobStore(Protocol):
+    """What the HTTP side asks. `account` is the account's name; another account's objects do not exist."""
+
+    async def create(
+        self,
+        account: str,
+        actor: Actor,
+        spec: Mapping[str, object],
+        secrets: Mapping[str, str],
+        *,
+        guarantee: str,
+        guarantee_note: str,
+    ) -> Job:
+        """Raises Conflict `name_taken`."""
+
+    async def replace(
+        self,
+        account: str,
+        actor: Actor,
+        job_id: str,
+        spec: Mapping[str, object],
+        secrets: Mapping[str, str],
+        *,
+        guarantee: str,
+        guarantee_note: str,
+        if_revision: int | None,
+        position: str | None,
+        target_changed: bool,
+    ) -> Job:
+        """Raises Conflict `job_running`, `revision_changed`, or `position_incompatible` when `target_changed` on a
+        job with a position and `position` is None. `keep` and `reset` make a new generation."""
+
+    async def patch(self, account: str, actor: Actor, job_id: str, spec: Mapping[str, object]) -> Job:
+        """Replace the definition's live parts (labels, options.rate, options.retry, options.dead_letters), in any
+        state, at once in force."""
+
+    async def get(self, account: str, ref: str) -> Job | None:
+        """By id or name."""
+
+    async def list(
+        self, account: str, filters: Mapping[str, Any], *, sort: str, limit: int, after: str | None
+    ) -> tuple[Sequence[Job], str | None]:
+        """A page and the opaque token of the next. `filters` has the query's names (`state` is a list, `label` a
+        list of pairs)."""
+
+    async def verb(
+        self, account: str, actor: Actor, job_id: str, event: Event, *, trigger: str, from_beginning: bool = False
+    ) -> tuple[Job, bool]:
+        """Apply start, stop or abort; the job afterwards and whether anything was set in motion. Raises Conflict
+        `verb_refused` with state and verbs."""
+
+    async def remove(self, account: str, actor: Actor, job_id: str) -> bool:
+        """Free the name and leave a clean-up step behind, unless the job is live: then False."""
+
+    async def remove_when_aborted(self, account: str, actor: Actor, job_id: str) -> None:
+        """Abort now, remove as soon as the abort has ended (done by whoever ends it)."""
+
+    async def put_checkpoint(
+        self,
+        account: str,
+        actor: Actor,
+        job_id: str,
+        *,
+        seen_generation: int,
+        ranges: Sequence[OpenRange],
+        reason: str,
+    ) -> Job:
+        """A new generation that begins with these ranges. Raises Conflict `job_running`, `generation_changed`."""
+
+    async def run(self, account: str, run_id: str) -> Run | None:
+        """One run of the job log."""
+
+    async def runs(
+        self, account: str, filters: Mapping[str, Any], *, limit: int, after: str | None
+    ) -> tuple[Sequence[Run], str | None]:
+        """Newest first; removed jobs' runs too."""
+
+    async def outputs(
+        self, account: str, job_id: str, *, limit: int, after: str | None
+    ) -> tuple[Sequence[Output], str | None]:
+        """Visible chunks in the order they were settled."""
+
+    async def delivered_ranges(self, account: str, job_id: str) -> Sequence[OpenRange]:
+        """Key ranges of the current generation whose rows are durable in the sink."""
+
+    async def log_lines(
+        self, account: str, filters: Mapping[str, Any], *, limit: int, after: int | None
+    ) -> tuple[Sequence[LogLine], int | None]:
+        """Oldest first from `after` (a `seq`)."""
+
+    async def events(
+        self, account: str, filters: Mapping[str, Any], *, limit: int, after: int | None
+    ) -> tuple[Sequence[EventRecord], int | None]:
+        """Oldest first from `after` (a `seq`)."""
+
+    async def wait_changed(self, timeout_seconds: float) -> None:
+        """Return as soon as any job of any account changed, or when the time is over. For `?wait=` and streams."""
+
+    async def begin_request(self, account: str, key: str, fingerprint: str) -> Mapping[str, Any] | None:
+        """Idempotency-Key: None when the caller may go on, else the stored answer. Raises Conflict
+        `idempotency_key_reused` (another body) or `request_in_progress`."""
+
+    async def end_request(
+        self, account: str, key: str, *, status: int, headers: Mapping[str, str], body: bytes, keep: bool
+    ) -> None:
+        """Store the answer for 24 hours, or forget the key."""
+
+    async def ping(self) -> None:
+        """Answer while the control database does."""
+
+
+class Registry(Protocol):
+    """Named things and who may use them."""
+
+    async def datasource(self, account: str, name: str) -> StoredDatasource | None:
+        """With the password decrypted, references unresolved."""
+
+    async def datasources(self, account: str) -> Sequence[StoredDatasource]:
+        """All, by name."""
+
+    async def put_datasource(
+        self, account: str, actor: Actor, name: str, definition: Mapping[str, object], password: str | None
+    ) -> tuple[StoredDatasource, bool]:
+        """Store; True when it was created."""
+
+    async def delete_datasource(self, account: str, actor: Actor, name: str) -> bool:
+        """Raises Conflict `datasource_in_use` naming a job that uses it."""
+
+    async def credential(self, account: str, name: str) -> StoredCredential | None:
+        """With the secrets decrypted, references unresolved."""
+
+    async def credentials(self, account: str) -> Sequence[StoredCredential]:
+        """All, by name."""
+
+    async def put_credential(
+        self, account: str, actor: Actor, name: str, secrets: Mapping[str, str]
+    ) -> tuple[StoredCredential, bool]:
+        """Store; True when it was created."""
+
+    async def delete_credential(self, account: str, actor: Actor, name: str) -> bool:
+        """Raises Conflict `credential_in_use` naming a job that uses it."""
+
+    async def token(self, digest: bytes) -> Token | None:
+        """By SHA-256 of the token; expired ones are None."""
+
+    async def tokens(self, account: str) -> Sequence[Token]:
+        """All of the account, without what they open."""
+
+    async def create_token(
+        self, account: str, actor: Actor, name: str, role: str, digest: bytes, expires_at: datetime | None
+    ) -> Token:
+        """Raises Conflict `name_taken`."""
+
+    async def delete_token(self, account: str, actor: Actor, ref: str) -> bool:
+        """By id or name."""
+
+    async def any_token(self) -> bool:
+        """Whether anybody could come in."""
+
+    async def ensure_account(self, name: str) -> None:
+        """Make the account unless it exists."""
+
+
+class LogStore(Protocol):
+    """Takes the lines of the job log in batches."""
+
+    async def write(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Append; lines of unknown jobs are kept without one."""
+
+
+class Engine(Protocol):
+    """Decides who works on a step; what it does twice, the epoch refuses."""
+
+    async def start(self) -> None:
+        """Take up interrupted runs and go on; returns at once."""
+
+    async def wake(self, job_id: str) -> None:
+        """Something was started, stopped or aborted: look now rather than at the next tick."""
+
+    async def stop(self, timeout_seconds: float) -> None:
+        """Park every running step within the time, then release. Idempotent, safe before start."""
