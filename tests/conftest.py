@@ -1,0 +1,96 @@
+"""Fixtures over tests/support: real servers for a session, a database and a topic for a test."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.kafka import KafkaServer
+from tests.support.postgres import PostgresServer
+from tests.support.processes import REGISTRY
+from tests.support.proxy import FaultProxy
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Generator, Iterator
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """One PostgreSQL for the whole session. A test that kills it starts it again."""
+    server = PostgresServer()
+    try:
+        yield server.start()
+    finally:
+        server.close()
+
+
+@pytest.fixture
+async def database(postgres_server: PostgresServer) -> AsyncIterator[str]:
+    """The dsn of a fresh, empty database; dropped afterwards, with whoever is still connected."""
+    if not postgres_server.process.running:
+        postgres_server.start()
+    dsn = await postgres_server.create_database()
+    yield dsn
+    if postgres_server.process.running:
+        await postgres_server.drop_database(dsn)
+
+
+@pytest.fixture
+async def control_database(postgres_server: PostgresServer) -> AsyncIterator[str]:
+    """A second fresh database, for the service's own tables."""
+    dsn = await postgres_server.create_database()
+    yield dsn
+    if postgres_server.process.running:
+        await postgres_server.drop_database(dsn)
+
+
+@pytest.fixture(scope="session")
+def _kafka_server_of_session() -> Iterator[KafkaServer]:
+    server = KafkaServer()
+    try:
+        yield server.start()
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def kafka_server(_kafka_server_of_session: KafkaServer) -> KafkaServer:
+    """One Apache Kafka for the whole session, running (and started again if a test left it dead)."""
+    if not _kafka_server_of_session.process.running:
+        _kafka_server_of_session.start()
+    return _kafka_server_of_session
+
+
+@pytest.fixture
+def topic(kafka_server: KafkaServer) -> str:
+    """A fresh topic of one partition."""
+    return kafka_server.create_topic()
+
+
+@pytest.fixture
+async def kafka_proxy(kafka_server: KafkaServer) -> AsyncIterator[FaultProxy]:
+    """A fault proxy that clients of `kafka_server.proxied_bootstrap` go through."""
+    proxy = FaultProxy(kafka_server.proxied_port, port=kafka_server.proxy_port, framing="kafka")
+    async with proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def postgres_proxy(postgres_server: PostgresServer) -> AsyncIterator[FaultProxy]:
+    """A fault proxy in front of PostgreSQL: put its port into a dsn."""
+    async with FaultProxy(postgres_server.port) as proxy:
+        yield proxy
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Print the ends of all servers' logs under a failure."""
+    report = yield
+    if report.failed:
+        for process in sorted(REGISTRY, key=lambda child: child.name):
+            state = "runs" if process.running else f"ended with {process.exit_code}"
+            report.sections.append((f"{process.name} ({state})", process.log_tail()))
+    return report
