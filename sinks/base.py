@@ -262,6 +262,9 @@ class Sink(Protocol):
     kind: str
     shows: Shows
     needs_anchor: bool
+    settles_with_prepare: bool
+    """True where `make_visible` has no effect outside (donothing): the runner may store prepare and settle in one
+    transaction and then call `make_visible` for the receipt alone. False: prepare is stored before, settle after."""
 
     def promise(self) -> Promise:
         """The guarantee that this definition has, and why."""
