@@ -12,7 +12,6 @@ import asyncpg
 import pytest
 from confluent_kafka import Producer
 
-from tests.support.kafka import KafkaServer
 from tests.support.ports import LOOPBACK, free_port, is_free
 from tests.support.postgres import PostgresServer
 from tests.support.processes import ChildProcess, StartError
@@ -22,6 +21,8 @@ from tests.support.waiting import happened, until
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.support.kafka import KafkaServer
 
 
 def producer(bootstrap: str, transactional_id: str | None = None, **settings: object) -> Producer:

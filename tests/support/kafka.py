@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from tests.support.jars import KAFKA, LOGGING, jars, java
 from tests.support.ports import LOOPBACK, free_port
@@ -180,7 +180,14 @@ class KafkaServer:
     def _launch(self) -> None:
         classpath = self._prepare()
         if self._process is None:
-            command = [java(), *_JVM, "-cp", classpath, "kafka.Kafka", self.folder / "server.properties"]
+            command: list[str | Path] = [
+                java(),
+                *_JVM,
+                "-cp",
+                classpath,
+                "kafka.Kafka",
+                self.folder / "server.properties",
+            ]
             self._process = ChildProcess(f"kafka:{self.port}", command, log=self.log, cwd=self.folder)
         self._process.launch()
 
@@ -194,18 +201,9 @@ class KafkaServer:
         (self.folder / "log4j2.xml").write_text(_LOG4J)
         draft = properties.with_suffix(".draft")
         draft.write_text("".join(f"{name}={value}\n" for name, value in self._properties().items()))
-        command = [
-            java(),
-            *_JVM,
-            "-cp",
-            classpath,
-            "kafka.tools.StorageTool",
-            "format",
-            "--standalone",
-            "-t",
-            self.cluster_id,
-            "-c",
-            draft,
+        command: list[str | Path] = [
+            *(java(), *_JVM, "-cp", classpath, "kafka.tools.StorageTool", "format", "--standalone"),
+            *("-t", self.cluster_id, "-c", draft),
         ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         if done.returncode:

@@ -17,7 +17,7 @@ from urllib.parse import quote
 import asyncpg
 
 from tests.support.ports import LOOPBACK, free_port
-from tests.support.processes import ChildProcess, group_of
+from tests.support.processes import ChildProcess, identity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,6 +78,8 @@ class PostgresServer:
         self.folder = folder or Path(tempfile.mkdtemp(prefix="rowferry-postgres-"))
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o711)
+        if self._user is not None and not _reachable(self.folder.resolve()):
+            raise PermissionError(f"{self._user} cannot enter {self.folder}: set TMPDIR to a folder open to all")
         self.data = self.folder / "data"
         self.port = free_port()
         self.binaries = self._usable_binaries(find_binaries(version))
@@ -185,7 +187,7 @@ class PostgresServer:
             "unix_socket_directories": "",
             **self._settings,
         }
-        command = [self.binaries / "postgres", "-D", self.data]
+        command: list[str | Path] = [self.binaries / "postgres", "-D", self.data]
         command += [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         return ChildProcess(
             f"postgres:{self.port}",
@@ -212,18 +214,10 @@ class PostgresServer:
     def _initialise(self) -> None:
         self.data.mkdir(mode=0o700, exist_ok=True)
         if self._user is not None:
-            shutil.chown(self.data, self._user, group_of(self._user))
-        command = [
+            shutil.chown(self.data, self._user, identity(self._user)["group"])
+        command: list[str | Path] = [
             self.binaries / "initdb",
-            "-D",
-            self.data,
-            "-U",
-            "postgres",
-            "-A",
-            "trust",
-            "-E",
-            "UTF8",
-            "--locale=C.UTF-8",
+            *("-D", self.data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8"),
             "--no-sync",
             "--no-instructions",
         ]
@@ -234,7 +228,7 @@ class PostgresServer:
             timeout=120,
             check=False,
             cwd=self.folder,
-            **({"user": self._user, "group": group_of(self._user), "extra_groups": []} if self._user else {}),
+            **identity(self._user),
         )
         if done.returncode:
             raise RuntimeError(f"initdb failed\n{done.stdout}\n{done.stderr}")
@@ -243,7 +237,16 @@ class PostgresServer:
     def _ready(self) -> bool:
         if not self.process.listens_on(self.port):
             return False
-        command = [self.binaries / "pg_isready", "-q", "-h", LOOPBACK, "-p", str(self.port), "-U", "postgres"]
+        command: list[str | Path] = [
+            self.binaries / "pg_isready",
+            "-q",
+            "-h",
+            LOOPBACK,
+            "-p",
+            str(self.port),
+            "-U",
+            "postgres",
+        ]
         return subprocess.run(command, check=False, timeout=10).returncode == 0
 
 

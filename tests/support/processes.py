@@ -9,13 +9,13 @@ import subprocess
 import threading
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from tests.support.ports import is_free
 from tests.support.waiting import until_blocking
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
@@ -82,7 +82,7 @@ class ChildProcess:
                 cwd=self._cwd,
                 start_new_session=True,
                 preexec_fn=die_with_parent,  # noqa: PLW1509  (the main thread forks, and only prctl runs)
-                **({"user": self._user, "group": group_of(self._user), "extra_groups": []} if self._user else {}),
+                **identity(self._user),
             )
         REGISTRY.add(self)
         return self
@@ -201,7 +201,7 @@ class ChildProcess:
         return [self.pid, *_descendants(self.pid)] if self.running else []
 
     @staticmethod
-    def _signal_all(pids: Sequence[int] | reversed[int], number: signal.Signals) -> None:
+    def _signal_all(pids: Iterable[int], number: signal.Signals) -> None:
         for pid in pids:
             try:
                 os.kill(pid, number)
@@ -209,11 +209,13 @@ class ChildProcess:
                 continue
 
 
-def group_of(user: str | None) -> str | int | None:
-    """The login group of a system user."""
+def identity(user: str | None) -> dict[str, Any]:
+    """The arguments of subprocess that make a program run as a system user (None: as ourselves)."""
     import pwd
 
-    return None if user is None else pwd.getpwnam(user).pw_gid
+    if user is None:
+        return {}
+    return {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
 
 
 def _stat_fields(pid: int) -> list[str]:

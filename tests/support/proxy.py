@@ -83,7 +83,8 @@ class FaultProxy:
     def __init__(
         self, target_port: int, *, port: int = 0, framing: Literal["raw", "kafka"] = "raw", host: str = LOOPBACK
     ) -> None:
-        self.stall = False
+        self._flowing = asyncio.Event()
+        self._flowing.set()
         self.delay_seconds = 0.0
         self.bytes_per_second: float | None = None
         self.swallow_replies = False
@@ -101,6 +102,18 @@ class FaultProxy:
     def address(self) -> str:
         """host:port for clients."""
         return f"{LOOPBACK}:{self.port}"
+
+    @property
+    def stall(self) -> bool:
+        """True: connections are accepted, nothing is forwarded until it is False again."""
+        return not self._flowing.is_set()
+
+    @stall.setter
+    def stall(self, stalled: bool) -> None:
+        if stalled:
+            self._flowing.clear()
+        else:
+            self._flowing.set()
 
     @property
     def open_connections(self) -> int:
@@ -274,8 +287,7 @@ class FaultProxy:
         return await reader.read(min(limit, _READ_BYTES))
 
     async def _forward(self, writer: asyncio.StreamWriter, data: bytes) -> None:
-        while self.stall:
-            await asyncio.sleep(0.01)
+        await self._flowing.wait()
         if self.delay_seconds:
             await asyncio.sleep(self.delay_seconds)
         step = len(data) if self.bytes_per_second is None else max(1, int(self.bytes_per_second / 20))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self, cast
 
 from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +34,7 @@ def topic_ends(bootstrap: str, topic: str) -> dict[int, Ends]:
     """Last stable offset and high watermark of every partition; they differ while a transaction is open."""
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
     partitions = admin.list_topics(topic, timeout=10).topics[topic].partitions
-    asked = {TopicPartition(topic, number): OffsetSpec.latest() for number in partitions}
+    asked = {TopicPartition(topic, number): OffsetSpec.latest() for number in partitions}  # type: ignore[no-untyped-call]
     found: list[dict[int, int]] = []
     for level in (IsolationLevel.READ_COMMITTED, IsolationLevel.READ_UNCOMMITTED):
         answers = admin.list_offsets(asked, isolation_level=level, request_timeout=10)
@@ -76,7 +76,8 @@ def iterate_topic(
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{topic}: partitions {sorted(todo)} were not read to the end in {timeout} s")
             for message in consumer.consume(5000, 0.2):
-                error, number, offset = message.error(), message.partition(), message.offset()
+                error = message.error()
+                number, offset = cast("int", message.partition()), cast("int", message.offset())
                 if error is not None and error.code() != KafkaError._PARTITION_EOF:
                     raise KafkaException(error)
                 end = todo.get(number)
@@ -86,9 +87,8 @@ def iterate_topic(
                     if offset >= end:
                         del todo[number]
                     continue
-                yield Record(
-                    number, offset, message.key(), message.value(), (message.headers() or []) if headers else []
-                )
+                found = cast("list[tuple[str, bytes]]", (message.headers() or []) if headers else [])
+                yield Record(number, offset, message.key(), message.value(), found)
     finally:
         consumer.close()
 

@@ -30,7 +30,7 @@ async def until(condition: Callable[[], T | Awaitable[T]], timeout: float, descr
                 async with asyncio.timeout(max(0.001, deadline - time.monotonic())):
                     value = await answer
             else:
-                value = answer  # type: ignore[assignment]
+                value = answer
         except TimeoutError:
             if time.monotonic() < deadline:
                 raise
