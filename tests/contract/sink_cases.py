@@ -1,0 +1,101 @@
+"""What a sink's implementation brings to the contract suite: a target, and another client that reads it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+from sinks.specs import KafkaSinkSpec
+from tests.support.proxy import FaultProxy
+from tests.support.topics import read_topic
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pytest
+
+    from sinks.base import Sink
+    from tests.support.kafka import KafkaServer
+
+
+class SinkCase(ABC):
+    """
+    One implementation on one fresh target.
+
+    To plug in another sink: subclass, and add one line to `CASES`. `start` may ask for fixtures through
+    `self.request.getfixturevalue(...)`; whatever it makes, `stop` removes. Several calls of `sink` must behave
+    like several processes that write to the same target.
+    """
+
+    keeps_rows = True
+    """False for a sink that only counts."""
+    can_be_lost = True
+    """False where the target has no way of being away (`lose` is then never called)."""
+
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        self.request = request
+
+    async def start(self) -> None:
+        """Make the empty target."""
+
+    async def stop(self) -> None:
+        """Remove it."""
+
+    @abstractmethod
+    def sink(self, **changes: Any) -> Sink:
+        """A new sink object on the target; `changes` are fields of its definition."""
+
+    @abstractmethod
+    async def read(self) -> list[bytes]:
+        """The values that readers of the target see, in order within each split, by a client that is not ours."""
+
+    async def lose(self) -> None:
+        """Make the target unreachable (the broker hangs up, the folder is gone)."""
+        raise NotImplementedError
+
+    async def mend(self) -> None:
+        """Undo `lose`."""
+        raise NotImplementedError
+
+
+class KafkaCase(SinkCase):
+    """Exactly once, through a fault proxy; read back with librdkafka and `read_committed`."""
+
+    delivery = "exactly_once"
+
+    async def start(self) -> None:
+        self.server: KafkaServer = self.request.getfixturevalue("kafka_server")
+        self.topic = self.server.create_topic()
+        self.proxy = FaultProxy(self.server.proxied_port, port=self.server.proxy_port, framing="kafka")
+        await self.proxy.__aenter__()
+
+    async def stop(self) -> None:
+        await self.proxy.__aexit__(None, None, None)
+
+    def sink(self, **changes: Any) -> Sink:
+        from sinks.kafka import KafkaSink
+
+        spec = {"kind": "kafka", "bootstrap_servers": self.server.proxied_bootstrap, "topic": self.topic}
+        return KafkaSink(KafkaSinkSpec.model_validate(spec | {"delivery": self.delivery} | changes))
+
+    async def read(self) -> list[bytes]:
+        return [record.value or b"" for record in read_topic(self.server.bootstrap, self.topic)]
+
+    async def lose(self) -> None:
+        self.proxy.refuse = True
+        self.proxy.cut()
+
+    async def mend(self) -> None:
+        self.proxy.heal()
+
+
+class KafkaPlainCase(KafkaCase):
+    """At least once: the idempotent producer without transactions."""
+
+    delivery = "at_least_once"
+
+
+CASES: dict[str, Callable[[pytest.FixtureRequest], SinkCase]] = {
+    "kafka": KafkaCase,
+    "kafka-at-least-once": KafkaPlainCase,
+}

@@ -1,0 +1,340 @@
+"""The contract of `sinks.base`, on every sink: implementations plug in through `sink_cases.CASES`."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sinks.base import Batch, Cut, Guarantee, Mark, Owner, Shows, SinkError
+from tests.contract.sink_cases import CASES, SinkCase
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+
+    from sinks.base import Prepared, Sink, Writer
+
+OWNER = Owner(account="default", job_id="0199a1b2", job_name="orders", run_id="r1", generation=3, split="0", epoch=5)
+MOMENT = 1.3
+"""A second, and what a busy machine adds."""
+
+
+@pytest.fixture(params=sorted(CASES))
+async def case(request: pytest.FixtureRequest) -> AsyncIterator[SinkCase]:
+    made = CASES[request.param](request)
+    await made.start()
+    yield made
+    await made.stop()
+
+
+@pytest.fixture
+async def sink(case: SinkCase) -> AsyncIterator[Sink]:
+    made = case.sink()
+    await made.prepare_target()
+    yield made
+    await made.close()
+
+
+def rows(first: int, last: int) -> list[bytes]:
+    return [b'{"id":%d,"text":"value of %d"}' % (number, number) for number in range(first, last + 1)]
+
+
+def cut(sequence: int, first: int, last: int, *, attempt: int = 1, repeat_of: Prepared | None = None) -> Cut:
+    return Cut(
+        sequence=sequence,
+        attempt=attempt,
+        rows=last - first + 1,
+        first_key=(str(first),),
+        last_key=(str(last),),
+        lower=(str(first - 1),) if first > 1 else None,
+        repeat_of=repeat_of,
+    )
+
+
+async def prepare(writer: Writer, sequence: int, first: int, last: int, **more: object) -> Prepared:
+    """Stage the rows in three batches and prepare the chunk."""
+    values = rows(first, last)
+    third = max(1, len(values) // 3)
+    for start in range(0, len(values), third):
+        part = values[start : start + third]
+        await writer.stage(Batch(part))
+    return await writer.prepare(cut(sequence, first, last, **more))  # type: ignore[arg-type]
+
+
+async def opened(sink: Sink, owner: Owner, *, anchor: int | None = 0) -> Writer:
+    writer = sink.writer(owner)
+    await writer.open()
+    if anchor is not None and sink.needs_anchor and await writer.visible([]) is None:
+        await writer.anchor(anchor)
+    return writer
+
+
+async def settled(prepared: Iterable[Prepared]) -> AsyncIterator[Prepared]:
+    for chunk in prepared:
+        yield chunk
+
+
+async def test_nothing_is_visible_before_make_visible_and_all_of_it_after(case: SinkCase, sink: Sink):
+    writer = await opened(sink, OWNER)
+    prepared = await prepare(writer, 1, 1, 100)
+    if case.keeps_rows and sink.shows is not Shows.NOTHING:
+        assert await case.read() == []
+    receipt = await writer.make_visible(prepared)
+    assert receipt.target == prepared.target
+    if case.keeps_rows:
+        assert await case.read() == rows(1, 100)
+    await writer.close()
+
+
+async def test_chunks_follow_each_other_in_order(case: SinkCase, sink: Sink):
+    writer = await opened(sink, OWNER)
+    for sequence in range(1, 6):
+        await writer.make_visible(await prepare(writer, sequence, sequence * 10 - 9, sequence * 10))
+    await writer.close()
+    if case.keeps_rows:
+        assert await case.read() == rows(1, 50)
+
+
+async def test_prepared_says_what_the_runner_must_store(sink: Sink):
+    writer = await opened(sink, OWNER)
+    prepared = await prepare(writer, 1, 1, 9, attempt=2)
+    assert (prepared.sequence, prepared.epoch, prepared.attempt, prepared.rows) == (1, OWNER.epoch, 2, 9)
+    assert (prepared.first_key, prepared.last_key, prepared.lower) == (("1",), ("9",), None)
+    assert prepared.bytes > 0
+    assert prepared.target
+    assert json.loads(json.dumps(asdict(prepared)))["details"] == prepared.details
+    await writer.discard()
+    await writer.close()
+
+
+async def test_a_new_owner_learns_what_its_predecessor_made_visible(case: SinkCase, sink: Sink):
+    first = await opened(sink, OWNER)
+    await first.make_visible(await prepare(first, 1, 1, 10))
+    second_chunk = await prepare(first, 2, 11, 20)
+    await first.make_visible(second_chunk)
+    await first.close()
+    other = case.sink()
+    writer = other.writer(replace(OWNER, epoch=6))
+    await writer.open()
+    mark = await writer.visible([second_chunk])
+    if sink.shows is Shows.NOTHING:
+        assert mark is None
+    else:
+        assert mark is not None
+        assert (mark.generation, mark.epoch, mark.sequence) == (OWNER.generation, OWNER.epoch, 2)
+        assert mark.attempt in {1, None}
+    await writer.close()
+    await other.close()
+
+
+async def test_a_prepared_chunk_that_was_left_is_not_shown(case: SinkCase, sink: Sink):
+    first = await opened(sink, OWNER)
+    await first.make_visible(await prepare(first, 1, 1, 10))
+    left = await prepare(first, 2, 11, 20)
+    other = case.sink()
+    writer = other.writer(replace(OWNER, epoch=6))
+    await writer.open()
+    mark = await writer.visible([left])
+    if sink.shows is Shows.POSITION:
+        assert mark is not None
+        assert (mark.epoch, mark.sequence) == (OWNER.epoch, 1)
+    else:
+        assert mark is None or mark.sequence == 1
+    await first.close()
+    if sink.shows is Shows.NAMES:
+        again = await prepare(writer, 2, 11, 20, attempt=2, repeat_of=left)
+        assert again.target == left.target
+    else:
+        again = await prepare(writer, 2, 11, 20)
+    await writer.make_visible(again)
+    if case.keeps_rows and sink.shows is not Shows.NOTHING:
+        assert await case.read() == rows(1, 20)
+    await writer.close()
+    await other.close()
+
+
+async def test_an_older_owner_can_make_nothing_visible(case: SinkCase, sink: Sink):
+    if sink.shows is Shows.NOTHING:
+        pytest.skip("a sink that shows nothing can not fence")
+    old = await opened(sink, OWNER)
+    prepared = await prepare(old, 1, 1, 10)
+    other = case.sink()
+    new = await opened(other, replace(OWNER, epoch=6))
+    with pytest.raises(SinkError):
+        await old.make_visible(prepared)
+    await old.discard()
+    await old.close()
+    assert await case.read() == []
+    more = {"attempt": 2, "repeat_of": prepared} if sink.shows is Shows.NAMES else {}
+    await new.make_visible(await prepare(new, 1, 1, 10, **more))
+    assert await case.read() == rows(1, 10)
+    await new.close()
+    await other.close()
+
+
+async def test_discard_drops_what_is_staged_and_what_is_prepared(case: SinkCase, sink: Sink):
+    for prepared in (False, True):
+        writer = await opened(sink, OWNER)
+        await writer.stage(Batch(rows(1, 50)))
+        if prepared:
+            await writer.prepare(cut(1, 1, 50))
+        began = time.monotonic()
+        await writer.discard()
+        assert time.monotonic() - began < MOMENT
+        await writer.close()
+    if case.keeps_rows and sink.shows is not Shows.NOTHING:
+        assert await case.read() == []
+        writer = await opened(sink, replace(OWNER, epoch=6))
+        await writer.make_visible(await prepare(writer, 1, 1, 50))
+        await writer.close()
+        assert await case.read() == rows(1, 50)
+
+
+async def test_discard_leaves_a_chunk_that_was_made_visible(case: SinkCase, sink: Sink):
+    writer = await opened(sink, OWNER)
+    await writer.make_visible(await prepare(writer, 1, 1, 10))
+    await writer.discard()
+    await writer.close()
+    if case.keeps_rows:
+        assert await case.read() == rows(1, 10)
+
+
+async def test_splits_do_not_disturb_each_other(case: SinkCase, sink: Sink):
+    one = await opened(sink, OWNER)
+    first = await prepare(one, 1, 1, 10)
+    two = await opened(sink, replace(OWNER, split="1"))
+    second = await prepare(two, 1, 101, 110)
+    await two.make_visible(second)
+    await one.make_visible(first)
+    await one.close()
+    await two.close()
+    if case.keeps_rows:
+        assert sorted(await case.read()) == sorted(rows(1, 10) + rows(101, 110))
+
+
+async def test_a_position_counts_only_in_its_own_generation(case: SinkCase, sink: Sink):
+    writer = await opened(sink, OWNER)
+    await writer.make_visible(await prepare(writer, 1, 1, 10))
+    await writer.close()
+    writer = sink.writer(replace(OWNER, generation=4))
+    await writer.open()
+    assert await writer.visible([]) is None
+    await writer.close()
+    writer = await opened(sink, replace(OWNER, generation=4))
+    await writer.make_visible(await prepare(writer, 1, 1, 10))
+    await writer.close()
+    if case.keeps_rows:
+        assert sorted(await case.read()) == sorted(rows(1, 10) * 2)
+
+
+async def test_an_anchor_is_a_position_without_a_row(case: SinkCase, sink: Sink):
+    if not sink.needs_anchor:
+        pytest.skip("this sink needs no anchor")
+    writer = await opened(sink, OWNER, anchor=None)
+    assert await writer.visible([]) is None
+    await writer.anchor(7)
+    assert await writer.visible([]) == Mark(OWNER.generation, OWNER.epoch, 7)
+    await writer.make_visible(await prepare(writer, 8, 1, 10))
+    mark = await writer.visible([])
+    assert mark is not None
+    assert mark.sequence == 8
+    await writer.close()
+    assert await case.read() == rows(1, 10)
+
+
+async def test_close_and_discard_may_be_called_at_any_time_and_twice(sink: Sink):
+    never_opened = sink.writer(OWNER)
+    await never_opened.discard()
+    await never_opened.close()
+    writer = await opened(sink, OWNER)
+    await writer.stage(Batch(rows(1, 10)))
+    await writer.close()
+    await writer.close()
+    await writer.discard()
+
+
+async def test_a_lost_target_is_an_error_in_time_and_nobody_hangs(case: SinkCase, sink: Sink):
+    if not case.can_be_lost:
+        pytest.skip("this target can not be away")
+    writer = await opened(sink, OWNER)
+    await writer.stage(Batch(rows(1, 10)))
+    await case.lose()
+    for step in (writer.discard, writer.close):
+        began = time.monotonic()
+        await step()
+        assert time.monotonic() - began < MOMENT, step
+    fresh = sink.writer(replace(OWNER, epoch=6))
+    with pytest.raises(SinkError) as caught:
+        await fresh.open()
+    assert caught.value.code
+    assert caught.value.message
+    await fresh.close()
+    findings = await sink.check()
+    assert [finding for finding in findings if finding.severity == "error"]
+    await case.mend()
+    writer = await opened(case.sink(), replace(OWNER, epoch=7))
+    await writer.make_visible(await prepare(writer, 1, 1, 10))
+    await writer.close()
+    if case.keeps_rows and sink.shows is not Shows.NOTHING:
+        assert await case.read() == rows(1, 10)
+
+
+async def test_check_finds_no_error_in_a_good_target_and_changes_nothing(case: SinkCase, sink: Sink):
+    findings = await sink.check()
+    assert [finding for finding in findings if finding.severity == "error"] == []
+    if case.keeps_rows:
+        assert await case.read() == []
+
+
+async def test_the_promise_is_a_guarantee_and_a_sentence(sink: Sink):
+    promise = sink.promise()
+    assert isinstance(promise.guarantee, Guarantee)
+    assert promise.note
+    assert (sink.shows is Shows.POSITION) <= (promise.guarantee is Guarantee.EXACTLY_ONCE)
+
+
+async def test_the_target_is_prepared_finished_and_cleaned_up_as_often_as_asked(case: SinkCase, sink: Sink):
+    await sink.prepare_target()
+    writer = await opened(sink, OWNER)
+    chunks = []
+    for sequence in (1, 2):
+        chunks.append(await prepare(writer, sequence, sequence * 10 - 9, sequence * 10))
+        await writer.make_visible(chunks[-1])
+    await writer.close()
+    finisher = replace(OWNER, split="finish", epoch=1)
+    for _ in range(2):
+        await sink.finish(finisher, settled(chunks))
+    for _ in range(2):
+        await sink.clean_up([OWNER])
+    if case.keeps_rows:
+        assert await case.read() == rows(1, 20)
+
+
+async def test_cleaning_up_fences_a_writer_that_was_left(case: SinkCase, sink: Sink):
+    if sink.shows is Shows.NOTHING:
+        pytest.skip("a sink that shows nothing can not fence")
+    left = await opened(sink, OWNER)
+    prepared = await prepare(left, 1, 1, 10)
+    other = case.sink()
+    await other.clean_up([OWNER])
+    with pytest.raises(SinkError):
+        await left.make_visible(prepared)
+    await left.close()
+    await other.close()
+    assert await case.read() == []
+
+
+async def test_many_rows_go_through_in_one_chunk(case: SinkCase, sink: Sink):
+    writer = await opened(sink, OWNER)
+    values = [b'{"id":%d,"filler":"%s"}' % (number, b"x" * 280) for number in range(60_000)]
+    for start in range(0, len(values), 5_000):
+        await writer.stage(Batch(values[start : start + 5_000]))
+    prepared = await writer.prepare(cut(1, 1, len(values)))
+    await writer.make_visible(prepared)
+    await writer.close()
+    assert prepared.rows == len(values)
+    if case.keeps_rows:
+        assert await case.read() == values
