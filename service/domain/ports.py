@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
     from datetime import datetime
 
+    from service.domain.datasource import Datasource
     from service.domain.errors import Cause
+    from service.domain.inspection import Finding, PreviewRow, TableInfo
     from service.domain.records import (
         Actor,
         ChunkRecord,
@@ -313,3 +315,53 @@ class Engine(Protocol):
 
     async def stop(self, timeout_seconds: float) -> None:
         """Park every running step within the time, then release. Idempotent, safe before start."""
+
+
+class Inspector(Protocol):
+    """Looks at sources and sinks for the HTTP side, which knows no driver. Changes nothing outside and keeps nothing
+    open after a call. `spec` is a definition as stored (JSON, secrets left out), `secrets` its values by JSON
+    pointer, decrypted; the inspector looks up the account's datasource and credential and resolves references.
+
+    Every method that connects checks destinations first and ends within 15 seconds. What is wrong with the
+    definition is a finding; raises `Transient` when the source or the sink can not be reached where rows or keys are
+    asked for, `Permanent` when it refuses.
+    """
+
+    def check(self, spec: Mapping[str, object]) -> Sequence[Finding]:
+        """Without connecting: user SQL by Postgres's grammar (code `sql_refused`, the message names the offset),
+        safety against mode, format against sink. Create and replace refuse what has severity `error`."""
+
+    def promise(self, spec: Mapping[str, object]) -> tuple[str, str]:
+        """Guarantee (the API's word) and note of a definition, without connecting."""
+
+    async def validate(self, account: str, spec: Mapping[str, object], secrets: Mapping[str, str]) -> Sequence[Finding]:
+        """`check`, and then look at source and sink: catalog, key, rights, reachability, destinations. Never raises
+        for what it finds; an unreachable source is a finding."""
+
+    async def preview(
+        self, account: str, spec: Mapping[str, object], secrets: Mapping[str, str], *, limit: int
+    ) -> Sequence[PreviewRow]:
+        """The first `limit` rows as the sink would get them. Raises Permanent for a definition that can not be read."""
+
+    async def check_ranges(
+        self, account: str, spec: Mapping[str, object], secrets: Mapping[str, str], ranges: Sequence[OpenRange]
+    ) -> None:
+        """Raises Permanent `key_invalid`, naming text and type, unless every bound can be read as the key's types,
+        lower < upper in each range, and the ranges are in increasing order without overlap."""
+
+    async def repeats(
+        self,
+        account: str,
+        spec: Mapping[str, object],
+        secrets: Mapping[str, str],
+        *,
+        delivered: Sequence[OpenRange],
+        ranges: Sequence[OpenRange],
+    ) -> Sequence[OpenRange]:
+        """The parts of `delivered` that lie in `ranges`, in increasing order, compared by Postgres."""
+
+    async def check_datasource(self, datasource: Datasource) -> Sequence[Finding]:
+        """Connect and look: reachability, password, version, superuser, what the role may see."""
+
+    async def tables(self, datasource: Datasource, *, limit: int, after: str | None) -> Sequence[TableInfo]:
+        """Tables and views the role may read, ordered by name, those after the name `after`."""

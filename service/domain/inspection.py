@@ -1,0 +1,57 @@
+"""What looking at a source or a sink finds, as the API answers it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from service.domain.records import Key
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that validation has to say. An `error` makes the definition unusable as it stands."""
+
+    pointer: str
+    """JSON pointer into the definition as given."""
+    severity: str
+    """`error`, `warning` or `info`."""
+    code: str
+    message: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewRow:
+    """One row as the sink would get it."""
+
+    key: Key
+    value: str
+    """The encoded record, without a line end."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableColumn:
+    """One column of a table of a datasource."""
+
+    name: str
+    type: str
+    """As `format_type` writes it."""
+    nullable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TableInfo:
+    """A table that a job could read."""
+
+    name: str
+    """`schema.table`, quoted as in SQL where needed: what `source.table` takes."""
+    kind: str
+    """`table`, `partitioned`, `view`, `materialized_view` or `foreign`."""
+    columns: Sequence[TableColumn]
+    keys: Sequence[Sequence[str]]
+    """Column lists that may stand in `source.key`, the primary key first."""
+    estimated_rows: int | None
