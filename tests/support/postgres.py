@@ -83,7 +83,12 @@ class PostgresServer:
         self.data = self.folder / "data"
         self.port = free_port()
         self.binaries = self._usable_binaries(find_binaries(version))
-        defaults = {"max_connections": "200", "max_prepared_transactions": "20", "shared_buffers": "64MB"}
+        defaults = {
+            "max_connections": "200",
+            "max_prepared_transactions": "20",
+            "shared_buffers": "64MB",
+            "log_checkpoints": "off",
+        }
         self._settings = {**defaults, "fsync": "on" if fsync else "off", **(settings or {})}
         self.process = self._child()
 
