@@ -1,0 +1,194 @@
+"""The finish step of the file sink: every file is compared with its chunk record, then listed in a manifest."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections import deque
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from sinks import folders, naming
+from sinks.base import Fenced, PositionConflict
+from sinks.lanes import Lane, answered
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import AsyncIterator, Mapping
+    from pathlib import Path
+
+    from sinks.base import Owner, Prepared
+
+LANES: Final = 2
+"""Threads that read files at the same time."""
+AHEAD: Final = 8
+"""Chunk records that are held while their files are read."""
+SLOWEST: Final = 8 << 20
+"""As in the writer: bytes a second below which the file system counts as hanging."""
+
+
+async def close_generation(
+    root: Path, path: str, owner: Owner, chunks: AsyncIterator[Prepared], patience: float
+) -> None:
+    """Compare, write the manifest, remove temporary files. Memory does not grow with the number of chunks.
+
+    Raises PositionConflict naming the first file that is gone or differs, or telling that there are files of this
+    generation without a chunk; SinkUnavailable and SinkRefused as the writer does; Fenced when a newer owner of the
+    finish step has taken over.
+    """
+    closing = _Closing(root, path, owner)
+    lanes = [Lane(f"files-finish-{number}") for number in range(LANES)]
+    try:
+        await lanes[0].run(closing.open, patience)
+        await _compare(closing, lanes, chunks, patience)
+        await lanes[0].run(closing.publish, patience)
+    except FileNotFoundError as error:
+        raise Fenced("temporary_gone", f"the manifest's temporary file in sink.path {path!r} was removed") from error
+    except OSError as error:
+        raise folders.refusal(error, path, "finishing") from error
+    finally:
+        closing.leaving = True
+        lanes[0].submit(closing.close)
+        for lane in lanes:
+            await lane.close(0)
+
+
+async def _compare(closing: _Closing, lanes: list[Lane], chunks: AsyncIterator[Prepared], patience: float) -> None:
+    window: deque[tuple[Prepared, asyncio.Future[None]]] = deque()
+
+    async def first_done() -> None:
+        chunk, future = window.popleft()
+        await answered(future, patience + chunk.bytes / SLOWEST)
+        await lanes[0].run(partial(closing.add, chunk), patience)
+
+    number = 0
+    async for chunk in chunks:
+        window.append((chunk, lanes[number % LANES].submit(partial(closing.compare, chunk))))
+        number += 1
+        if len(window) >= AHEAD:
+            await first_done()
+    while window:
+        await first_done()
+
+
+class _Closing:
+    """The thread's side of one finish step. Only `compare` is called from several threads."""
+
+    def __init__(self, root: Path, path: str, owner: Owner) -> None:
+        self._root = root
+        self._path = path
+        self._owner = owner
+        self._temporary = f"manifest-{secrets.token_hex(4)}.part"
+        self._folder: int | None = None
+        self._own: int | None = None
+        self._file: int | None = None
+        self._files = self._rows = self._bytes = 0
+        self._planned = naming.planned_files(owner.job_id, owner.generation)
+        self._expected = 0
+        self.leaving = False
+
+    def open(self) -> None:
+        self._folder = folders.open_folder(self._root, self._path, create=True)
+        hidden = folders.enter(self._folder, naming.HIDDEN, create=True)
+        try:
+            name = naming.finish_folder(self._owner.job_id, self._owner.generation)
+            self._own = folders.enter(hidden, name, create=True)
+        finally:
+            os.close(hidden)
+        folders.empty(self._own)
+        self._file = folders.create_file(self._own, self._temporary)
+        head = {
+            "job_id": self._owner.job_id,
+            "job": self._owner.job_name,
+            "generation": self._owner.generation,
+            "path": self._path,
+        }
+        folders.write_all(self._file, _line(head)[:-1] + b',"files":[')
+
+    def compare(self, chunk: Prepared) -> None:
+        parent, _, name = chunk.target.rpartition("/")
+        try:
+            folder = folders.open_folder(self._root, parent)
+        except folders.FolderMissing:
+            raise _gone(chunk) from None
+        try:
+            size = folders.size_of(folder, name)
+            if size is None:
+                raise _gone(chunk)
+            if size != chunk.bytes:
+                raise _differs(chunk, f"has {size} bytes, not {chunk.bytes}")
+            if folders.checksum_of(folder, name, lambda: self.leaving) != chunk.checksum:
+                raise _differs(chunk, "has another checksum")
+        finally:
+            os.close(folder)
+
+    def add(self, chunk: Prepared) -> None:
+        assert self._file is not None
+        parent, _, name = chunk.target.rpartition("/")
+        beside = parent == self._path
+        entry = {
+            "file": name if beside else f"/{chunk.target}",
+            "rows": chunk.rows,
+            "bytes": chunk.bytes,
+            "checksum": chunk.checksum,
+            "first_key": chunk.first_key,
+            "last_key": chunk.last_key,
+            "format": chunk.details.get("format"),
+            "compression": chunk.details.get("compression"),
+        }
+        folders.write_all(self._file, (b",\n" if self._files else b"\n") + _line(entry))
+        self._files += 1
+        self._rows += chunk.rows
+        self._bytes += chunk.bytes
+        self._expected += beside and self._planned.fullmatch(name) is not None
+
+    def publish(self) -> None:
+        assert self._file is not None
+        assert self._folder is not None
+        assert self._own is not None
+        self._check_nothing_else(self._folder)
+        tail = {"file_count": self._files, "rows": self._rows, "bytes": self._bytes}
+        folders.write_all(self._file, b"\n]," + _line(tail)[1:] + b"\n")
+        os.fsync(self._file)
+        name = naming.manifest_name(self._owner.job_id, self._owner.generation)
+        os.rename(self._temporary, name, src_dir_fd=self._own, dst_dir_fd=self._folder)
+        os.fsync(self._folder)
+        # The generation is closed: nothing of its planned splits can become visible any more.
+        mine = naming.planned_folders(self._owner.job_id, self._owner.generation)
+        with suppress(OSError):
+            folders.remove_temporaries(self._folder, naming.HIDDEN, lambda found: mine.fullmatch(found) is not None)
+
+    def _check_nothing_else(self, folder: int) -> None:
+        with os.scandir(folder) as entries:
+            there = sum(self._planned.fullmatch(entry.name) is not None for entry in entries)
+        if there != self._expected:
+            raise PositionConflict(
+                "output_unknown",
+                f"sink.path {self._path!r} has {there} files of generation {self._owner.generation} of the job, and "
+                f"{self._expected} chunks are recorded; move away the files that the job's outputs do not list",
+            )
+
+    def close(self) -> None:
+        for descriptor in (self._file, self._own, self._folder):
+            if descriptor is not None:
+                os.close(descriptor)
+        self._file = self._own = self._folder = None
+
+
+def _line(entry: Mapping[str, object]) -> bytes:
+    return json.dumps(entry, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _gone(chunk: Prepared) -> PositionConflict:
+    return PositionConflict(
+        "output_missing",
+        f"{chunk.target!r} ({chunk.rows} rows) is gone; bring the file back, or start from the beginning",
+    )
+
+
+def _differs(chunk: Prepared, how: str) -> PositionConflict:
+    return PositionConflict(
+        "output_differs", f"{chunk.target!r} {how}; bring the file back as it was, or start from the beginning"
+    )

@@ -1,0 +1,126 @@
+"""Names of what a sink leaves behind: which paths a definition may ask for, and how chunks are called.
+
+Pure functions. Nothing here touches a file system: `sinks.folders` opens what these names say.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sinks.base import Key
+
+HIDDEN = ".rowferry"
+"""Folder of temporary files inside a job's folder. No path of a definition can reach it: see `check_path`."""
+
+LONGEST_NAME = 255
+LONGEST_PATH = 1024
+
+_FINE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_TEMPORARY = re.compile(r"e(\d+)-c\d+-[0-9a-f]+\.part")
+
+
+def check_path(value: str, field: str = "path") -> str:
+    """Return `value` when it may stand below an account's folder.
+
+    Raises ValueError naming field, value and remedy. To be called on the expanded text: what is checked is what is
+    opened. The check is lexical; that no component is a link is checked when it is opened.
+    """
+    said = f"{field} {value[:100]!r}"
+    if not value:
+        raise ValueError(f"{field} is empty; give a folder relative to the account's folder, such as exports/orders")
+    if "\x00" in value:
+        raise ValueError(f"{said} holds a NUL; remove it")
+    if value.startswith("/"):
+        raise ValueError(f"{said} is absolute; give a folder relative to the account's folder, without leading slash")
+    if "{" in value or "}" in value:
+        raise ValueError(f"{said} holds a brace; templates are not available here, write the folder out")
+    if _CONTROL.search(value):
+        raise ValueError(f"{said} holds a control character; remove it")
+    try:
+        encoded = value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{said} is not valid Unicode; write it in UTF-8") from error
+    if len(encoded) > LONGEST_PATH:
+        raise ValueError(f"{said} has {len(encoded)} bytes; give at most {LONGEST_PATH}")
+    for component in value.split("/"):
+        _check_component(component, said)
+    return value
+
+
+def _check_component(component: str, said: str) -> None:
+    if not component:
+        raise ValueError(f"{said} has an empty component; write single slashes, and none at the end")
+    if component == "..":
+        raise ValueError(f"{said} holds '..'; give a folder below the account's folder")
+    if component.startswith("."):
+        raise ValueError(f"{said} has the component {component[:60]!r} with a leading dot; choose a name without it")
+    if len(component.encode()) > LONGEST_NAME:
+        raise ValueError(f"{said} has a component of more than {LONGEST_NAME} bytes; make it shorter")
+
+
+def range_hash(lower: Key | None, last: Key) -> str:
+    """Eight hex digits that stand for the key range (lower, last]: chunks cut differently never share a name."""
+    text = json.dumps([lower, last], ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+
+
+def generation_prefix(job_id: str, generation: int) -> str:
+    """What every file of a generation begins with, and nothing else does."""
+    return f"{_part('job_id', job_id)}-g{generation:04d}-"
+
+
+def chunk_name(job_id: str, generation: int, split: str, sequence: int, hashed: str, extension: str) -> str:
+    """The default name of a chunk's file: sorted by name is sorted by generation, split and sequence."""
+    return f"{generation_prefix(job_id, generation)}s{_split(split)}-{sequence:08d}-{hashed}{extension}"
+
+
+def planned_files(job_id: str, generation: int) -> re.Pattern[str]:
+    """Matches the chunk files of a generation's planned splits; those of dead-letter retries are left out."""
+    return re.compile(re.escape(generation_prefix(job_id, generation)) + r"s\d+-\d+-[0-9a-f]{8}\..+")
+
+
+def planned_folders(job_id: str, generation: int) -> re.Pattern[str]:
+    """Matches the temporary folders of a generation's planned splits and of its finish step."""
+    return re.compile(re.escape(generation_prefix(job_id, generation)) + r"(s\d+|finish)")
+
+
+def manifest_name(job_id: str, generation: int) -> str:
+    """The file that closes a generation. The underscore keeps it out of readers that take whole folders."""
+    return f"_manifest-{generation_prefix(job_id, generation)[:-1]}.json"
+
+
+def split_folder(job_id: str, generation: int, split: str) -> str:
+    """Folder below `HIDDEN` for the temporary files of one split, so that fencing lists few names."""
+    return f"{generation_prefix(job_id, generation)}s{_split(split)}"
+
+
+def finish_folder(job_id: str, generation: int) -> str:
+    """Folder below `HIDDEN` in which the finish step writes the manifest before it is renamed."""
+    return f"{generation_prefix(job_id, generation)}finish"
+
+
+def temporary_name(epoch: int, count: int, token: str) -> str:
+    """Name of a temporary file: the epoch for fencing, the writer's own count of tries, and a random token because
+    one epoch may have several writers after each other."""
+    return f"e{epoch:08d}-c{count:06d}-{token}.part"
+
+
+def epoch_of(temporary: str) -> int | None:
+    """The epoch in a temporary file's name; None when the name is not one of ours."""
+    found = _TEMPORARY.fullmatch(temporary)
+    return int(found.group(1)) if found else None
+
+
+def _split(split: str) -> str:
+    return split.zfill(4) if split.isdecimal() and split.isascii() else _part("split", split)
+
+
+def _part(field: str, value: str) -> str:
+    if not _FINE.fullmatch(value):
+        raise ValueError(f"{field} {value[:60]!r} can not stand in a name; use letters, digits, dots, hyphens")
+    return value
