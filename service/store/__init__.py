@@ -1,3 +1,3 @@
-"""The job store over asyncpg: what `service.domain.ports` promises, in one control database."""
+"""The control database over asyncpg: a module for each side that asks, SQL in `queries/`, schema in `migrations/`."""
 
 from __future__ import annotations

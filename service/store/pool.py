@@ -1,0 +1,142 @@
+"""The connection pool of the control database.
+
+Every connection of it: search_path is the schema `rowferry`, jsonb values are Python values, uuids are text, and
+nothing waits without end. What a lost or refused connection raises is mapped here, once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import asyncpg
+
+from service.domain.errors import Permanent, RowferryError, Transient
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from asyncpg.pool import PoolConnectionProxy
+
+    Connection: TypeAlias = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
+    Row: TypeAlias = asyncpg.Record
+
+_AWAY = (
+    OSError,  # TimeoutError too
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.OperatorInterventionError,  # shutdown, crash, statement_timeout
+    asyncpg.TooManyConnectionsError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+)
+_BUSY = (asyncpg.DeadlockDetectedError, asyncpg.LockNotAvailableError, asyncpg.SerializationError)
+_REFUSED = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)
+
+
+def mapped(error: BaseException) -> RowferryError | None:
+    """What a driver's error means for callers of the store; None: it is a fault of ours and passes through."""
+    if isinstance(error, _BUSY):
+        return Transient("store_busy", "the control database did not get to it in time; try again")
+    if isinstance(error, _REFUSED):
+        return Permanent("store_refused", f"the control database refused: {error}; check ROWFERRY_DATABASE_URL")
+    if isinstance(error, _AWAY):
+        return Transient("store_unreachable", f"the control database does not answer ({type(error).__name__})")
+    return None
+
+
+async def _set_up(connection: asyncpg.Connection[Any]) -> None:
+    await connection.set_type_codec("jsonb", schema="pg_catalog", encoder=_dump, decoder=json.loads)
+    await connection.set_type_codec("uuid", schema="pg_catalog", encoder=str, decoder=str)
+
+
+def _dump(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+async def connect(dsn: str, *, application_name: str = "rowferry", timeout_seconds: float = 10.0) -> Connection:
+    """One connection set up like the pool's, for LISTEN and for migrations. Raises as the pool does."""
+    try:
+        connection = await asyncpg.connect(
+            dsn, timeout=timeout_seconds, command_timeout=None, server_settings=_settings(application_name)
+        )
+        await _set_up(connection)
+    except Exception as error:
+        raise mapped(error) or error from error
+    return connection
+
+
+def _settings(application_name: str) -> dict[str, str]:
+    return {
+        "application_name": application_name,
+        "search_path": "rowferry",
+        "TimeZone": "UTC",
+        # Planning a three-row join with the compiler takes longer than running it.
+        "jit": "off",
+        "lock_timeout": "10s",
+        "idle_in_transaction_session_timeout": "30s",
+    }
+
+
+class Pool:
+    """An asyncpg pool. Raises Transient `store_unreachable` or `store_busy`, Permanent `store_refused`; retries
+    nothing."""
+
+    def __init__(self, pool: asyncpg.Pool[Any], acquire_seconds: float) -> None:
+        self._pool = pool
+        self._acquire_seconds = acquire_seconds
+
+    @classmethod
+    async def open(
+        cls,
+        dsn: str,
+        *,
+        application_name: str = "rowferry",
+        size: int = 10,
+        command_seconds: float = 15.0,
+        acquire_seconds: float = 10.0,
+    ) -> Pool:
+        """Connect once and keep up to `size` connections; no statement runs longer than `command_seconds`, nobody
+        waits longer than `acquire_seconds` for a connection."""
+        try:
+            pool = await asyncpg.create_pool(
+                dsn,
+                min_size=1,
+                max_size=size,
+                init=_set_up,
+                timeout=acquire_seconds,
+                command_timeout=command_seconds,
+                server_settings=_settings(application_name),
+            )
+        except Exception as error:
+            raise mapped(error) or error from error
+        return cls(pool, acquire_seconds)
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection outside any transaction: each statement stands alone."""
+        try:
+            async with self._pool.acquire(timeout=self._acquire_seconds) as connection:
+                yield connection
+        except RowferryError:
+            raise
+        except Exception as error:
+            raise mapped(error) or error from error
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """One READ COMMITTED transaction; rolled back by any exception. A `store_unreachable` that comes out of
+        the end of it leaves open whether it was committed."""
+        async with self.connection() as connection, connection.transaction():
+            yield connection
+
+    async def close(self, timeout_seconds: float = 5.0) -> None:
+        """Wait for connections in use, then cut them."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self._pool.close()
+        except TimeoutError:
+            self._pool.terminate()
