@@ -1,0 +1,116 @@
+"""Every metric name and every log event name, with what it means. Nothing is measured or logged under another name.
+
+docs/metrics.md and docs/log-events.md are made from this module.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric as Prometheus sees it."""
+
+    name: str
+    kind: str
+    """`counter`, `gauge` or `histogram`."""
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+class LogEvent(StrEnum):
+    """The `event` of a log line. The docstring behind each member says when it is written."""
+
+    SERVICE_STARTED = "service_started"
+    """The process serves; names addresses, engine and version."""
+    SERVICE_STOPPING = "service_stopping"
+    """SIGTERM or SIGINT: no more requests are taken, running splits are parked."""
+    SERVICE_STOPPED = "service_stopped"
+    """The last line of a process that ended by itself."""
+    EMBEDDED_DATABASE_STARTED = "embedded_database_started"
+    """A private Postgres was started, because no control database was given."""
+    MIGRATED = "migrated"
+    """A schema migration was applied."""
+    HTTP_REQUEST = "http_request"
+    """A request was answered: method, path, status, seconds, who."""
+    HTTP_FAILED = "http_failed"
+    """A request met a bug of ours and was answered 500; holds the exception."""
+    STORE_UNREACHABLE = "store_unreachable"
+    """The control database did not answer; whoever asked tries again."""
+    STORE_BACK = "store_back"
+    """The control database answers again."""
+    JOB_LOG_DROPPED = "job_log_dropped"
+    """Lines of the job log were dropped because the control database did not take them in time."""
+    JOB_CHANGED_STATE = "job_changed_state"
+    """A job went from one state to another."""
+    STEP_LEASED = "step_leased"
+    """This process works on a step now."""
+    STEP_PARKED = "step_parked"
+    """A step was given back with nothing unsettled."""
+    STEP_RELEASED = "step_released"
+    """A step was given back; a prepared chunk may remain."""
+    STEP_FAILED = "step_failed"
+    """A step met a permanent error; holds the cause chain."""
+    STEP_DONE = "step_done"
+    """A step is finished."""
+    LEASE_LOST = "lease_lost"
+    """Somebody else owns the step now; this process left it."""
+    LEASES_EXPIRED = "leases_expired"
+    """Leases that had run out were freed."""
+    PLANNED = "planned"
+    """Bound and splits of a generation are known."""
+    GENERATION_CLOSED = "generation_closed"
+    """Every split of a predecessor generation was fenced."""
+    OLD_GENERATION_NOT_FENCED = "old_generation_not_fenced"
+    """The target of a predecessor generation was away, so a late transaction of it may still stall readers."""
+    SINK_OPENED = "sink_opened"
+    """A writer fenced its predecessors and knows what is visible."""
+    SINK_REOPENED = "sink_reopened"
+    """A writer was opened again after an unknown outcome or a fencing."""
+    CHUNK_SETTLED = "chunk_settled"
+    """A chunk is visible and its position is stored."""
+    CHUNK_ADOPTED = "chunk_adopted"
+    """A prepared chunk of a predecessor turned out to be visible, and was settled."""
+    CHUNK_DROPPED = "chunk_dropped"
+    """A prepared chunk can not become visible any more, and is cut anew."""
+    RETRYING = "retrying"
+    """A transient error; the step tries again in place."""
+    WAITING = "waiting"
+    """A step waits for the horizon, a rate, memory or a connection."""
+    RUN_ENDED = "run_ended"
+    """A run is successful, stopped, aborted or in error."""
+    CLEANED_UP = "cleaned_up"
+    """The clean-up of a removed job ended."""
+    RETENTION = "retention"
+    """Old runs, log lines, events or chunk records were removed."""
+
+
+HTTP_REQUESTS: Final = Metric(
+    "rowferry_http_requests_total", "counter", "Answered requests", ("method", "route", "status")
+)
+HTTP_SECONDS: Final = Metric(
+    "rowferry_http_request_duration_seconds", "histogram", "Time to answer, streams left out", ("method", "route")
+)
+HTTP_STREAMS: Final = Metric("rowferry_http_streams", "gauge", "Open event streams")
+JOB_LOG_DROPPED: Final = Metric("rowferry_job_log_dropped_total", "counter", "Lines of the job log that were dropped")
+STEPS_RUNNING: Final = Metric("rowferry_steps_running", "gauge", "Steps leased by this process", ("kind",))
+STEPS_ENDED: Final = Metric(
+    "rowferry_steps_ended_total", "counter", "Steps that ended here: done, parked, released, failed, lost",
+    ("kind", "outcome"),
+)  # fmt: skip
+ROWS_READ: Final = Metric("rowferry_rows_read_total", "counter", "Rows read from sources", ("sink",))
+ROWS_SENT: Final = Metric("rowferry_rows_sent_total", "counter", "Rows in settled chunks", ("sink",))
+BYTES_SENT: Final = Metric("rowferry_bytes_sent_total", "counter", "Bytes in settled chunks, as written", ("sink",))
+CHUNKS_SETTLED: Final = Metric("rowferry_chunks_settled_total", "counter", "Settled chunks", ("sink",))
+CHUNK_SECONDS: Final = Metric(
+    "rowferry_chunk_duration_seconds", "histogram", "Time of each step of a chunk: prepare, make_visible, settle",
+    ("sink", "step"),
+)  # fmt: skip
+RETRIES: Final = Metric("rowferry_retries_total", "counter", "Retries in place", ("code",))
+PAGE_SECONDS: Final = Metric("rowferry_source_page_duration_seconds", "histogram", "Time of one source query")
+MEMORY_HELD: Final = Metric("rowferry_memory_held_bytes", "gauge", "Pages and chunks in flight")
+
+METRICS: Final[tuple[Metric, ...]] = tuple(value for value in dict(globals()).values() if isinstance(value, Metric))
