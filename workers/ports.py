@@ -1,0 +1,51 @@
+"""What a worker needs from outside, as the composition roots hand it in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from service.domain.ports import StepStore
+    from service.domain.records import Step
+    from sinks.base import Sink
+    from workers.limits import MemoryBudget, RateLimit
+    from workers.signals import Signals
+    from workers.sources.base import Source
+
+
+class Sources(Protocol):
+    """Makes the source of a definition."""
+
+    async def source(
+        self, account: str, spec: Mapping[str, object], *, name: str, waiting: Callable[[bool], None] | None = None
+    ) -> Source:
+        """A source for the stored definition `spec`; `name` tells the source database who asks. `waiting` hears
+        whether a connection is being waited for. Raises Permanent `datasource_unknown` and what resolving a secret
+        raises."""
+
+
+class Sinks(Protocol):
+    """Makes the sink of a definition."""
+
+    async def sink(self, account: str, spec: Mapping[str, object], secrets: Mapping[str, str]) -> Sink:
+        """A sink for the stored definition, secrets and stored credential put in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """Everything that the steps of one process share."""
+
+    store: StepStore
+    sources: Sources
+    sinks: Sinks
+    signals: Signals
+    memory: MemoryBudget
+    rate: Callable[[str], RateLimit]
+    """The rate limit of a job id, shared by its splits in this process."""
+
+    def title(self, step: Step) -> str:
+        """How a step calls itself towards a source: the job's name and the split."""
+        return f"rowferry {step.job_name} {step.lease.kind.value}-{step.lease.ordinal}"[:63]

@@ -1,0 +1,282 @@
+"""One split under one lease: open the sink, find out what is visible, then read, stage and deliver chunk after chunk.
+
+The order of the steps and what each failure means stand in design.md, section 4. Everything from opening the sink on
+is one *pass*; whatever goes wrong that may pass ends it, and the next pass begins with what the store and the sink
+know, never with what this process remembers.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from service.domain.errors import RowsRejected, Stopped
+from service.domain.records import Condition
+from service.domain.spec import JobSpec
+from sinks.base import Cut, Owner, RowRejected
+from workers.chunks import OpenChunk, batch
+from workers.delivery import Delivery
+from workers.feed import End, Feed, Idle, bounded, following
+from workers.retrying import Retry
+from workers.signals import Point
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from service.domain.records import Key, SplitState, Step
+    from sinks.base import Sink, Writer
+    from workers.control import Control
+    from workers.feed import Item
+    from workers.ports import Workplace
+    from workers.sources.base import Page, Source
+
+ANCHOR_AGAIN_SECONDS = 24 * 3600.0
+"""A target forgets idle positions (Kafka: offsets.retention.minutes, 7 days by default): write it again long before."""
+SCAN_EVERY_SECONDS = 1.0
+LAG_EVERY_SECONDS = 5.0
+
+
+class SplitWork:
+    """The work of one leased split step."""
+
+    def __init__(self, step: Step, control: Control, workplace: Workplace, sink: Sink, source: Source) -> None:
+        """Sink and source stay the caller's to close."""
+        self._control, self._place, self._sink, self._source = control, workplace, sink, source
+        self._spec = JobSpec.model_validate(step.spec)
+        self._lease = step.lease
+        self._retry = Retry(control)
+        self.delivery = Delivery(control, workplace, sink)
+        self._chunk = OpenChunk(self._spec.options.chunk, None)
+        self._sequence = 0
+        self._anchored_at: datetime | None = None
+        self._next_scan = self._next_look = 0.0
+        self._owner = owner(step)
+
+    async def run(self) -> None:
+        """Returns when the split is done. Raises Stopped when it was parked in the middle, LeaseLost, Permanent."""
+        await self._retry.run(self._pass)
+
+    async def _pass(self) -> None:
+        writer = self._sink.writer(self._owner)
+        reader = self._source.reader()
+        frontier = None
+        try:
+            await writer.open()
+            await self._reached(Point.OPENED)
+            # Opening may have fenced the valid owner: make sure that we are it before anything is written.
+            await self._control.renew()
+            split, mark = await self.delivery.recover(writer, reader, await self._place.store.split(self._lease))
+            self._sequence = split.sequence
+            self._anchored_at = split.anchored_at
+            self._begin_chunk(split.position or split.lower)
+            if self._sink.needs_anchor and (mark is None or _old(self._anchored_at)):
+                await self._anchor(writer)
+            start = await self._start(split)
+            if split.tail:
+                frontier = self._source.frontier()
+                pages = following(
+                    reader, frontier, start, poll_seconds=self._spec.options.poll_seconds, over=self._over
+                )
+            else:
+                pages = bounded(reader, start, split.upper, self._rows_left(split))
+            await self._consume(writer, pages, split)
+        finally:
+            await writer.discard()
+            await writer.close()
+            if frontier is not None:
+                await frontier.close()
+            await reader.close()
+
+    async def _consume(self, writer: Writer, pages: AsyncIterator[Item], split: SplitState) -> None:
+        feed = Feed(pages)
+        scanned: Key | None = None
+        try:
+            while True:
+                item = await feed.next(self._control, self._until_due())
+                if item is not None:
+                    await self._retry.recovered()
+                match item:
+                    case None:
+                        await self._close(writer, scanned)
+                        if self._control.stopping:
+                            await self._keep(scanned, now=True)
+                            raise Stopped
+                    case End():
+                        await self._close(writer, scanned)
+                        await self._place.store.finish_split(self._lease, split.upper or scanned)
+                        await self._reached(Point.SPLIT_DONE)
+                        return
+                    case Idle():
+                        if self._due():
+                            await self._close(writer, scanned)
+                        await self._idle(writer, item, split)
+                    case _:
+                        await self._reached(Point.READ)
+                        await self._write(writer, item)
+                        scanned = item.scanned_to or scanned
+                        await self._keep(scanned)
+        finally:
+            await feed.close()
+
+    async def _write(self, writer: Writer, page: Page) -> None:
+        """Stage a page in slices, delivering chunks as they fill or grow old. Raises Stopped after delivering what was
+        staged; the rest of the page is read again by the next start."""
+        done, rows = 0, len(page.values)
+        while done < rows:
+            await self._wait_for_rate(writer)
+            if self._control.stopping:
+                await self._close(writer, None)
+                raise Stopped
+            end = self._chunk.cut(page, done, self._most_rows())
+            await self._stage(writer, page, done, end)
+            self._chunk.add(page, done, end, time.monotonic())
+            done = end
+            await self._reached(Point.STAGED)
+            if self._chunk.full or self._due():
+                await self._close(writer, page.scanned_to if done == rows else None)
+
+    async def _stage(self, writer: Writer, page: Page, begin: int, end: int) -> None:
+        rows = batch(page, begin, end)
+        self._place.rate(self._lease.job_id).take(
+            rows.rows, sum(map(len, rows.values)), self._control.rows_per_second, self._control.bytes_per_second
+        )
+        try:
+            await writer.stage(rows)
+        except RowRejected as error:
+            key = page.key(begin + error.index)
+            raise RowsRejected(
+                error.code,
+                f"the row with key {shown(key)} can not be delivered: {error.message}",
+                key=key,
+                hint="leave it out with source.where, or change the row or the target's limit",
+            ) from error
+
+    async def _close(self, writer: Writer, scanned: Key | None) -> None:
+        """Deliver the open chunk, if it holds a row. `scanned`: how far rows were looked at, all of them in it."""
+        chunk = self._chunk
+        if chunk.rows == 0 or chunk.last_key is None:
+            return
+        sequence = self._sequence + 1
+        cut = Cut(
+            sequence=sequence,
+            attempt=self.delivery.attempt(sequence),
+            rows=chunk.rows,
+            first_key=chunk.first_key,
+            last_key=chunk.last_key,
+            lower=chunk.lower,
+        )
+        directive = await self.delivery.deliver(writer, cut, scanned)
+        self._sequence = sequence
+        self._begin_chunk(chunk.last_key)
+        self._retry.progressed()
+        self._control.apply(directive)
+
+    # -- beside the rows ----------------------------------------------------------------------------------------
+
+    async def _idle(self, writer: Writer, idle: Idle, split: SplitState) -> None:
+        """Nothing to read: show how far it is safe to read and what holds it back, now and then."""
+        self._retry.progressed()
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        held = idle.horizon.held_by
+        self._next_look = now + (SCAN_EVERY_SECONDS if held else LAG_EVERY_SECONDS)
+        rows, seconds = await self._source.lag(self._chunk.last_key or self._chunk.lower or split.lower)
+        await self._control.report(
+            Condition(
+                waiting_for="horizon" if held else None,
+                horizon={
+                    "bound": shown(idle.horizon.bound),
+                    "held_by": [{"pid": h.pid, "age_seconds": h.age_seconds, "query": h.query} for h in held],
+                },
+                lag={"rows": rows, "seconds": seconds},
+                progressed=True,
+            )
+        )
+        if self._sink.needs_anchor and self._chunk.rows == 0 and _old(self._anchored_at):
+            await self._anchor(writer)
+
+    async def _anchor(self, writer: Writer) -> None:
+        await writer.anchor(self._sequence)
+        await self._place.store.anchored(self._lease)
+        self._anchored_at = datetime.now(UTC)
+
+    async def _keep(self, scanned: Key | None, *, now: bool = False) -> None:
+        """Keep the way over rows that do not match, while no chunk is open; not with every page."""
+        if scanned is None or self._chunk.rows:
+            return
+        self._retry.progressed()
+        if now or time.monotonic() >= self._next_scan:
+            self._next_scan = time.monotonic() + SCAN_EVERY_SECONDS
+            await self._place.store.scan(self._lease, scanned)
+
+    async def _start(self, split: SplitState) -> Key | None:
+        if split.position is not None and split.scanned_to is not None and split.position != split.scanned_to:
+            return await self._source.later(split.position, split.scanned_to)
+        return split.scanned_to or split.position or split.lower
+
+    def _rows_left(self, split: SplitState) -> int | None:
+        limit = self._spec.source.limit
+        return None if limit is None else max(0, limit - split.rows_read)
+
+    async def _over(self) -> bool:
+        time_range = self._spec.source.time
+        if time_range is None or time_range.to is None:
+            return False
+        return await self._source.now() >= time_range.to
+
+    async def _wait_for_rate(self, writer: Writer) -> None:
+        limit = self._place.rate(self._lease.job_id)
+        if (delay := limit.delay()) > 1:
+            await self._control.report(Condition(waiting_for="rate", progressed=True))
+        while delay > 0 and not self._control.stopping:
+            if self._due():
+                await self._close(writer, None)
+            try:
+                await self._control.pause(min(delay, 0.5))
+            except Stopped:
+                return
+            delay = limit.delay()
+
+    def _most_rows(self) -> int | None:
+        """Small slices under a rate, so that rows flow evenly."""
+        rate = self._control.rows_per_second
+        return None if rate is None else max(1, int(rate / 4))
+
+    def _until_due(self) -> float | None:
+        return None if self._chunk.closes_at is None else max(0.0, self._chunk.closes_at - time.monotonic())
+
+    def _due(self) -> bool:
+        return self._chunk.closes_at is not None and time.monotonic() >= self._chunk.closes_at
+
+    def _begin_chunk(self, position: Key | None) -> None:
+        self._chunk = OpenChunk(self._spec.options.chunk, position)
+
+    async def _reached(self, point: Point) -> None:
+        await self._place.signals.reached(point, self._lease)
+
+
+def owner(step: Step, *, generation: int | None = None, split: int | None = None, epoch: int | None = None) -> Owner:
+    """The step's holder as the sink knows it, or the owner of another generation's split."""
+    lease = step.lease
+    return Owner(
+        account=step.account,
+        job_id=lease.job_id,
+        job_name=step.job_name,
+        run_id=lease.run_id or "",
+        generation=lease.generation if generation is None else generation,
+        split=str(lease.ordinal if split is None else split),
+        epoch=lease.epoch if epoch is None else epoch,
+    )
+
+
+def _old(at: datetime | None) -> bool:
+    return at is None or (datetime.now(UTC) - at).total_seconds() > ANCHOR_AGAIN_SECONDS
+
+
+def shown(key: Key | None) -> object:
+    """A key as the API writes it: text, or a list of texts for a composite key."""
+    if key is None:
+        return None
+    return key[0] if len(key) == 1 else list(key)
