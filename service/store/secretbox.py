@@ -1,29 +1,18 @@
-"""What the store asks of encryption; `secrets.py` has the implementation."""
+"""What the step side asks of encryption; `secrets.py` has the implementation."""
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
 class SecretBox(Protocol):
-    """Encrypts what is stored at rest."""
+    """Opens what is stored encrypted."""
 
-    def encrypt(self, plain: bytes) -> bytes:
-        """With the newest key. Raises Permanent `secret_key_missing` without one."""
+    def seal(self, values: Mapping[str, str]) -> bytes | None:
+        """The values encrypted with the newest key; None for no values."""
 
-    def decrypt(self, sealed: bytes) -> bytes:
-        """With whichever key fits. Raises Permanent `secret_key_wrong` when none does."""
-
-
-def seal(box: SecretBox, secrets: Mapping[str, str]) -> bytes | None:
-    """`secrets` for a bytea column; None for none, so that an installation without secrets needs no key."""
-    return box.encrypt(json.dumps(dict(secrets)).encode()) if secrets else None
-
-
-def unseal(box: SecretBox, sealed: bytes | None) -> dict[str, str]:
-    """What `seal` was given."""
-    return cast("dict[str, str]", json.loads(box.decrypt(sealed))) if sealed else {}
+    def open(self, sealed: bytes | None) -> dict[str, str]:
+        """What `seal` was given. Raises Permanent when no key opens it."""
