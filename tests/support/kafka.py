@@ -91,15 +91,34 @@ class KafkaServer:
 
     def start(self) -> Self:
         """Start and wait until every partition has a leader; StartError with the log's tail otherwise."""
-        self._launch()
+        self.launch()
         self.process.wait_ready(self._ready, _READY_SECONDS)
         return self
 
+    def launch(self) -> None:
+        """Start the program and return before it is ready."""
+        classpath = self._prepare()
+        if self._process is None:
+            command: list[str | Path] = [
+                java(),
+                *_JVM,
+                "-cp",
+                classpath,
+                "kafka.Kafka",
+                self.folder / "server.properties",
+            ]
+            self._process = ChildProcess(f"kafka:{self.port}", command, log=self.log, cwd=self.folder)
+        self._process.launch()
+
     async def start_async(self) -> Self:
         """As `start`, the event loop stays free while the broker comes up."""
-        self._launch()
-        await asyncio.to_thread(self.process.wait_ready, self._ready, _READY_SECONDS)
+        self.launch()
+        await self.wait_ready()
         return self
+
+    async def wait_ready(self) -> None:
+        """What `start` waits for, after a `launch`."""
+        await asyncio.to_thread(self.process.wait_ready, self._ready, _READY_SECONDS)
 
     def stop(self) -> None:
         """An orderly shutdown."""
@@ -176,20 +195,6 @@ class KafkaServer:
             and len(topic.partitions) == partitions
             and all(partition.leader != -1 for partition in topic.partitions.values())
         )
-
-    def _launch(self) -> None:
-        classpath = self._prepare()
-        if self._process is None:
-            command: list[str | Path] = [
-                java(),
-                *_JVM,
-                "-cp",
-                classpath,
-                "kafka.Kafka",
-                self.folder / "server.properties",
-            ]
-            self._process = ChildProcess(f"kafka:{self.port}", command, log=self.log, cwd=self.folder)
-        self._process.launch()
 
     def _prepare(self) -> str:
         """Write the configuration and format the data folder, once; returns the class path."""

@@ -31,9 +31,15 @@ class Ends(NamedTuple):
 
 
 def topic_ends(bootstrap: str, topic: str) -> dict[int, Ends]:
-    """Last stable offset and high watermark of every partition; they differ while a transaction is open."""
+    """
+    Last stable offset and high watermark of every partition; they differ while a transaction is open.
+
+    KeyError when there is no such topic.
+    """
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
     partitions = admin.list_topics(topic, timeout=10).topics[topic].partitions
+    if not partitions:
+        raise KeyError(topic)
     asked = {TopicPartition(topic, number): OffsetSpec.latest() for number in partitions}  # type: ignore[no-untyped-call]
     found: list[dict[int, int]] = []
     for level in (IsolationLevel.READ_COMMITTED, IsolationLevel.READ_UNCOMMITTED):

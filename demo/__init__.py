@@ -1,0 +1,1 @@
+"""`python -m demo`: 336,776 real flights from Postgres to Kafka and to files, interrupted on purpose, and proved."""
