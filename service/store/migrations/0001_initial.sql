@@ -55,6 +55,7 @@ CREATE TABLE rowferry.jobs (
     mode text NOT NULL GENERATED ALWAYS AS (coalesce(spec ->> 'mode', 'once')) STORED,
     sink_kind text NOT NULL GENERATED ALWAYS AS (spec -> 'sink' ->> 'kind') STORED,
     datasource text NOT NULL GENERATED ALWAYS AS (spec -> 'source' ->> 'datasource') STORED,
+    credential text GENERATED ALWAYS AS (spec -> 'sink' ->> 'credential') STORED,
     labels jsonb NOT NULL GENERATED ALWAYS AS (coalesce(spec -> 'labels', '{}'::jsonb)) STORED,
     guarantee text NOT NULL,
     guarantee_note text NOT NULL,
@@ -89,6 +90,7 @@ CREATE TABLE rowferry.jobs (
 ) WITH (fillfactor = 70);
 CREATE UNIQUE INDEX jobs_name ON rowferry.jobs (account_id, name) WHERE removed_at IS NULL;
 CREATE INDEX jobs_page ON rowferry.jobs (account_id, created_at, id) WHERE removed_at IS NULL;
+CREATE INDEX jobs_page_by_change ON rowferry.jobs (account_id, state_changed_at, id) WHERE removed_at IS NULL;
 CREATE INDEX jobs_page_of_state ON rowferry.jobs (account_id, state, created_at, id) WHERE removed_at IS NULL;
 CREATE INDEX jobs_datasource ON rowferry.jobs (account_id, datasource) WHERE removed_at IS NULL;
 CREATE INDEX jobs_labels ON rowferry.jobs USING gin (labels jsonb_path_ops) WHERE removed_at IS NULL;
@@ -224,11 +226,11 @@ CREATE INDEX runs_page_of_job_name ON rowferry.runs (account_id, job_name, start
 CREATE INDEX runs_error ON rowferry.runs (account_id, (errors -> 0 ->> 'code'), started_at) WHERE errors <> '[]';
 CREATE INDEX runs_ended ON rowferry.runs (ended_at) WHERE ended_at IS NOT NULL; -- retention
 
--- A reader that follows `seq` must not pass over a row that commits later than a higher one: it reads only rows with
--- xact < pg_snapshot_xmin(pg_current_snapshot()).
+-- A reader that follows `seq` must not pass over a row that commits later than a higher one. So an event gets its number
+-- last of all, under a lock that is held until the commit is seen by everybody.
 CREATE TABLE rowferry.events (
-    seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    xact xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    seq bigint UNIQUE, -- null only inside the transaction that writes it
     at timestamptz NOT NULL DEFAULT clock_timestamp(),
     account_id uuid,
     event text NOT NULL,
@@ -245,10 +247,20 @@ CREATE TABLE rowferry.events (
 CREATE INDEX events_of_account ON rowferry.events (account_id, seq);
 CREATE INDEX events_of_job ON rowferry.events (job_id, seq);
 CREATE INDEX events_at ON rowferry.events (at);
+CREATE SEQUENCE rowferry.events_seq OWNED BY rowferry.events.seq;
+CREATE FUNCTION rowferry.number_event() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('rowferry events'));
+    UPDATE rowferry.events SET seq = nextval('rowferry.events_seq') WHERE id = NEW.id;
+    RETURN NULL;
+END $$;
+-- Deferred: every row lock of the transaction is taken by then, so nobody waits for it the other way round.
+CREATE CONSTRAINT TRIGGER events_number AFTER INSERT ON rowferry.events
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION rowferry.number_event();
 
+-- Followed by `seq` too: its one writer takes an advisory lock before the first line of a batch.
 CREATE TABLE rowferry.log (
     seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    xact xid8 NOT NULL DEFAULT pg_current_xact_id(),
     at timestamptz NOT NULL DEFAULT clock_timestamp(),
     level text NOT NULL,
     event text NOT NULL,
