@@ -166,9 +166,22 @@ class JobStore(Protocol):
         """Raises Conflict `job_running`, `revision_changed`, or `position_incompatible` when `target_changed` on a
         job with a position and `position` is None. `keep` and `reset` make a new generation."""
 
-    async def patch(self, account: str, actor: Actor, job_id: str, spec: Mapping[str, object]) -> Job:
+    async def patch(
+        self,
+        account: str,
+        actor: Actor,
+        job_id: str,
+        spec: Mapping[str, object],
+        *,
+        if_revision: int | None = None,
+    ) -> Job:
         """Replace the definition's live parts (labels, options.rate, options.retry, options.dead_letters), in any
-        state, at once in force."""
+        state, at once in force. Raises Conflict `revision_changed` unless `if_revision` is None or the present spec
+        revision: a merge is made from a definition that was read before."""
+
+    async def secrets(self, account: str, job_id: str) -> Mapping[str, str]:
+        """The definition's secrets by JSON pointer, decrypted: to be kept by an update, taken by a clone, used by
+        validate and preview. Empty when there are none or no such job."""
 
     async def get(self, account: str, ref: str) -> Job | None:
         """By id or name."""
