@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from config.names import LogEvent
 from service.domain.errors import Permanent, Transient
 from sinks.base import Cut
 from workers.chunks import batch, settlement, to_prepared, to_record
@@ -15,13 +16,13 @@ from workers.recovery import Action, decide
 from workers.signals import Point
 
 if TYPE_CHECKING:
+    from service.domain.control import Control
     from service.domain.records import ChunkRecord, Directive, Key, SplitState
     from sinks.base import Mark, Prepared, Receipt, Sink, Writer
-    from workers.control import Control
     from workers.ports import Workplace
     from workers.sources.base import Reader
 
-ABORT_PATIENCE_SECONDS = 0.6
+ABORT_PATIENCE_SECONDS = 0.4
 """How long an abort waits for the answer to what was already sent to become visible."""
 
 log = structlog.get_logger(__name__)
@@ -61,17 +62,13 @@ class Delivery:
     async def _show_and_settle(
         self, writer: Writer, prepared: Prepared, record: ChunkRecord, scanned_to: Key | None
     ) -> Directive:
-        store = self._place.store
-        sending = asyncio.create_task(_make_visible(writer, prepared), name="make-visible")
+        sending = asyncio.create_task(self._send(writer, prepared, record, scanned_to), name="make-visible")
         try:
-            receipt = await asyncio.shield(sending)
-            await self._reached(Point.VISIBLE)
-            return await store.settle(self._lease, settlement(record, receipt, scanned_to))
+            return await asyncio.shield(sending)
         except asyncio.CancelledError:
-            # Nothing is sent against what was sent: wait a moment for its answer, settle it or leave it prepared.
+            # Nothing is sent against what was sent: wait a moment for its answer, else leave the chunk prepared.
             done, _ = await asyncio.wait({sending}, timeout=ABORT_PATIENCE_SECONDS)
             if done and not sending.cancelled() and sending.exception() is None:
-                await store.settle(self._lease, settlement(record, sending.result(), scanned_to))
                 self.unsettled = False
             else:
                 sending.cancel()
@@ -81,6 +78,11 @@ class Delivery:
                     "visible; the next start finds out"
                 )
             raise
+
+    async def _send(self, writer: Writer, prepared: Prepared, record: ChunkRecord, scanned_to: Key | None) -> Directive:
+        receipt = await _make_visible(writer, prepared)
+        await self._reached(Point.VISIBLE)
+        return await self._place.store.settle(self._lease, settlement(record, receipt, scanned_to))
 
     def attempt(self, sequence: int) -> int:
         """The next try of `sequence` under this lease; counts over passes, since dropped tries keep their row."""
@@ -107,7 +109,7 @@ class Delivery:
         )
         if decision.action is Action.GO_ON:
             return split, mark
-        log.info("chunk_recovered", action=decision.action.name.lower(), sequence=split.sequence + 1)
+        log.info(LogEvent.CHUNK_RECOVERED, action=decision.action.name.lower(), sequence=split.sequence + 1)
         await self._act(decision.action, decision.chunk, split, writer, reader, mark)
         self.unsettled = False
         return await self._place.store.split(self._lease), mark
@@ -184,8 +186,8 @@ def position_unknown(split: SplitState) -> Permanent:
     """The sink has lost the position that says whether a prepared chunk is visible."""
     return Permanent(
         "position_unknown",
-        f"chunk {split.sequence + 1} of split {split.ordinal} was prepared, and the sink has lost its position: whether "
-        "the chunk is visible can not be known; look at the sink and set the position with "
+        f"chunk {split.sequence + 1} of split {split.ordinal} was prepared, and the sink has lost its position: "
+        "whether the chunk is visible can not be known; look at the sink and set the position with "
         "PUT /v1/jobs/{job}/checkpoint",
     )
 

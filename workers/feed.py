@@ -12,7 +12,7 @@ from workers.sources.base import Horizon, Page
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from workers.control import Control
+    from service.domain.control import Control
     from workers.sources.base import Frontier, Key, Reader
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
+from config.names import LogEvent
 from service.domain.errors import LeaseLost, Permanent, RowferryError, Transient
 from service.domain.records import Condition
 from sinks.base import Fenced, Restage, SinkError
@@ -21,7 +22,7 @@ from sinks.base import Fenced, Restage, SinkError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from workers.control import Control
+    from service.domain.control import Control
 
 T = TypeVar("T")
 
@@ -87,7 +88,7 @@ class Retry:
                 self._restages += 1
                 if self._restages > MOST_RESTAGES:
                     raise from_sink(error) from error
-                log.info("chunk_restaged", reason=error.code)
+                log.info(LogEvent.CHUNK_RESTAGED, reason=error.code)
             except Fenced as error:
                 # Not a lost lease by itself: a transaction that timed out looks the same. Only the store knows.
                 await self._control.renew()
@@ -108,7 +109,9 @@ class Retry:
                 "retries_exhausted", f"gave up after {idle:.0f} seconds without progress: {error.message}"
             ) from error
         delay = backoff(self._attempt)
-        log.warning("retrying", attempt=self._attempt, delay_seconds=round(delay, 3), code=error.code, cause=str(error))
+        log.warning(
+            LogEvent.RETRYING, attempt=self._attempt, delay_seconds=round(delay, 3), code=error.code, cause=str(error)
+        )
         await self._show(error, delay)
         await self._control.pause(delay)
 
@@ -125,4 +128,4 @@ class Retry:
             raise
         except Transient:
             # The store itself may be what is away; the lease's own clock ends this step in time.
-            log.debug("condition_not_reported")
+            return

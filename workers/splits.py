@@ -16,6 +16,7 @@ from service.domain.records import Condition
 from service.domain.spec import JobSpec
 from sinks.base import Cut, Owner, RowRejected
 from workers.chunks import OpenChunk, batch
+from workers.closing import put_down
 from workers.delivery import Delivery
 from workers.feed import End, Feed, Idle, bounded, following
 from workers.retrying import Retry
@@ -24,9 +25,9 @@ from workers.signals import Point
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from service.domain.control import Control
     from service.domain.records import Key, SplitState, Step
     from sinks.base import Sink, Writer
-    from workers.control import Control
     from workers.feed import Item
     from workers.ports import Workplace
     from workers.sources.base import Page, Source
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 ANCHOR_AGAIN_SECONDS = 24 * 3600.0
 """A target forgets idle positions (Kafka: offsets.retention.minutes, 7 days by default): write it again long before."""
 SCAN_EVERY_SECONDS = 1.0
+PUT_DOWN_SECONDS = 0.4
+"""An abort takes a second in all: what takes longer to close goes on closing beside."""
 LAG_EVERY_SECONDS = 5.0
 
 
@@ -82,11 +85,10 @@ class SplitWork:
                 pages = bounded(reader, start, split.upper, self._rows_left(split))
             await self._consume(writer, pages, split)
         finally:
-            await writer.discard()
-            await writer.close()
+            await put_down("writer", _drop(writer), PUT_DOWN_SECONDS)
             if frontier is not None:
-                await frontier.close()
-            await reader.close()
+                await put_down("frontier", frontier.close(), PUT_DOWN_SECONDS)
+            await put_down("reader", reader.close(), PUT_DOWN_SECONDS)
 
     async def _consume(self, writer: Writer, pages: AsyncIterator[Item], split: SplitState) -> None:
         feed = Feed(pages)
@@ -269,6 +271,11 @@ def owner(step: Step, *, generation: int | None = None, split: int | None = None
         split=str(lease.ordinal if split is None else split),
         epoch=lease.epoch if epoch is None else epoch,
     )
+
+
+async def _drop(writer: Writer) -> None:
+    await writer.discard()
+    await writer.close()
 
 
 def _old(at: datetime | None) -> bool:

@@ -48,9 +48,11 @@ if TYPE_CHECKING:
 class StepStore(Protocol):
     """Leases and what is written under them. Times are the database's."""
 
-    async def claim(self, owner: str, kinds: Sequence[StepKind], *, lease_seconds: float) -> Step | None:
+    async def claim(
+        self, owner: str, kinds: Sequence[StepKind], *, lease_seconds: float, only_jobs: Sequence[str] | None = None
+    ) -> Step | None:
         """Lease one ready step of a job that wants to run (or a clean-up), oldest first; epoch + 1. A queued job
-        becomes running. None when there is none."""
+        becomes running. `only_jobs` limits everything but clean-ups to these ids. None when there is none."""
 
     async def renew(self, leases: Sequence[Lease], *, lease_seconds: float) -> Sequence[Directive]:
         """Extend the leases that are still held by their owner and epoch, and bring directives; one statement."""

@@ -117,6 +117,9 @@ class SplitState:
     """When the sink's own position was last written; None where it never was."""
     prepared: Sequence[ChunkRecord]
     """Every stored try of the one prepared, unsettled chunk."""
+    done: bool = False
+    last_settled: ChunkRecord | None = None
+    """The try that was settled last, as long as its record is kept: what a sink remembers of its target."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import time
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from service.domain.errors import Aborted, LeaseLost, Stopped
+from service.domain.errors import Aborted, LeaseLost, RowferryError, Stopped
 from service.domain.states import State
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 MARGIN_SECONDS = 2.0
 """How much earlier than the database the holder believes its lease to have ended: covers slow clocks and the time
 between a check and the write it allows."""
+
+STOP_SECONDS = 30.0
+"""For settling what is in flight, where the job does not say how long."""
 
 
 class Ending(Enum):
@@ -63,6 +66,7 @@ class Control:
         self._expires_at = leased_at + lease_seconds
         self._stop = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._reports: set[asyncio.Task[None]] = set()
 
     @property
     def stopping(self) -> bool:
@@ -105,28 +109,36 @@ class Control:
         if directive.state is State.ABORTING:
             self.end(Ending.ABORT)
         elif directive.state in {State.STOPPING, State.FAILING}:
-            if self.stop_at is None and directive.stop_in_seconds is not None:
-                self.stop_at = self._monotonic() + directive.stop_in_seconds
-            self._stop.set()
+            self.park(STOP_SECONDS if directive.stop_in_seconds is None else directive.stop_in_seconds)
 
-    def park(self, within_seconds: float | None = None) -> None:
-        """Ask for a stop from this side: shutdown."""
-        if within_seconds is not None and self.stop_at is None:
+    def park(self, within_seconds: float) -> None:
+        """Ask for a stop: what is in flight has `within_seconds` to be settled. The first call sets the time."""
+        if not self.stopping:
             self.stop_at = self._monotonic() + within_seconds
-        self._stop.set()
+            self._stop.set()
 
     def end(self, ending: Ending) -> None:
         """Cancel the step's task; the first reason stays, but a lost lease outweighs all."""
         if self.ending is None or ending is Ending.LOST:
             first = self.ending is None
             self.ending = ending
-            self._stop.set()
+            self.park(0.0)
             if first and self._task is not None and self._task is not asyncio.current_task():
                 self._task.cancel()
 
     async def report(self, condition: Condition) -> None:
         """Show what stands beside the state. Raises LeaseLost."""
         await self._report(self.lease, condition)
+
+    def report_soon(self, condition: Condition) -> None:
+        """As `report`, from where nothing can be awaited; a report that fails is dropped, the next one follows."""
+        task = asyncio.create_task(self._report_quietly(condition))
+        self._reports.add(task)
+        task.add_done_callback(self._reports.discard)
+
+    async def _report_quietly(self, condition: Condition) -> None:
+        with contextlib.suppress(RowferryError):
+            await self._report(self.lease, condition)
 
     async def pause(self, seconds: float) -> None:
         """Wait, but not longer than until a stop. Raises Stopped when one comes."""
@@ -142,6 +154,7 @@ class Control:
         """Returns when a stop is wanted."""
         await self._stop.wait()
 
-    def patience(self) -> float | None:
-        """Seconds that are left for settling what is in flight; None while nobody asked to stop."""
-        return None if self.stop_at is None else max(0.0, self.stop_at - self._monotonic())
+    async def overdue(self) -> None:
+        """Returns when a stop was wanted and the time for settling what is in flight is over."""
+        await self._stop.wait()
+        await asyncio.sleep(max(0.0, (self.stop_at or 0.0) - self._monotonic()))

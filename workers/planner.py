@@ -1,0 +1,198 @@
+"""The first step of a generation: close what came before it, find its bounds, cut it into splits."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import structlog
+
+from config.names import LogEvent
+from service.domain.errors import Permanent, RowferryError
+from service.domain.records import Condition, OpenRange
+from service.domain.spec import JobSpec
+from sinks.base import SinkError
+from workers.chunks import settlement, to_prepared, to_record
+from workers.delivery import position_conflict, position_unknown, stage_again
+from workers.recovery import Action, decide
+from workers.retrying import Retry
+from workers.signals import Point
+from workers.splits import owner, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from service.domain.control import Control
+    from service.domain.records import GenerationState, Key, SplitState, Step
+    from sinks.base import Sink
+    from workers.ports import Workplace
+    from workers.sources.base import Horizon, Source
+
+HORIZON_REPORT_SECONDS = 1.0
+LONGEST_FENCING_SECONDS = 60.0
+"""How long a target that is no longer the job's is tried; an orphan transaction ends by itself within this time."""
+
+log = structlog.get_logger(__name__)
+
+
+class PlanWork:
+    """The work of one leased plan step. Repeatable: every part finds out what was done before."""
+
+    def __init__(self, step: Step, control: Control, workplace: Workplace, sink: Sink, source: Source) -> None:
+        """Sink and source stay the caller's to close."""
+        self._step, self._control, self._place, self._sink, self._source = step, control, workplace, sink, source
+        self._spec = JobSpec.model_validate(step.spec)
+        self._lease = step.lease
+        self._retry = Retry(control)
+        self._next_report = 0.0
+
+    async def run(self) -> None:
+        """Returns when the plan is saved. Raises Stopped, LeaseLost, Permanent."""
+        await self._retry.run(self._plan)
+
+    async def _plan(self) -> None:
+        store, lease = self._place.store, self._lease
+        generation = await store.generation(lease, lease.generation)
+        if generation.planned:
+            return
+        history: list[GenerationState] = []
+        for number in range(1, lease.generation):
+            before = await store.generation(lease, number)
+            if not before.closed:
+                await self._close(before)
+                before = await store.generation(lease, number)
+            history.append(before)
+        await self._sink.prepare_target()
+        await self._retry.recovered()
+        await self._bound(_ranges([*history, generation], self._spec.mode))
+        await self._reached(Point.PLANNED)
+
+    # -- closing the generation before ---------------------------------------------------------------------------
+
+    async def _close(self, old: GenerationState) -> None:
+        """Fence every split that was ever opened, and settle or drop what it had prepared (design.md, section 5)."""
+        same_target = dict(old.spec).get("sink") == dict(self._step.spec).get("sink")
+        fenced = True
+        sink = await self._place.sinks.sink(self._step.account, old.spec, old.secrets)
+        source = await self._place.sources.source(self._step.account, old.spec, name=self._place.title(self._step))
+        try:
+            async with asyncio.timeout(None if same_target else LONGEST_FENCING_SECONDS):
+                for split in old.splits:
+                    if old.epochs.get(split.ordinal, 0) > 0:
+                        await self._fence(sink, source, old, split)
+        except (TimeoutError, SinkError, RowferryError) as error:
+            if same_target or not isinstance(error, TimeoutError | SinkError):
+                raise
+            fenced = False
+            log.warning(LogEvent.OLD_GENERATION_NOT_FENCED, generation=old.number, cause=str(error))
+        finally:
+            await sink.close()
+            await source.close()
+        await self._place.store.close_generation(self._lease, old.number, fenced=fenced)
+        await self._reached(Point.CLOSED)
+
+    async def _fence(self, sink: Sink, source: Source, old: GenerationState, split: SplitState) -> None:
+        store, lease = self._place.store, self._lease
+        epoch = await store.fence_epoch(lease, old.number, split.ordinal)
+        writer = sink.writer(owner(self._step, generation=old.number, split=split.ordinal, epoch=epoch))
+        try:
+            await writer.open()
+            await self._control.renew()
+            if not split.prepared:
+                return
+            mark = await writer.visible([to_prepared(c) for c in split.prepared])
+            decision = decide(
+                sink.shows,
+                mark,
+                generation=old.number,
+                epoch=epoch,
+                settled=split.sequence,
+                prepared=split.prepared,
+            )
+            match decision.action:
+                case Action.SETTLE if decision.chunk is not None:
+                    await store.settle_closed(lease, old.number, split.ordinal, settlement(decision.chunk))
+                case Action.DROP | Action.SEND_AGAIN:
+                    await store.drop_closed(lease, old.number, split.ordinal)
+                case Action.REPEAT if decision.chunk is not None:
+                    attempt = 1 + max((c.attempt for c in split.prepared if c.epoch == epoch), default=0)
+                    reader = source.reader()
+                    try:
+                        cut = await stage_again(writer, reader, decision.chunk, attempt)
+                    finally:
+                        await reader.close()
+                    prepared = await writer.prepare(cut)
+                    record = to_record(prepared, decision.chunk.run_id)
+                    await store.prepare_closed(lease, old.number, split.ordinal, record)
+                    receipt = await writer.make_visible(prepared)
+                    await store.settle_closed(lease, old.number, split.ordinal, settlement(record, receipt))
+                case Action.UNKNOWN:
+                    raise position_unknown(split)
+                case _:
+                    raise position_conflict(split.ordinal, mark)
+        finally:
+            await writer.discard()
+            await writer.close()
+
+    # -- bounds and splits ---------------------------------------------------------------------------------------
+
+    async def _bound(self, ranges: Sequence[OpenRange]) -> None:
+        splits: list[OpenRange] = []
+        end, rows = None, 0
+        for given in ranges:
+            wanted = 1 if self._spec.source.limit or given.upper is not None else self._spec.options.splits
+            plan = await self._source.plan(given.lower, wanted, waiting=self._show_horizon, given_upper=given.upper)
+            splits.extend(OpenRange(s.lower, s.upper) for s in plan.splits)
+            end = given.upper or plan.bound or given.lower
+            rows += plan.estimated_rows or 0
+        tail = self._spec.mode == "continuous"
+        if tail:
+            splits.append(OpenRange(end, None))
+        await self._reached(Point.BOUNDED)
+        await self._place.store.save_plan(self._lease, splits, bound=end, tail=tail, estimated_rows=rows or None)
+        log.info(LogEvent.PLANNED, splits=len(splits), bound=shown(end), estimated_rows=rows)
+
+    def _show_horizon(self, horizon: Horizon | None) -> None:
+        """Told often by the source while it waits; shown once a second."""
+        now = time.monotonic()
+        if horizon is not None and now < self._next_report:
+            return
+        self._next_report = now + HORIZON_REPORT_SECONDS
+        condition = Condition()
+        if horizon is not None:
+            held = [{"pid": h.pid, "age_seconds": h.age_seconds, "query": h.query} for h in horizon.held_by]
+            condition = Condition(
+                waiting_for="horizon", horizon={"bound": shown(horizon.bound), "held_by": held}, progressed=True
+            )
+        self._control.report_soon(condition)
+
+    async def _reached(self, point: Point) -> None:
+        await self._place.signals.reached(point, self._lease)
+
+
+def _ranges(history: Sequence[GenerationState], mode: str) -> Sequence[OpenRange]:
+    """What the last generation of `history` reads; an upper of None is bounded by the source."""
+    generation, before = history[-1], history[:-1]
+    match generation.begins:
+        case "given":
+            return list(generation.ranges or [])
+        case "keep" if before:
+            return _left_over(before[-1], mode) if before[-1].planned else _ranges(before, mode)
+        case "beginning" | "keep":
+            return [OpenRange(None, None)]
+        case other:
+            raise Permanent("generation_unknown", f"generation {generation.number} begins at {other!r}: unknown here")
+
+
+def _left_over(before: GenerationState, mode: str) -> Sequence[OpenRange]:
+    """What the predecessor did not deliver, and what came since beyond its bound, where the mode follows the table."""
+    left = [OpenRange(_reached_key(s), s.upper) for s in before.splits if not s.done and not s.tail]
+    tails = [OpenRange(_reached_key(s), None) for s in before.splits if s.tail]
+    if not tails and mode in {"incremental", "continuous"}:
+        tails = [OpenRange(before.bound, None)]
+    return left + (tails if mode in {"incremental", "continuous"} else [])
+
+
+def _reached_key(split: SplitState) -> Key | None:
+    return split.scanned_to or split.position or split.lower

@@ -1,0 +1,207 @@
+"""Runs one leased step to its outcome, whatever ends it.
+
+| what ends it | what the store hears |
+|---|---|
+| done | the step's own last write (plan saved, split done, run finished, cleaned up) |
+| stop, shutdown | park; release where a prepared chunk may remain |
+| abort | release, with the reason when something may still become visible |
+| permanent error, rejected rows | fail, with the cause chain |
+| lost lease | nothing: somebody else may own the step |
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import structlog
+from structlog.contextvars import bound_contextvars
+
+from config.names import LogEvent
+from service.domain.control import Ending
+from service.domain.errors import (
+    Aborted,
+    Cause,
+    Interrupted,
+    LeaseLost,
+    RowferryError,
+    Stopped,
+    Transient,
+    cause_chain,
+)
+from service.domain.records import Condition, StepKind
+from service.domain.spec import JobSpec
+from sinks.base import SinkError
+from workers.closing import put_down
+from workers.finisher import CleanUpWork, FinishWork
+from workers.planner import PlanWork
+from workers.retrying import from_sink
+from workers.signals import Point
+from workers.splits import SplitWork
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from service.domain.control import Control
+    from service.domain.records import Step
+    from workers.ports import Workplace
+
+PAGES_HELD = 5
+"""Pages that a split holds at most: one written, one waiting, one on its way, and what the sink has not sent yet."""
+SINK_BYTES = 16 * 1024 * 1024
+CLEAN_UP_AGAIN_SECONDS = 60.0
+TELL_STORE_SECONDS = 2.0
+PUT_DOWN_SECONDS = 0.3
+
+log = structlog.get_logger(__name__)
+
+
+class Runner:
+    """Runs steps. One a process; `run` is called once a lease, concurrently."""
+
+    def __init__(self, workplace: Workplace) -> None:
+        """The workplace is shared by all steps of the process."""
+        self._place = workplace
+
+    async def run(self, step: Step, control: Control) -> None:
+        """Returns when the step has ended in any way. Never raises, but for the cancellation of a caller that did not
+        go through `control.end`."""
+        lease = step.lease
+        with bound_contextvars(
+            account=step.account,
+            job=step.job_name,
+            job_id=lease.job_id,
+            run_id=lease.run_id,
+            step=lease.kind.value,
+            split=lease.ordinal if lease.kind is StepKind.SPLIT else None,
+            epoch=lease.epoch,
+        ):
+            log.info(LogEvent.STEP_LEASED)
+            guard = asyncio.create_task(_guard_stop(control))
+            work = _Work(step, control, self._place)
+            try:
+                await self._place.signals.reached(Point.LEASED, lease)
+                await work.run()
+                log.info(LogEvent.STEP_DONE)
+            except asyncio.CancelledError:
+                if control.ending is None:
+                    raise
+                await self._cancelled(step, control, work)
+            except LeaseLost:
+                log.info(LogEvent.LEASE_LOST)
+            except (Stopped, Aborted) as error:
+                await self._give_back(step, control, work, park=isinstance(error, Stopped))
+            except Exception as error:  # noqa: BLE001 -- whatever it is, the job must say it
+                await self._failed(step, error)
+            finally:
+                guard.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await guard
+
+    async def _cancelled(self, step: Step, control: Control, work: _Work) -> None:
+        task = asyncio.current_task()
+        if task is not None:
+            task.uncancel()
+        if control.ending is Ending.LOST:
+            log.info(LogEvent.LEASE_LOST)
+            return
+        await self._give_back(step, control, work, park=False)
+
+    async def _give_back(self, step: Step, control: Control, work: _Work, *, park: bool) -> None:
+        store = self._place.store
+        parked = park and not work.unsettled
+        reason = control.reason
+        if park and work.unsettled:
+            reason = reason or (
+                f"a chunk of split {step.lease.ordinal} is prepared and its outcome is not known; "
+                "the next start finds out"
+            )
+        await self._tell(store.park(step.lease) if parked else store.release(step.lease, reason))
+        log.info(LogEvent.STEP_PARKED if parked else LogEvent.STEP_RELEASED, reason=reason)
+        await self._place.signals.reached(Point.PARKED, step.lease)
+
+    async def _failed(self, step: Step, error: Exception) -> None:
+        if isinstance(error, SinkError):
+            error = from_sink(error)
+        known = isinstance(error, RowferryError) and not isinstance(error, Interrupted)
+        if known:
+            log.error(LogEvent.STEP_FAILED, code=getattr(error, "code", None), cause=str(error))
+        else:
+            log.error(LogEvent.STEP_CRASHED, exc_info=error)
+        now = datetime.now(UTC)
+        causes = cause_chain(error, now)
+        if not known:
+            sentence = "an unexpected error; please report it with the lines of the log around this time"
+            causes.insert(0, Cause("internal_error", sentence, now, retryable=False))
+        if step.lease.kind is StepKind.CLEAN_UP:
+            await self._tell(self._place.store.postpone(step.lease, CLEAN_UP_AGAIN_SECONDS, causes[0]))
+        else:
+            await self._tell(self._place.store.fail(step.lease, causes))
+
+    async def _tell(self, write: Awaitable[None]) -> None:
+        """Tell the store how it ended; when it does not listen, the lease runs out by itself."""
+        try:
+            async with asyncio.timeout(TELL_STORE_SECONDS):
+                await write
+        except LeaseLost:
+            log.info(LogEvent.LEASE_LOST)
+        except (TimeoutError, Transient) as error:
+            log.warning(LogEvent.OUTCOME_NOT_STORED, cause=str(error))
+
+
+class _Work:
+    """Builds what a step needs, runs it, and gives everything back."""
+
+    def __init__(self, step: Step, control: Control, place: Workplace) -> None:
+        self._step, self._control, self._place = step, control, place
+        self._split: SplitWork | None = None
+
+    @property
+    def unsettled(self) -> bool:
+        return self._split is not None and self._split.delivery.unsettled
+
+    async def run(self) -> None:
+        if self._step.lease.kind is StepKind.SPLIT:
+            options = JobSpec.model_validate(self._step.spec).options
+            needed = options.page_bytes * PAGES_HELD + SINK_BYTES
+            if not self._place.memory.fits(needed):
+                self._control.report_soon(Condition(waiting_for="memory"))
+            async with self._place.memory.hold(needed):
+                await self._with_sink()
+        else:
+            await self._with_sink()
+
+    async def _with_sink(self) -> None:
+        step, control, place = self._step, self._control, self._place
+        sink = await place.sinks.sink(step.account, step.spec, step.secrets)
+        try:
+            match step.lease.kind:
+                case StepKind.FINISH:
+                    await FinishWork(step, control, place, sink).run()
+                case StepKind.CLEAN_UP:
+                    await CleanUpWork(step, control, place, sink).run()
+                case _:
+                    source = await place.sources.source(
+                        step.account, step.spec, name=place.title(step), waiting=self._waits_for_connection
+                    )
+                    try:
+                        if step.lease.kind is StepKind.PLAN:
+                            await PlanWork(step, control, place, sink, source).run()
+                        else:
+                            self._split = SplitWork(step, control, place, sink, source)
+                            await self._split.run()
+                    finally:
+                        await put_down("source", source.close(), PUT_DOWN_SECONDS)
+        finally:
+            await put_down("sink", sink.close(), PUT_DOWN_SECONDS)
+
+    def _waits_for_connection(self, waiting: bool) -> None:
+        self._control.report_soon(Condition(waiting_for="connections" if waiting else None))
+
+
+async def _guard_stop(control: Control) -> None:
+    """End a step that was asked to stop and did not settle in time."""
+    await control.overdue()
+    control.end(Ending.OVERDUE)
