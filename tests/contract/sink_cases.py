@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
+from sinks.kafka import KafkaSink
 from sinks.specs import KafkaSinkSpec
 from tests.support.proxy import FaultProxy
 from tests.support.topics import read_topic
@@ -35,9 +36,11 @@ class SinkCase(ABC):
     def __init__(self, request: pytest.FixtureRequest) -> None:
         self.request = request
 
+    @abstractmethod
     async def start(self) -> None:
         """Make the empty target."""
 
+    @abstractmethod
     async def stop(self) -> None:
         """Remove it."""
 
@@ -73,8 +76,6 @@ class KafkaCase(SinkCase):
         await self.proxy.__aexit__(None, None, None)
 
     def sink(self, **changes: Any) -> Sink:
-        from sinks.kafka import KafkaSink
-
         spec = {"kind": "kafka", "bootstrap_servers": self.server.proxied_bootstrap, "topic": self.topic}
         return KafkaSink(KafkaSinkSpec.model_validate(spec | {"delivery": self.delivery} | changes))
 
