@@ -92,6 +92,7 @@ class Stage:
         began = time.monotonic()
         self.postgres = PostgresServer(folder=self._folder / "postgres", fsync=True)
         self.postgres.start()
+        await asyncio.sleep(0)  # a Ctrl-C that came meanwhile takes effect here
         self._screen.say(f"PostgreSQL     127.0.0.1:{self.postgres.port}   {_since(began)}")
         began = time.monotonic()
         self.kafka = KafkaServer(folder=self._folder / "kafka")

@@ -210,7 +210,14 @@ class KafkaServer:
             *(java(), *_JVM, "-cp", classpath, "kafka.tools.StorageTool", "format", "--standalone"),
             *("-t", self.cluster_id, "-c", draft),
         ]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+            start_new_session=True,  # a Ctrl-C at the terminal is ours to handle
+        )
         if done.returncode:
             raise RuntimeError(f"formatting Kafka's data folder failed\n{done.stdout}\n{done.stderr}")
         draft.replace(properties)

@@ -233,6 +233,7 @@ class PostgresServer:
             timeout=120,
             check=False,
             cwd=self.folder,
+            start_new_session=True,  # a Ctrl-C at the terminal is ours to handle
             **identity(self._user),
         )
         if done.returncode:

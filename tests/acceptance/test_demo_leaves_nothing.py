@@ -1,0 +1,98 @@
+"""The demo leaves no process and no file behind when it is interrupted and when it fails."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.waiting import until_blocking
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A temporary folder for the demo, open to the user that Postgres runs as."""
+    with tempfile.TemporaryDirectory(prefix="rowferry-test-demo-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+
+
+def start_demo(scratch: Path, **environment: str) -> subprocess.Popen[bytes]:
+    with (scratch / "output").open("wb") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "demo"],
+            cwd=ROOT,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "TMPDIR": str(scratch), **environment},
+        )
+
+
+def said(scratch: Path) -> str:
+    return (scratch / "output").read_text()
+
+
+def processes_of(scratch: Path) -> list[str]:
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if str(scratch) in command:
+            found.append(f"{folder.name}: {command}")
+    return found
+
+
+def assert_nothing_is_left(scratch: Path) -> None:
+    until_blocking(lambda: not processes_of(scratch), 10, "no process of the demo is left")
+    assert [path.name for path in scratch.iterdir()] == ["output"]
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_demo_leaves_nothing(scratch: Path, number: signal.Signals):
+    demo = start_demo(scratch)
+    try:
+        until_blocking(lambda: "Apache Kafka " in said(scratch) or demo.poll() is not None, 90, "Kafka is up")
+        assert demo.poll() is None, said(scratch)
+        assert any("kafka.Kafka" in line for line in processes_of(scratch))
+        demo.send_signal(number)
+        assert demo.wait(30) == 130, said(scratch)
+    finally:
+        demo.kill()
+        demo.wait(10)
+    assert "Interrupted. Everything that was started is gone." in said(scratch)
+    assert_nothing_is_left(scratch)
+
+
+@pytest.mark.kafka
+def test_a_killed_demo_leaves_no_process(scratch: Path):
+    demo = start_demo(scratch)
+    try:
+        until_blocking(lambda: "Apache Kafka " in said(scratch) or demo.poll() is not None, 90, "Kafka is up")
+        assert demo.poll() is None, said(scratch)
+    finally:
+        demo.kill()
+        demo.wait(10)
+    until_blocking(lambda: not processes_of(scratch), 10, "no process of the demo is left")
+
+
+def test_a_failed_demo_says_why_and_leaves_nothing(scratch: Path):
+    demo = start_demo(scratch, ROWFERRY_TEST_POSTGRES_BIN=str(scratch / "nowhere"))
+    assert demo.wait(60) == 1
+    assert "The demo failed" in said(scratch)
+    assert "nowhere" in said(scratch)
+    assert_nothing_is_left(scratch)
