@@ -83,11 +83,11 @@ class KafkaCase(SinkCase):
         return [record.value or b"" for record in read_topic(self.server.bootstrap, self.topic)]
 
     async def lose(self) -> None:
-        self.proxy.refuse = True
+        await self.proxy.refuse()
         self.proxy.cut()
 
     async def mend(self) -> None:
-        self.proxy.heal()
+        await self.proxy.accept_again()
 
 
 class KafkaPlainCase(KafkaCase):
