@@ -10,13 +10,17 @@ from __future__ import annotations
 import asyncio
 import random
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import asyncpg
 import structlog
 
+from service.domain.errors import RowferryError
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
+
+    from service.store.pool import Connection
 
 CHANNEL = "rowferry_jobs"
 _PING_SECONDS = 15.0
@@ -56,7 +60,7 @@ class Subscription:
 class Notifications:
     """One listening connection, started and stopped with the store; reconnects by itself for ever."""
 
-    def __init__(self, connect: Callable[[], Awaitable[asyncpg.Connection[Any]]]) -> None:
+    def __init__(self, connect: Callable[[], Awaitable[Connection]]) -> None:
         """`connect` makes a connection of its own, outside any pool."""
         self._connect = connect
         self._changes = 0
@@ -117,8 +121,8 @@ class Notifications:
         while True:
             try:
                 await self._listen()
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-                _log.warning("notifications_lost", error=type(error).__name__, again_in_seconds=round(pause, 1))
+            except (RowferryError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                _log.warning("notifications_lost", error=str(error), again_in_seconds=round(pause, 1))
             if self.listening.is_set():
                 self.listening.clear()
                 pause = _FIRST_PAUSE_SECONDS

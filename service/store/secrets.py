@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import re
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from service.domain.errors import Permanent
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 _SHORTEST = 32
 # Fixed, because the key must come out the same in every process of an installation without anything shared but the
@@ -28,7 +29,7 @@ _SETTING = "ROWFERRY_SECRET_KEY"
 
 
 class SecretBox:
-    """Encrypts and decrypts what is stored. Its repr shows no key."""
+    """Encrypts and decrypts small sets of named secrets. Its repr shows no key."""
 
     def __init__(self, keys: str | Sequence[str] | None = None) -> None:
         """`keys`: the setting's text, keys parted by commas or line breaks, or the keys one by one, newest first.
@@ -46,16 +47,20 @@ class SecretBox:
         """Whether a secret can be stored."""
         return self._fernet is not None
 
-    def encrypt(self, plain: bytes) -> bytes:
-        """With the newest key. Raises Permanent `secret_key_required` without a key."""
-        return self._ready("a secret is to be stored").encrypt(plain)
+    def seal(self, values: Mapping[str, str]) -> bytes | None:
+        """The values encrypted; None for no values. Raises Permanent `secret_key_required` without a key."""
+        if not values:
+            return None
+        return self._ready("a secret is to be stored").encrypt(json.dumps(dict(values)).encode())
 
-    def decrypt(self, sealed: bytes) -> bytes:
-        """What `encrypt` was given. Raises Permanent `secret_key_required` without a key, and `secret_key_wrong` when
+    def open(self, sealed: bytes | None) -> dict[str, str]:
+        """What `seal` was given. Raises Permanent `secret_key_required` without a key, and `secret_key_wrong` when
         none of the keys opens it."""
+        if sealed is None:
+            return {}
         fernet = self._ready("a stored secret is needed")
         try:
-            return fernet.decrypt(sealed)
+            text = fernet.decrypt(bytes(sealed))
         except InvalidToken:
             # The cause says nothing that the code does not.
             raise Permanent(
@@ -63,6 +68,13 @@ class SecretBox:
                 f"none of the keys in {_SETTING} opens a stored secret",
                 hint=f"append the key that the secret was stored with to {_SETTING}, or store the secret again",
             ) from None
+        values: dict[str, str] = json.loads(text)
+        return values
+
+    def reseal(self, sealed: bytes) -> bytes:
+        """The same values under the newest key. Raises as `open`."""
+        sealed_again = self.seal(self.open(sealed))
+        return sealed if sealed_again is None else sealed_again
 
     def _ready(self, why: str) -> MultiFernet:
         if self._fernet is None:

@@ -1,0 +1,197 @@
+"""Definitions of jobs: made, replaced, patched, read, listed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from service.domain.errors import Conflict, NotFound
+from service.domain.states import LIVE, State
+from service.store import generations, pages
+from service.store.clauses import compose
+from service.store.filters import checked, pattern
+from service.store.ids import uuid7
+from service.store.part import SQL, Part, account_id, locked, read_job
+from service.store.rows import is_id, job_of
+from service.store.transitions import record_event
+from service.store.verbs import running
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from service.domain.records import Actor, Job
+    from service.store.pool import Connection, Row
+
+# Each has an index that serves both directions. `updated_at` is none of them: it moves under the reader's feet.
+SORTS = ("created_at", "-created_at", "name", "-name", "state_changed_at", "-state_changed_at")
+"""What a list of jobs may be sorted by; `-` is descending."""
+
+_TEXTS = ("sink", "mode", "datasource")
+_TIMES = ("created_from", "created_to")
+_FILTERS = frozenset({"state", "label", "q", "stalled", "error_code", *_TEXTS, *_TIMES})
+_TAGS = {"name": "name_up", "-name": "name_down"}
+
+
+class Jobs(Part):
+    """The part of `JobStore` that defines and reads jobs."""
+
+    async def create(
+        self,
+        account: str,
+        actor: Actor,
+        spec: Mapping[str, object],
+        secrets: Mapping[str, str],
+        *,
+        guarantee: str,
+        guarantee_note: str,
+    ) -> Job:
+        """As `JobStore.create`. Raises Permanent `secret_key_required` for secrets without a key."""
+        sealed, job_id, name = self._box.seal(secrets), uuid7(), str(spec["name"])
+        definition = (name, actor.name, dict(spec), sealed, sorted(secrets), guarantee, guarantee_note)
+        async with self._pool.transaction() as connection:
+            owner = await account_id(connection, account)
+            row = await connection.fetchrow(SQL["insert_job"], job_id, owner, *definition)
+            if row is None:
+                raise Conflict("name_taken", f"there is a job {name!r} already", hint="choose another name, or PUT it")
+            await record_event(connection, row, "create", actor, state_to=State.CREATED)
+            return await read_job(connection, account, job_id)
+
+    async def replace(
+        self,
+        account: str,
+        actor: Actor,
+        job_id: str,
+        spec: Mapping[str, object],
+        secrets: Mapping[str, str],
+        *,
+        guarantee: str,
+        guarantee_note: str,
+        if_revision: int | None,
+        position: str | None,
+        target_changed: bool,
+    ) -> Job:
+        """As `JobStore.replace`. Raises ValueError for a `position` other than keep, reset and None."""
+        if position not in {None, "keep", "reset"}:
+            raise ValueError(f"position {position!r}: give keep, reset, or leave it out")
+        sealed = self._box.seal(secrets)
+        async with self._pool.transaction() as connection:
+            job = await locked(connection, account, job_id)
+            _may_replace(job, if_revision)
+            here = await connection.fetchrow(SQL["position"], job_id)
+            if target_changed and position is None and here is not None and here["present"]:
+                raise _incompatible(job)
+            await connection.execute(
+                SQL["replace_job"], job_id, dict(spec), sealed, sorted(secrets), guarantee, guarantee_note
+            )
+            await _follow(connection, job, here, position, target_changed=target_changed)
+            details = {"spec_revision": job["spec_revision"] + 1, "position": position}
+            await record_event(connection, job, "replace", actor, details=details)
+            return await read_job(connection, account, job_id)
+
+    async def patch(self, account: str, actor: Actor, job_id: str, spec: Mapping[str, object]) -> Job:
+        """As `JobStore.patch`; whatever else `spec` says is not looked at."""
+        async with self._pool.transaction() as connection:
+            job = await locked(connection, account, job_id)
+            await connection.execute(SQL["patch_job"], job_id, _with_live_parts(job["spec"], spec))
+            await connection.execute(SQL["replace_generation"], job_id)
+            await record_event(connection, job, "patch", actor, details={"spec_revision": job["spec_revision"] + 1})
+            return await read_job(connection, account, job_id)
+
+    async def get(self, account: str, ref: str) -> Job | None:
+        """As `JobStore.get`."""
+        by = "id" if is_id(ref) else "name"
+        if by == "name":
+            checked({"name": ref}, texts=("name",))
+        query, arguments = compose(SQL["select_jobs"], frozenset({"present", by}), {"account": account, by: ref})
+        async with self._pool.connection() as connection:
+            row = await connection.fetchrow(query, *arguments)
+        return None if row is None else job_of(row)
+
+    async def secrets_of(self, job_id: str) -> Mapping[str, str]:
+        """As `JobStore.secrets_of`."""
+        async with self._pool.connection() as connection:
+            row = await connection.fetchrow(SQL["secrets_of"], job_id) if is_id(job_id) else None
+        if row is None:
+            raise NotFound("job", job_id)
+        return self._box.open(row["secrets"])
+
+    async def list(
+        self, account: str, filters: Mapping[str, Any], *, sort: str, limit: int, after: str | None
+    ) -> tuple[Sequence[Job], str | None]:
+        """As `JobStore.list`, sorted by one of `SORTS`. Raises ValueError naming the parameter that is wrong."""
+        query, arguments = page_query(account, filters, sort=sort, limit=limit, after=after)
+        async with self._pool.connection() as connection:
+            rows = await connection.fetch(query, *arguments)
+        token = None
+        if len(rows) > limit:
+            last = rows[limit - 1]
+            token = pages.encode(sort, last[sort.removeprefix("-")], last["id"])
+        return [job_of(row) for row in rows[:limit]], token
+
+
+def page_query(
+    account: str, filters: Mapping[str, Any], *, sort: str, limit: int, after: str | None
+) -> tuple[str, Sequence[object]]:
+    """The query of one page, one row longer than the page so that its end is known, and its arguments."""
+    if sort not in SORTS:
+        raise ValueError(f"sort {sort!r}: give one of {', '.join(SORTS)}")
+    given = checked(filters, known=_FILTERS, texts=(*_TEXTS, "q", "error_code"), times=_TIMES)
+    values: dict[str, Any] = {"account": account, "limit": limit + 1, **given}
+    tags = {"present", "page", _TAGS.get(sort, sort), *given}
+    if "state" in given:
+        values["state"] = [str(state) for state in given["state"]]
+    if "label" in given:
+        values["label"] = [{key: value} for key, value in given["label"]]
+    if "q" in given:
+        values["q"] = pattern(given["q"])
+    if "error_code" in given:
+        values["error_code"] = [{"code": given["error_code"]}]
+    if after is not None:
+        tags.add("after")
+        reader = pages.text if sort.endswith("name") else pages.moment
+        values["after_value"], values["after_id"] = pages.decode(after, sort, reader, pages.identity)
+    return compose(SQL["select_jobs"], frozenset(tags), values)
+
+
+def _may_replace(job: Row, if_revision: int | None) -> None:
+    if if_revision is not None and if_revision != job["spec_revision"]:
+        raise Conflict(
+            "revision_changed",
+            f"job {job['name']!r} is at revision {job['spec_revision']}, not {if_revision}",
+            hint="read it again, then decide",
+            revision=job["spec_revision"],
+        )
+    if State(job["state"]) in LIVE:
+        raise running(job, "replacing the definition")
+
+
+def _incompatible(job: Row) -> Conflict:
+    return Conflict(
+        "position_incompatible",
+        f"job {job['name']!r} has a position, and the change makes it doubtful",
+        hint="say ?position=keep (the key means the same) or ?position=reset (deliver everything again)",
+        state=job["state"],
+        generation=job["generation"],
+    )
+
+
+async def _follow(
+    connection: Connection, job: Row, here: Row | None, position: str | None, *, target_changed: bool
+) -> None:
+    """What becomes of the generation after its job was replaced; a job that never started has none."""
+    if here is None:
+        return
+    if position is not None:
+        await generations.begin(connection, job, "keep" if position == "keep" else "beginning", unrun=True)
+    elif target_changed and here["planned"]:
+        # Nothing is settled, yet the old target may have been opened: a successor closes it.
+        await generations.begin(connection, job, "beginning", unrun=True)
+    else:
+        await connection.execute(SQL["replace_generation"], job["id"])
+
+
+def _with_live_parts(stored: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    options = {**stored.get("options", {})}
+    for part in ("rate", "retry", "dead_letters"):
+        if part in given.get("options", {}):
+            options[part] = given["options"][part]
+    return {**stored, "options": options, "labels": given.get("labels", stored.get("labels", {}))}

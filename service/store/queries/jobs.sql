@@ -1,0 +1,117 @@
+-- What the HTTP side reads and defines of jobs. Removed jobs do not exist here.
+
+-- name: account_id
+SELECT id FROM accounts WHERE name = $1
+
+-- name: lock_job
+SELECT * FROM jobs
+ WHERE id = $2 AND account_id = (SELECT id FROM accounts WHERE name = $1) AND removed_at IS NULL
+   FOR UPDATE
+
+-- name: select_jobs
+-- One statement, so that a job and its splits are of one moment. `stalled` is defined here and nowhere else: live,
+-- nothing it waits for explains it, and nothing has moved for a minute by the database's clock.
+SELECT j.id, :account::text AS account, j.name, j.owner, j.spec, j.secret_pointers, j.spec_revision, j.status_revision,
+       j.state, j.desired, j.reason, j.generation, j.generation_unrun, j.guarantee, j.guarantee_note,
+       j.totals_rows_read, j.totals_rows_sent, j.totals_rows_dead, j.totals_bytes_sent, j.totals_runs, j.last_id,
+       j.waiting_for, j.retrying, j.horizon, j.lag, s.stalled, j.last_progress_at, j.errors, j.labels,
+       j.created_at, j.updated_at, j.state_changed_at, j.next_run_at,
+       (SELECT jsonb_agg(jsonb_build_array(p.ordinal, p.lower, p.upper, p.position, p.done_at IS NOT NULL)
+                         ORDER BY p.ordinal)
+          FROM splits p WHERE p.job_id = j.id AND p.generation = j.generation) AS splits,
+       r.id AS r_id, r.job_id AS r_job_id, r.job_name AS r_job_name, r.number AS r_number,
+       r.generation AS r_generation, r.trigger AS r_trigger, r.state AS r_state, r.sink AS r_sink,
+       r.started_at AS r_started_at, r.ended_at AS r_ended_at, r.rows_read AS r_rows_read, r.rows_sent AS r_rows_sent,
+       r.rows_dead AS r_rows_dead, r.rows_maybe_doubled AS r_rows_maybe_doubled, r.bytes_sent AS r_bytes_sent,
+       r.last_id AS r_last_id, r.splits_done AS r_splits_done, r.splits_total AS r_splits_total,
+       r.estimated_rows AS r_estimated_rows, r.errors AS r_errors, r.labels AS r_labels
+  FROM jobs j
+ CROSS JOIN LATERAL (
+       SELECT j.state IN ('running', 'stopping', 'aborting', 'failing') AND j.waiting_for IS NULL
+              AND greatest(j.last_progress_at, j.state_changed_at) < now() - interval '60 seconds' AS stalled) s
+  LEFT JOIN runs r ON r.id = j.run_id
+ WHERE j.account_id = (SELECT id FROM accounts WHERE name = :account)
+   AND j.removed_at IS NULL  --? present
+   AND j.id = :id  --? id
+   AND j.name = :name  --? name
+   AND j.state = ANY(:state)  --? state
+   AND j.sink_kind = :sink  --? sink
+   AND j.mode = :mode  --? mode
+   AND j.datasource = :datasource  --? datasource
+   AND j.labels @> ALL(:label::jsonb[])  --? label
+   AND j.name ILIKE :q  --? q
+   AND s.stalled = :stalled  --? stalled
+   AND j.errors @> :error_code  --? error_code
+   AND j.created_at >= :created_from  --? created_from
+   AND j.created_at < :created_to  --? created_to
+   AND (j.created_at, j.id) > (:after_value, :after_id)  --? created_at after
+   AND (j.created_at, j.id) < (:after_value, :after_id)  --? -created_at after
+   AND (j.state_changed_at, j.id) > (:after_value, :after_id)  --? state_changed_at after
+   AND (j.state_changed_at, j.id) < (:after_value, :after_id)  --? -state_changed_at after
+   AND (j.name, j.id) > (:after_value, :after_id)  --? name_up after
+   AND (j.name, j.id) < (:after_value, :after_id)  --? name_down after
+ ORDER BY j.created_at, j.id  --? created_at
+ ORDER BY j.created_at DESC, j.id DESC  --? -created_at
+ ORDER BY j.state_changed_at, j.id  --? state_changed_at
+ ORDER BY j.state_changed_at DESC, j.id DESC  --? -state_changed_at
+ ORDER BY j.name, j.id  --? name_up
+ ORDER BY j.name DESC, j.id DESC  --? name_down
+ LIMIT :limit  --? page
+
+-- name: insert_job
+INSERT INTO jobs (id, account_id, name, owner, spec, secrets, secret_pointers, guarantee, guarantee_note)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+ON CONFLICT (account_id, name) WHERE removed_at IS NULL DO NOTHING
+RETURNING id, account_id, name, run_id
+
+-- name: replace_job
+UPDATE jobs
+   SET spec = $2, secrets = $3, secret_pointers = $4, guarantee = $5, guarantee_note = $6,
+       spec_revision = spec_revision + 1
+ WHERE id = $1
+
+-- name: patch_job
+UPDATE jobs SET spec = $2, spec_revision = spec_revision + 1 WHERE id = $1
+
+-- name: replace_generation
+-- A change that leaves the target alone: the current generation goes on with the new definition, and a run that is under
+-- way with the new live parts.
+UPDATE generations g SET spec = j.spec, secrets = j.secrets FROM jobs j
+ WHERE j.id = $1 AND g.job_id = j.id AND g.number = j.generation
+
+-- name: position
+-- Whether the current generation says where to go on from, and whether it was planned.
+SELECT g.begins, g.ranges, g.planned_at IS NOT NULL AS planned,
+       g.begins <> 'beginning' OR EXISTS (
+           SELECT FROM splits s
+            WHERE s.job_id = g.job_id AND s.generation = g.number
+              AND (s.position IS NOT NULL OR s.scanned_to IS NOT NULL OR s.done_at IS NOT NULL)) AS present
+  FROM generations g JOIN jobs j ON j.id = g.job_id AND j.generation = g.number
+ WHERE j.id = $1
+
+-- name: secrets_of
+SELECT secrets FROM jobs WHERE id = $1
+
+-- name: end_unplanned
+-- A generation that was never planned has opened nothing: its successor has nothing to close.
+UPDATE generations SET closed_at = clock_timestamp(), fenced = true
+ WHERE job_id = $1 AND number = $2 AND planned_at IS NULL AND closed_at IS NULL
+
+-- name: begin_generation
+-- $1 job, $2 begins, $3 ranges
+INSERT INTO generations (job_id, number, begins, ranges, spec, secrets)
+SELECT id, generation + 1, $2, $3, spec, secrets FROM jobs WHERE id = $1
+
+-- name: take_generation
+-- $1 job, $2 unrun, $3 whether last_id changes, $4 last_id
+UPDATE jobs SET generation = generation + 1, generation_unrun = $2,
+       last_id = CASE WHEN $3 THEN $4 ELSE last_id END
+ WHERE id = $1
+RETURNING generation
+
+-- name: ready_plan
+-- Ready, though it can be leased only while the job wants to run.
+INSERT INTO steps (job_id, generation, kind, state) VALUES ($1, $2, 'plan', 'ready')
+
+-- name: remove_when_ended
+UPDATE jobs SET remove_when_ended = true WHERE id = $1
