@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 
-_BAR = 24
+_LONGEST_BAR = 24
 _PLAIN_SECONDS = 2.0
 
 
@@ -35,9 +36,12 @@ class Screen:
 
     def progress(self, parts: list[tuple[str, float, int]], note: str = "") -> None:
         """Draw each part as name, bar (0 to 1) and rows, behind them `note`."""
-        bars = [f"{name} {self._bar(share)} {share:4.0%} {rows:>9,}" for name, share, rows in parts]
+        columns = shutil.get_terminal_size().columns
+        width = min(_LONGEST_BAR, max(4, columns // len(parts) - 26))
+        bars = [f"{name} {_bar(share, width)} {share:4.0%} {rows:>8,}" for name, share, rows in parts]
         line = "   " + "   ".join(bars) + (f"   {note}" if note else "")
         if self._live:
+            line = line[: columns - 1]  # a line that wraps cannot be drawn over
             print("\r" + line.ljust(self._drawn), end="", flush=True)
             self._drawn = len(line)
         elif time.monotonic() - self._last_plain >= _PLAIN_SECONDS:
@@ -53,7 +57,7 @@ class Screen:
     def _bold(self, text: str) -> str:
         return f"\x1b[1m{text}\x1b[0m" if self._live else text
 
-    @staticmethod
-    def _bar(share: float) -> str:
-        full = round(max(0.0, min(1.0, share)) * _BAR)
-        return "█" * full + "░" * (_BAR - full)
+
+def _bar(share: float, width: int) -> str:
+    full = round(max(0.0, min(1.0, share)) * width)
+    return "█" * full + "░" * (width - full)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 TO_KAFKA, TO_FILES = "flights-to-kafka", "flights-to-files"
+_SHORT = {TO_KAFKA: "kafka", TO_FILES: "files"}
 TOPIC, PATH = "flights", "flights"
 _STOP_AT, _KILL_AT = 0.25, 0.55
 _POLL_SECONDS = 0.1
@@ -150,7 +151,8 @@ async def _watch(
             jobs = {name: await api.get(name) for name in names}
         except aiohttp.ClientError as error:
             raise RuntimeError(f"the service does not answer: {error}") from error
-        screen.progress([(name, _share(job), job["totals"]["rows_sent"]) for name, job in jobs.items()], _note(jobs))
+        parts = [(_SHORT[name], _share(job), job["totals"]["rows_sent"]) for name, job in jobs.items()]
+        screen.progress(parts, _note(jobs))
         for name, job in jobs.items():
             if job["state"] == "error":
                 causes = "; ".join(f"{cause['code']}: {cause['message']}" for cause in job["errors"])

@@ -30,13 +30,13 @@ class Ends(NamedTuple):
     high: int
 
 
-def topic_ends(bootstrap: str, topic: str) -> dict[int, Ends]:
+def topic_ends(bootstrap: str, topic: str, *, admin: AdminClient | None = None) -> dict[int, Ends]:
     """
     Last stable offset and high watermark of every partition; they differ while a transaction is open.
 
     KeyError when there is no such topic.
     """
-    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+    admin = admin or AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
     partitions = admin.list_topics(topic, timeout=10).topics[topic].partitions
     if not partitions:
         raise KeyError(topic)
@@ -133,9 +133,10 @@ class StallWatch:
 
     def _watch(self) -> None:
         since: dict[int, tuple[int, float]] = {}
+        admin = AdminClient({"bootstrap.servers": self._bootstrap, "log_level": 0})
         while not self._done.wait(self._interval):
             try:
-                ends = topic_ends(self._bootstrap, self._topic)
+                ends = topic_ends(self._bootstrap, self._topic, admin=admin)
             except (KafkaException, KeyError, TimeoutError):
                 self.errors += 1  # the broker is down or frozen: nobody reads, nobody is held back by us
                 since.clear()
