@@ -1,0 +1,155 @@
+"""What the source's catalog says: relations, columns, unique indexes, volatile functions, rights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from workers.sources.queries import load
+from workers.sources.sql import quote_ident
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from workers.sources.connection import Session
+    from workers.sources.sql import Name, UserSql
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """A table, view or the like, as its name was found."""
+
+    oid: int
+    schema: str
+    name: str
+    kind: str
+    """relkind: r table, p partitioned, v view, m materialised view, f foreign table."""
+    rows: float
+    has_children: bool
+    is_partition: bool
+    readable: bool
+    standby: bool
+    subscribed: bool
+
+    @property
+    def sql(self) -> str:
+        """The qualified, quoted name."""
+        return f"{quote_ident(self.schema)}.{quote_ident(self.name)}"
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a relation or of a query's output."""
+
+    name: str
+    type: str
+    category: str
+    not_null: bool
+    collation: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """An index that a key can walk."""
+
+    name: str
+    is_primary: bool
+    proves: bool
+    """It keeps its columns unique at any moment."""
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A relation whose writers a barrier waits for."""
+
+    oid: int
+    kind: str
+    name: str
+    subscribed: bool
+
+
+async def find_relation(session: Session, name: Name) -> Relation | None:
+    """The relation a SELECT of this name would read, or None."""
+    schema, relation = (name[-2] if len(name) > 1 else None), name[-1]
+    row = await session.fetchrow(load("relation"), schema, relation)
+    if row is None:
+        return None
+    return Relation(
+        row["oid"],
+        row["schema"],
+        row["name"],
+        row["kind"],
+        row["rows"],
+        row["has_children"],
+        row["is_partition"],
+        row["readable"],
+        row["standby"],
+        row["subscribed"],
+    )
+
+
+async def columns_of(session: Session, oid: int) -> tuple[Column, ...]:
+    """The relation's columns, in order."""
+    rows = await session.fetch(load("columns"), oid)
+    return tuple(Column(row["name"], row["type"], row["category"], row["not_null"], row["collation"]) for row in rows)
+
+
+async def indexes_of(session: Session, oid: int) -> tuple[Index, ...]:
+    """Indexes that a key can walk, the primary key first."""
+    rows = await session.fetch(load("indexes"), oid)
+    return tuple(Index(row["name"], row["is_primary"], row["proves"], tuple(row["columns"])) for row in rows)
+
+
+async def query_columns(session: Session, query: str) -> tuple[Column, ...]:
+    """The output columns of a query, duplicates included. The query is prepared, not run."""
+    async with session.in_use() as connection:
+        statement = await connection.prepare(f"SELECT * FROM ({query}) AS q")
+        attributes = [(attribute.name, attribute.type.oid) for attribute in statement.get_attributes()]
+    rows = await session.fetch(
+        "SELECT oid, format_type(oid, -1) AS type, typcategory::text AS category FROM pg_type WHERE oid = ANY ($1::oid[])",
+        [oid for _, oid in attributes],
+    )
+    types = {row["oid"]: (row["type"], row["category"]) for row in rows}
+    return tuple(Column(name, *types[oid], False, None) for name, oid in attributes)
+
+
+async def query_collations(session: Session, query: str, names: Sequence[str]) -> dict[str, str | None]:
+    """Collations of output columns, asked without reading a row."""
+    asked = ", ".join(f"pg_collation_for(q.{quote_ident(name)})" for name in names)
+    row = await session.fetchrow(
+        f"SELECT {asked} FROM (SELECT 1) AS one LEFT JOIN (SELECT * FROM ({query}) AS i LIMIT 0) AS q ON true"
+    )
+    return dict(zip(names, row.values() if row else [None] * len(names), strict=True))
+
+
+async def volatile_parts(session: Session, sql: UserSql) -> list[str]:
+    """Functions and operators of user SQL that the catalog calls volatile."""
+    functions = sorted(sql.functions)
+    rows = await session.fetch(
+        load("volatile"),
+        [name[-2] if len(name) > 1 else None for name in functions],
+        [name[-1] for name in functions],
+        sorted({name[-1] for name in sql.operators}),
+        sorted(sql.attributes),
+    )
+    return sorted(row["what"] for row in rows)
+
+
+async def relation_set(session: Session, oids: Sequence[int]) -> tuple[Member, ...]:
+    """The relations, their partitions and children, and what views among them read; as they are now."""
+    rows = await session.fetch(load("relation_set"), list(oids))
+    return tuple(Member(row["oid"], row["kind"], row["name"], row["subscribed"]) for row in rows)
+
+
+async def powers(session: Session) -> str | None:
+    """Why this role is more than a reader, or None."""
+    row = await session.fetchrow(load("role"))
+    if row is not None and row["superuser"]:
+        return "is a superuser"
+    if row is not None and row["runs_programs"]:
+        return "may run programs on the server (pg_execute_server_program)"
+    return None

@@ -1,0 +1,285 @@
+"""One connection to a source: pinned settings, errors as ours, one statement at a time, nothing held between two.
+
+What is pinned changes what Postgres writes, or protects it. A session is read-only; each statement is a transaction
+of its own. Names without schema are looked up in `public`: a role's own search_path could make the same job read
+another table tomorrow. `row_security` is off, so a policy that would leave rows out fails the statement instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+from service.domain.errors import Permanent, RowferryError, Transient
+from workers.sources import failures
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from service.domain.datasource import Datasource
+    from workers.sources.budget import ConnectionBudget, Slot
+
+Guard = "Callable[[str, int], Awaitable[None]]"
+
+CONNECT_SECONDS = 10.0
+STATEMENT_SECONDS = 1.0
+_ANSWER_MARGIN_SECONDS = 10.0
+"""A server that is frozen does not end its own statements: this much later we leave."""
+
+PINNED = {
+    "TimeZone": "UTC",
+    "DateStyle": "ISO, MDY",
+    "IntervalStyle": "postgres",
+    "extra_float_digits": "3",
+    "bytea_output": "hex",
+    "client_encoding": "UTF8",
+    "lc_monetary": "C",
+    "lc_numeric": "C",
+    "lc_time": "C",
+    "search_path": "public",
+    "xmloption": "content",
+    "row_security": "off",
+    "standard_conforming_strings": "on",
+    "quote_all_identifiers": "off",
+    "array_nulls": "on",
+    "default_transaction_read_only": "on",
+    "statement_timeout": "1000",
+    "lock_timeout": "500",
+    "idle_in_transaction_session_timeout": "2000",
+    "jit": "off",
+    "max_parallel_workers_per_gather": "0",
+}
+"""In the units of pg_settings; checked against it after connecting."""
+
+_RESERVED = {name.lower() for name in PINNED} | {"application_name", "role", "session_authorization", "options"}
+
+
+class Session:
+    """A connection that opens itself when it is needed, counts in the datasource's budget, and serialises its users.
+
+    Every method raises our errors only, but for `asyncpg.QueryCanceledError`, which `in_use` lets through: how a
+    statement that takes too long is made shorter is the caller's matter.
+    """
+
+    def __init__(
+        self,
+        datasource: Datasource,
+        *,
+        application_name: str,
+        connections: ConnectionBudget,
+        guard: Callable[[str, int], Awaitable[None]] | None = None,
+        waiting: Callable[[bool], None] | None = None,
+    ) -> None:
+        self._datasource = datasource
+        self._application_name = application_name
+        self._connections = connections
+        self._guard = guard
+        self._waiting = waiting
+        self._lock = asyncio.Lock()
+        self._connection: asyncpg.Connection | None = None
+        self._slot: Slot | None = None
+        self._closed = False
+        self.opened = 0
+        """How often a connection was opened; who keeps knowledge of a session compares it."""
+        self.what = f"datasource {datasource.name!r}"
+        """Named in errors; the source sets it to its table."""
+        self.reading = False
+        """The catalog was looked at: what is unknown from now on has changed meanwhile."""
+
+    @asynccontextmanager
+    async def in_use(self) -> AsyncIterator[asyncpg.Connection]:
+        """The connection, for one statement after another by one user at a time."""
+        async with self._lock:
+            if self._closed:
+                raise Transient("source_closed", f"{self.what}: the source was closed")
+            if self._slot is not None:
+                self._slot.busy()
+            connection = self._connection
+            if connection is None or connection.is_closed():
+                await self._discard()
+                connection = await self._open()
+            try:
+                yield connection
+            except asyncpg.QueryCanceledError:
+                raise
+            except (RowferryError, asyncio.CancelledError):
+                raise
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
+                if failures.is_connection_loss(error) or isinstance(error, TimeoutError):
+                    await self._discard()
+                raise failures.of_statement(error, self.what, reading=self.reading) from error
+            finally:
+                if self._slot is not None:
+                    self._slot.idle(self._give_back)
+
+    async def fetch(self, query: str, *arguments: Any) -> list[asyncpg.Record]:
+        """All rows of a short statement. A statement over its second is Transient `source_timeout`."""
+        try:
+            async with self.in_use() as connection:
+                return await connection.fetch(query, *arguments, timeout=STATEMENT_SECONDS + _ANSWER_MARGIN_SECONDS)
+        except asyncpg.QueryCanceledError as error:
+            raise failures.of_statement(error, self.what) from error
+
+    async def fetchrow(self, query: str, *arguments: Any) -> asyncpg.Record | None:
+        """The first row, or None."""
+        rows = await self.fetch(query, *arguments)
+        return rows[0] if rows else None
+
+    async def fetchval(self, query: str, *arguments: Any) -> Any:
+        """The first column of the first row, or None."""
+        row = await self.fetchrow(query, *arguments)
+        return None if row is None else row[0]
+
+    async def copy(
+        self, query: str, output: Callable[[bytes], Awaitable[None]], *, seconds: float = STATEMENT_SECONDS
+    ) -> None:
+        """Stream `COPY (query) TO STDOUT` as text. What `output` raises ends the stream and is raised here; the
+        connection stays usable. `seconds` other than the pinned limit hold for this statement alone."""
+        async with self.in_use() as connection:
+            async with self._limit(connection, seconds):
+                await connection.copy_from_query(query, output=output, timeout=seconds + _ANSWER_MARGIN_SECONDS)
+
+    @asynccontextmanager
+    async def _limit(self, connection: asyncpg.Connection, seconds: float) -> AsyncIterator[None]:
+        if seconds == STATEMENT_SECONDS:
+            yield
+            return
+        await connection.execute(f"SET statement_timeout = {int(seconds * 1000)}")
+        try:
+            yield
+        finally:
+            if not connection.is_closed():
+                await connection.execute(f"SET statement_timeout = {PINNED['statement_timeout']}")
+
+    async def close(self) -> None:
+        """Give the connection back; what runs on it is cancelled. Never raises."""
+        self._closed = True
+        await self._discard()
+
+    async def _open(self) -> asyncpg.Connection:
+        if self._slot is None:
+            self._slot = await self._connections.acquire(self._datasource, self._waiting)
+        try:
+            if self._guard is not None:
+                await self._guard(self._datasource.host, self._datasource.port)
+            self._connection = await connect(self._datasource, self._application_name)
+        except BaseException:
+            self._slot.release()
+            self._slot = None
+            raise
+        self.opened += 1
+        return self._connection
+
+    def _give_back(self) -> None:
+        connection, self._connection = self._connection, None
+        slot, self._slot = self._slot, None
+        if connection is not None:
+            connection.terminate()
+        if slot is not None:
+            slot.release()
+
+    async def _discard(self) -> None:
+        connection, self._connection = self._connection, None
+        slot, self._slot = self._slot, None
+        try:
+            if connection is not None and not connection.is_closed():
+                with contextlib.suppress(Exception):
+                    await connection.close(timeout=1.0)
+        finally:
+            if connection is not None:
+                connection.terminate()
+            if slot is not None:
+                slot.release()
+
+
+async def connect(datasource: Datasource, application_name: str) -> asyncpg.Connection:
+    """A checked connection. Raises Permanent (`authentication_failed`, `database_unknown`, `tls_failed`,
+    `datasource_properties`, `pooled_connection`) or Transient `source_unreachable`."""
+    settings = {name: value for name, value in datasource.properties.items() if name.lower() not in _RESERVED}
+    settings |= PINNED | {"application_name": application_name[:63]}
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            connection = await _connect_by_tls_mode(datasource, settings)
+            try:
+                await _check(connection, datasource)
+            except BaseException:
+                connection.terminate()
+                raise
+    except RowferryError:
+        raise
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError) as error:
+        raise failures.of_connecting(error, datasource) from error
+    return connection
+
+
+async def _connect_by_tls_mode(datasource: Datasource, settings: dict[str, str]) -> asyncpg.Connection:
+    context = tls_context(datasource)
+    if context is not None:
+        try:
+            return await _connect(datasource, settings, context)
+        except (ConnectionError, ssl.SSLError):
+            if datasource.tls_mode != "prefer":
+                raise
+    return await _connect(datasource, settings, None)
+
+
+async def _connect(
+    datasource: Datasource, settings: dict[str, str], context: ssl.SSLContext | None
+) -> asyncpg.Connection:
+    return await asyncpg.connect(
+        host=datasource.host,
+        port=datasource.port,
+        database=datasource.database,
+        user=datasource.user,
+        # an empty password keeps asyncpg from the environment and the password file of whoever runs the service
+        password=datasource.password or "",
+        ssl=context if context is not None else False,
+        target_session_attrs="any",
+        server_settings=settings,
+        statement_cache_size=0,
+        timeout=CONNECT_SECONDS,
+    )
+
+
+def tls_context(datasource: Datasource) -> ssl.SSLContext | None:
+    """What the mode means to libpq: `require` without an authority encrypts and trusts anybody."""
+    if datasource.tls_mode == "disable":
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.check_hostname = datasource.tls_mode == "verify-full"
+    verified = datasource.tls_mode.startswith("verify") or (datasource.tls_mode == "require" and datasource.tls_ca)
+    if not verified:
+        context.verify_mode = ssl.CERT_NONE
+        return context
+    context.verify_mode = ssl.CERT_REQUIRED
+    if datasource.tls_ca:
+        try:
+            context.load_verify_locations(cadata=datasource.tls_ca)
+        except (ssl.SSLError, ValueError) as error:
+            raise Permanent("tls_failed", f"datasource {datasource.name!r}: tls.ca holds no certificate") from error
+    else:
+        context.load_default_certs()
+    return context
+
+
+async def _check(connection: asyncpg.Connection, datasource: Datasource) -> None:
+    """A pooler between us and Postgres may swallow start-up settings, or give each statement another session."""
+    rows = await connection.fetch(
+        "SELECT name, setting, pg_backend_pid() AS pid FROM pg_settings WHERE lower(name) = ANY($1)",
+        [name.lower() for name in PINNED],
+    )
+    found = {row["name"].lower(): row["setting"] for row in rows}
+    wrong = [name for name, value in PINNED.items() if found.get(name.lower(), value) != value]
+    if wrong or (rows and rows[0]["pid"] != connection.get_server_pid()):
+        detail = f"settings {', '.join(wrong)} did not take hold" if wrong else "the session is not one server process"
+        raise Permanent(
+            "pooled_connection",
+            f"datasource {datasource.name!r} ({datasource.host}:{datasource.port}) is not Postgres itself: {detail}",
+            hint="point the datasource at Postgres, not at a pooler: values and cancelled statements depend on it",
+        )

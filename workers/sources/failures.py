@@ -1,0 +1,141 @@
+"""Postgres's errors as ours: what the runner must do about them, and what a person must mend.
+
+Retried (`Transient`): the server is away, starting, full, or in conflict with its own recovery; a lock stands in the
+way. Everything else is `Permanent` and says what to do. No message holds a password: asyncpg never puts one there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+from service.domain.errors import Permanent, RowferryError, Transient
+
+if TYPE_CHECKING:
+    from service.domain.datasource import Datasource
+
+STATEMENT_TOO_LONG = "57014"
+"""SQLSTATE of a statement that a timeout, or we, cancelled."""
+TOO_LARGE_FOR_POSTGRES = frozenset({"54000", "53200"})
+"""SQLSTATEs of a value that Postgres itself can not build: over 1 GB of text, or out of memory."""
+
+_AWAY = frozenset({"53300", "57P01", "57P02", "57P03", "57P05", "25P03", "58000", "58030", "53000", "53100"})
+_CONFLICT = frozenset({"40001", "40P01"})
+_AUTHENTICATION = frozenset({"28000", "28P01"})
+_GONE = frozenset({"42P01", "42703", "3F000", "42704", "42883"})
+"""Undefined table, column, schema, type, function."""
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """The SQLSTATE of a server's error, else None."""
+    return getattr(error, "sqlstate", None) if isinstance(error, asyncpg.PostgresError) else None
+
+
+def is_cancelled(error: BaseException) -> bool:
+    """A statement took too long, or was cancelled from outside."""
+    return sqlstate(error) == STATEMENT_TOO_LONG
+
+
+def is_connection_loss(error: BaseException) -> bool:
+    """The connection is gone: whatever was being done has to begin again on another."""
+    state = sqlstate(error)
+    if state is not None:
+        return state in _AWAY or state.startswith("08")
+    return isinstance(
+        error, (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, asyncio.IncompleteReadError)
+    )
+
+
+def of_connecting(error: BaseException, datasource: Datasource) -> RowferryError:
+    """What went wrong while connecting."""
+    where = f"datasource {datasource.name!r} ({datasource.host}:{datasource.port}/{datasource.database})"
+    state = sqlstate(error)
+    if state in _AUTHENTICATION:
+        return Permanent(
+            "authentication_failed",
+            f"{where}: Postgres refused user {datasource.user!r}: {error}",
+            hint="check the user and password of the datasource, and the server's pg_hba.conf",
+        )
+    if state == "3D000":
+        return Permanent(
+            "database_unknown", f"{where}: {error}", hint="check `database` of the datasource; nothing was created"
+        )
+    if isinstance(error, (ssl.SSLCertVerificationError, ssl.CertificateError)):
+        return Permanent(
+            "tls_failed",
+            f"{where}: the server's certificate was not accepted: {error}",
+            hint="give the authority that signed it in `tls.ca`, or check that the host is the one it names",
+        )
+    if state in {"53300", "53000"}:
+        return Transient(
+            "source_unreachable",
+            f"{where}: the server takes no more connections: {error}",
+            hint="lower max_connections of the datasource, or raise max_connections of the server",
+        )
+    if state in {"42501", "42704", "22023", "55P02"}:
+        return Permanent(
+            "datasource_properties",
+            f"{where}: a session setting was refused: {error}",
+            hint="check `properties` of the datasource",
+        )
+    detail = "no answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
+    return Transient(
+        "source_unreachable",
+        f"{where} can not be reached: {detail}",
+        hint="check that Postgres runs, and that host and port of the datasource are right",
+    )
+
+
+def of_statement(error: BaseException, what: str, *, reading: bool = False) -> RowferryError:
+    """What went wrong with a statement about `what`. `reading`: the catalog was looked at before, so a table or a
+    column that is unknown now was dropped or renamed since."""
+    state = sqlstate(error) or ""
+    if state in _CONFLICT:
+        return Transient("source_conflict", f"{what}: Postgres cancelled the statement: {error}")
+    if state == "55P03":
+        return Transient(
+            "source_locked",
+            f"{what} is locked by another session: {error}",
+            hint="an ALTER TABLE, LOCK or VACUUM FULL is under way; reading goes on when it ends",
+        )
+    if state == STATEMENT_TOO_LONG:
+        return Transient("source_timeout", f"{what}: a statement was cancelled: {error}")
+    if is_connection_loss(error) or isinstance(error, TimeoutError):
+        return Transient(
+            "source_unreachable",
+            f"{what}: the connection to the source was lost: {error or type(error).__name__}",
+            hint="reading goes on from its position as soon as Postgres answers",
+        )
+    return _permanent(error, state, what, reading=reading)
+
+
+def _permanent(error: BaseException, state: str, what: str, *, reading: bool) -> Permanent:
+    if state in _GONE and reading:
+        return Permanent(
+            "schema_changed",
+            f"{what} has changed since the run began: {error}",
+            hint="put the column or table back, or change the job's definition, and start it again",
+        )
+    if state in {"42P01", "3F000"}:
+        return Permanent(
+            "table_unknown", f"{what}: {error}", hint="write schema.table; names without schema are in public"
+        )
+    if state == "42703":
+        return Permanent("column_unknown", f"{what}: {error}", hint="check the column names of the job")
+    if state == "42501":
+        hint = "GRANT SELECT on it to the datasource's role"
+        if "row-level security" in str(error):
+            hint = "a policy would leave rows out: read as a role with BYPASSRLS, or as one the policies do not bind"
+        return Permanent("permission_denied", f"{what}: {error}", hint=hint)
+    if state.startswith("42"):
+        return Permanent(
+            "sql_refused", f"{what}: Postgres refuses the statement: {error}", hint="check query and where"
+        )
+    if state.startswith(("22", "23", "P0")):
+        return Permanent(
+            "expression_failed", f"{what}: an expression failed on a row: {error}", hint="check query and where"
+        )
+    return Permanent("source_failed", f"{what}: {type(error).__name__} {state}: {error}")

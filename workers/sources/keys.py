@@ -1,0 +1,90 @@
+"""Keys: tuples of texts that only Postgres compares.
+
+A key's text is read back as `'text'::type`, so the column's own order, collation and equality hold, and the
+comparison of rows walks the index.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from workers.sources.base import KeyColumn
+from workers.sources.sql import quote_ident, quote_literal
+
+if TYPE_CHECKING:
+    from workers.sources.base import Key
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPart:
+    """One column of the key as the catalog knows it."""
+
+    name: str
+    type: str
+    collation: str | None
+    """Quoted and qualified; None where the type has none."""
+
+    @property
+    def public(self) -> KeyColumn:
+        """As inspection shows it."""
+        return KeyColumn(self.name, self.type)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyColumns:
+    """The key of one source."""
+
+    parts: tuple[KeyPart, ...]
+    proven: bool
+    """An index of the source keeps these columns unique and not null."""
+    qualifier: str = ""
+    """Quoted name of what stands behind FROM. Always written: a bare name behind ORDER BY would mean the output
+    column of that name, the key's text, and sort 10 before 9."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the columns, in order."""
+        return tuple(part.name for part in self.parts)
+
+    def columns(self, alias: str | None = None) -> list[str]:
+        """Quoted names behind `alias`, or behind what stands behind FROM."""
+        return [f"{alias or self.qualifier}.{quote_ident(part.name)}" for part in self.parts]
+
+    def texts(self, alias: str | None = None) -> str:
+        """The select list that writes a key as texts."""
+        return ", ".join(f"{column}::text" for column in self.columns(alias))
+
+    def order(self, direction: str = "", alias: str | None = None) -> str:
+        """What stands behind ORDER BY."""
+        return ", ".join(f"{column} {direction}".rstrip() for column in self.columns(alias))
+
+    def compared(self, operator: str, key: Key) -> str:
+        """The condition that compares the key's columns with `key`, such that the key's index is walked."""
+        columns = self.columns()
+        if len(columns) == 1:
+            return f"{columns[0]} {operator} {self.literal(0, key[0])}"
+        values = ", ".join(self.literal(index, text) for index, text in enumerate(key))
+        return f"({', '.join(columns)}) {operator} ({values})"
+
+    def between(self, after: Key | None, upper: Key | None) -> list[str]:
+        """Conditions for `after < key <= upper`."""
+        conditions = []
+        if after is not None:
+            conditions.append(self.compared(">", after))
+        if upper is not None:
+            conditions.append(self.compared("<=", upper))
+        return conditions
+
+    def literal(self, index: int, text: str) -> str:
+        """`text` as a constant of the column's type."""
+        return f"{quote_literal(text)}::{self.parts[index].type}"
+
+    def value(self, index: int, text: str) -> str:
+        """As `literal`, with the column's collation, where no column stands beside it."""
+        collation = self.parts[index].collation
+        return self.literal(index, text) + (f" COLLATE {collation}" if collation else "")
+
+    def row(self, key: Key) -> str:
+        """`key` as a row constructor."""
+        return f"ROW({', '.join(self.value(index, text) for index, text in enumerate(key))})"

@@ -1,0 +1,153 @@
+"""Pages cut out of a COPY stream, without a Python object per value.
+
+Postgres sends whole rows: a message is one line of COPY text, its columns apart by tabs, with line breaks, tabs and
+backslashes inside values escaped. So one buffer splits into all its fields in two passes of C code, and only fields
+that hold a backslash are looked at again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from workers.sources.base import Page
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from workers.sources.base import Key
+
+_ESCAPES = ((b"\\n", b"\n"), (b"\\t", b"\t"), (b"\\r", b"\r"), (b"\\b", b"\b"), (b"\\f", b"\f"), (b"\\v", b"\v"))
+_SLICE = 1024 * 1024
+"""Longer values are unescaped in a thread, this much at a time, so that the event loop goes on."""
+NULL = b"\\N"
+TRUE = b"t"
+
+
+class PageFull(Exception):
+    """Raised inside the stream to end it; the connection stays usable."""
+
+
+def unescape(field: bytes) -> bytes:
+    """A COPY text field as it was. Escaped backslashes stand aside as NUL, which no Postgres text holds."""
+    if b"\\" not in field:
+        return field
+    field = field.replace(b"\\\\", b"\0")
+    if b"\\" in field:
+        for escaped, plain in _ESCAPES:
+            field = field.replace(escaped, plain)
+    return field.replace(b"\0", b"\\")
+
+
+def unescape_line(field: bytes) -> bytes:
+    """A JSON text as one line: white space that type json kept raw becomes one space a character."""
+    if b"\\" not in field:
+        return field
+    field = field.replace(b"\\\\", b"\0")
+    if b"\\" in field:
+        for escaped, _ in _ESCAPES:
+            field = field.replace(escaped, b" ")
+    return field.replace(b"\0", b"\\")
+
+
+def unescape_long_line(field: bytes) -> bytes:
+    """As `unescape_line`, a slice at a time; cut only where no escape is open."""
+    parts = []
+    start = 0
+    while start < len(field):
+        end = start + _SLICE
+        while end < len(field) and field[end - 1 : end] == b"\\":
+            end += 1
+        parts.append(unescape_line(field[start:end]))
+        start = end
+    return b"".join(parts)
+
+
+class PageBuilder:
+    """Takes the buffers of one COPY and keeps whole rows up to `page_bytes`.
+
+    Columns of the stream: the key's, the value, then the message key and the mark of a repeated key where asked for.
+    """
+
+    def __init__(self, *, key_columns: int, message_key: bool, marks_repeats: bool, page_bytes: int) -> None:
+        self._keys = key_columns
+        self._width = key_columns + 1 + message_key + marks_repeats
+        self._message_key = message_key
+        self._marks = marks_repeats
+        self._page_bytes = page_bytes
+        self.raw_keys: list[bytes] = []
+        self.values: list[bytes] = []
+        self.message_keys: list[bytes | None] | None = [] if message_key else None
+        self.repeats: list[bytes] = []
+        self.bytes = 0
+        self.oversized: int | None = None
+        """Index of the first row whose value was left out for its size."""
+
+    async def feed(self, buffer: bytes) -> None:
+        """One buffer of whole rows. Raises PageFull when the page is full: nothing of the stream is wanted any more."""
+        buffer = bytes(buffer)  # asyncpg hands out a bytearray, whose parts would be bytearrays too
+        fields = buffer.replace(b"\n", b"\t").split(b"\t")
+        fields.pop()  # the last line's end
+        width = self._width
+        values = fields[self._keys :: width]
+        if b"\\" in buffer:
+            values = await self._unescaped(buffer, values)
+        self._take_keys(fields)
+        if self.message_keys is not None:
+            texts = fields[self._keys + 1 :: width]
+            self.message_keys += [None if text == NULL else unescape(text) for text in texts]
+        if self._marks:
+            self.repeats += fields[width - 1 :: width]
+        self.values += values
+        self.bytes += sum(map(len, values))
+        if self.oversized is not None or (self.bytes > self._page_bytes and len(self.values) > self._marks):
+            raise PageFull
+
+    def _take_keys(self, fields: list[bytes]) -> None:
+        if self._keys == 1:
+            self.raw_keys += fields[0 :: self._width]
+        else:
+            columns = [fields[index :: self._width] for index in range(self._keys)]
+            self.raw_keys += map(b"\t".join, zip(*columns, strict=True))
+
+    async def _unescaped(self, buffer: bytes, values: list[bytes]) -> list[bytes]:
+        if NULL in values:
+            self.oversized = len(self.values) + values.index(NULL)
+        if len(buffer) <= _SLICE:
+            return [unescape_line(value) if b"\\" in value else value for value in values]
+        lines = []
+        for value in values:
+            lines.append(
+                await asyncio.to_thread(unescape_long_line, value) if len(value) > _SLICE else unescape_line(value)
+            )
+        return lines
+
+    def keep(self, rows: int) -> None:
+        """Let go of what comes after the first `rows` rows."""
+        if rows >= len(self.values):
+            return
+        self.bytes -= sum(map(len, self.values[rows:]))
+        del self.values[rows:], self.raw_keys[rows:]
+        if self.message_keys is not None:
+            del self.message_keys[rows:]
+
+    def fit(self) -> bool:
+        """Keep to `page_bytes`, but for a first row. True when rows were let go."""
+        rows, size = len(self.values), self.bytes
+        while size > self._page_bytes and rows > 1:
+            rows -= 1
+            size -= len(self.values[rows])
+        cut = rows < len(self.values)
+        self.keep(rows)
+        return cut
+
+    def page(self, scanned_to: Key | None, *, end: bool, decode: Callable[[bytes], Key]) -> Page:
+        """What was kept."""
+        return Page(self.values, self.raw_keys, self.message_keys, self.bytes, scanned_to, end, decode)
+
+
+def decode_key(raw: bytes) -> Key:
+    """Key columns of one row, as they stood in the stream, as texts."""
+    if b"\\" not in raw:
+        return tuple(raw.decode().split("\t"))
+    return tuple(unescape(field).decode() for field in raw.split(b"\t"))

@@ -1,0 +1,344 @@
+"""The Postgres source: one definition, one connection that is opened when needed.
+
+Reader, frontier and questions share the connection, one statement at a time: a job never waits for a second connection
+while it holds a first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING
+
+
+from service.domain.errors import Permanent, Transient
+from workers.sources import barrier as barriers
+from workers.sources import catalog, failures
+from workers.sources.barrier import Barrier, CommitFrontier, DelayFrontier
+from workers.sources.base import Finding, Horizon, Inspection, Plan, SplitRange
+from workers.sources.connection import Session
+from workers.sources.definition import Definition, Resolver
+from workers.sources.reader import PostgresReader
+from workers.sources.sql import quote_ident
+from workers.sources.splits import split
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+    from datetime import datetime
+
+    from service.domain.datasource import Datasource
+    from service.domain.spec import Mode, Options, SourceSpec
+    from workers.sources.base import Key
+    from workers.sources.budget import ConnectionBudget
+
+_LAG_COUNTED = 10_000
+"""Rows above a position are counted up to here, and estimated beyond."""
+
+
+class PostgresSource:
+    """The Source over one Postgres datasource. `waiting` is told when a connection has to be waited for."""
+
+    def __init__(
+        self,
+        datasource: Datasource,
+        spec: SourceSpec,
+        *,
+        mode: Mode,
+        options: Options,
+        message_key: Sequence[str] | None,
+        application_name: str,
+        connections: ConnectionBudget,
+        guard: Callable[[str, int], Awaitable[None]] | None = None,
+        waiting: Callable[[bool], None] | None = None,
+    ) -> None:
+        self._datasource = datasource
+        self._spec = spec
+        self._mode = mode
+        self._options = options
+        self._message_key = tuple(message_key or ())
+        self._session = Session(
+            datasource, application_name=application_name, connections=connections, guard=guard, waiting=waiting
+        )
+        self._session.what = spec.table or "the query"
+        self._definition: Definition | None = None
+        self._resolving = asyncio.Lock()
+
+    @property
+    def _follows(self) -> bool:
+        """The position moves on from run to run, so a row that commits late would be lost."""
+        return self._mode in {"incremental", "continuous"}
+
+    async def inspect(self) -> Inspection:
+        """See the protocol."""
+        definition = await self._resolved()
+        findings = list(definition.findings)
+        estimate = None
+        if not definition.refused:
+            findings += await self._safety_findings(definition)
+            findings += self._shape_findings(definition)
+            estimate = await self._estimate(definition, None, None)
+        return Inspection(
+            tuple(part.public for part in definition.key.parts),
+            tuple(column.name for column in definition.columns),
+            estimate,
+            tuple(findings),
+            self._guarantee_note(definition),
+        )
+
+    async def plan(
+        self,
+        lower: Key | None,
+        splits: int,
+        *,
+        waiting: Callable[[Horizon | None], None],
+        given_upper: Key | None = None,
+    ) -> Plan:
+        """See the protocol. With `given_upper` the bound was taken, and its barrier passed, before."""
+        definition = await self._required()
+        await self._refuse_unsafe(definition)
+        await self._refuse_null_keys(definition)
+        bound = given_upper or await self._bound(definition, lower, waiting)
+        if bound is None:
+            return Plan(None, (), 0)
+        ranges: list[SplitRange] = [SplitRange(lower, bound)]
+        if self._spec.limit is None:
+            ranges = await split(self._session, definition, lower, bound, splits)
+        return Plan(bound, tuple(ranges), await self._estimate(definition, lower, bound))
+
+    def reader(self) -> PostgresReader:
+        """See the protocol."""
+        return PostgresReader(
+            self._session,
+            self._required,
+            page_bytes=self._options.page_bytes,
+            max_row_bytes=self._options.max_row_bytes,
+            single_row_seconds=self._options.single_row_timeout_seconds,
+            allow_long_statements=self._options.allow_long_statements,
+        )
+
+    def frontier(self, position: Key | None = None) -> _LazyFrontier:
+        """See the protocol."""
+        return _LazyFrontier(self, position)
+
+    async def make_frontier(self, position: Key | None) -> CommitFrontier | DelayFrontier:
+        """The frontier that `safety` asks for."""
+        definition = await self._required()
+        safety = self._options.safety
+        barrier = Barrier(self._session, definition, generated=safety.kind == "commit")
+        if safety.kind == "commit":
+            await self._refuse_unsafe(definition)
+            return CommitFrontier(self._session, barrier, position)
+        return DelayFrontier(barrier, position, safety.delay_seconds or 0.0)
+
+    async def later(self, one: Key, other: Key) -> Key:
+        """See the protocol."""
+        key = (await self._required()).key
+        return one if await self._session.fetchval(f"SELECT {key.row(one)} >= {key.row(other)}") else other
+
+    async def check_keys(self, keys: Sequence[Key]) -> None:
+        """See the protocol."""
+        definition = await self._required()
+        parts = definition.key.parts
+        for key in keys:
+            if len(key) != len(parts):
+                raise Permanent(
+                    "key_invalid",
+                    f"{definition.what}: {list(key)} has {len(key)} values, the key has {len(parts)}",
+                    hint=f"the key is ({', '.join(definition.key.names)})",
+                )
+            for index, text in enumerate(key):
+                await self._check_text(definition, index, text)
+        for one, other in zip(keys, keys[1:], strict=False):
+            if not await self._session.fetchval(f"SELECT {definition.key.row(one)} < {definition.key.row(other)}"):
+                raise Permanent(
+                    "key_invalid", f"{definition.what}: the keys {list(one)} and {list(other)} are not in rising order"
+                )
+
+    async def _check_text(self, definition: Definition, index: int, text: str) -> None:
+        part = definition.key.parts[index]
+        try:
+            await self._session.fetchval(f"SELECT {definition.key.value(index, text)}::text")
+        except (Permanent, ValueError) as error:
+            state = failures.sqlstate(error.__cause__) if error.__cause__ else "22"
+            if state is not None and state.startswith("22"):
+                raise Permanent(
+                    "key_invalid", f"{definition.what}: {text!r} can not be read as {part.type} ({part.name})"
+                ) from error
+            raise
+
+    async def lag(self, after: Key | None) -> tuple[int | None, float | None]:
+        """See the protocol. Counted exactly up to 10,000 rows, else estimated by the planner; rows that `where` leaves
+        out are counted with the others."""
+        definition = await self._required()
+        rows: int | None = None
+        if definition.relation is not None:
+            counted = definition.rows_sql("1", after, None, filtered=False)
+            try:
+                rows = await self._session.fetchval(
+                    f"SELECT count(*) FROM ({counted} ORDER BY {definition.key.order()} LIMIT {_LAG_COUNTED + 1}) AS l"
+                )
+            except Transient as error:
+                if error.code != "source_timeout":
+                    raise
+        if rows is None or rows > _LAG_COUNTED:
+            rows = max(rows or 0, await self._estimate(definition, after, None, filtered=False) or 0)
+        return rows, await self._lag_seconds(definition, after)
+
+    async def _lag_seconds(self, definition: Definition, after: Key | None) -> float | None:
+        time = self._spec.time
+        if time is None or definition.relation is None:
+            return None
+        key, column = definition.key, f"{definition.qualifier}.{quote_ident(time.column)}"
+        newest = definition.rows_sql(column, after, None, order=key.order("DESC"), filtered=False)
+        reached = definition.rows_sql(column, None, after, order=key.order("DESC"), filtered=False)
+        if after is None:
+            reached = definition.rows_sql(column, None, None, order=key.order(), filtered=False)
+        seconds = await self._session.fetchval(
+            f"SELECT extract(epoch FROM ({newest} LIMIT 1)::timestamp - ({reached} LIMIT 1)::timestamp)::float8"
+        )
+        return 0.0 if seconds is None else max(0.0, float(seconds))
+
+    async def now(self) -> datetime:
+        """See the protocol."""
+        moment: datetime = await self._session.fetchval("SELECT clock_timestamp()")
+        return moment
+
+    async def close(self) -> None:
+        """See the protocol."""
+        await self._session.close()
+
+    async def _resolved(self) -> Definition:
+        async with self._resolving:
+            if self._definition is None:
+                resolver = Resolver(self._session, self._datasource, self._spec, self._message_key)
+                self._definition = await resolver.resolve()
+                self._session.what = self._definition.what
+                self._session.reading = True
+            return self._definition
+
+    async def _required(self) -> Definition:
+        definition = self._definition or await self._resolved()
+        definition.require()
+        return definition
+
+    async def _bound(
+        self, definition: Definition, lower: Key | None, waiting: Callable[[Horizon | None], None]
+    ) -> Key | None:
+        """The largest key of this run, once everybody has ended who may still write below it."""
+        safety = self._options.safety
+        barrier = Barrier(self._session, definition, generated=self._follows and safety.kind == "commit")
+        drawn = await barrier.draw(lower)
+        if drawn.key is None:
+            return None
+        if safety.kind == "commit":
+            await barrier.wait(waiting)
+        elif safety.kind == "delay" and self._follows:
+            waiting(Horizon(None))
+            try:
+                await asyncio.sleep(safety.delay_seconds or 0.0)
+            finally:
+                waiting(None)
+        return drawn.key
+
+    async def _refuse_unsafe(self, definition: Definition) -> None:
+        for finding in await self._safety_findings(definition):
+            if finding.severity == "error":
+                raise Permanent(finding.code, finding.message, hint=finding.hint)
+
+    async def _safety_findings(self, definition: Definition) -> list[Finding]:
+        if not self._follows or self._options.safety.kind != "commit":
+            return []
+        members = await catalog.relation_set(self._session, definition.relations)
+        reasons, _ = await barriers.provable(self._session, definition, members)
+        if not reasons:
+            return []
+        message, hint = barriers.refusal(definition, reasons)
+        return [Finding("/options/safety", "error", "safety_not_provable", message, hint)]
+
+    async def _refuse_null_keys(self, definition: Definition) -> None:
+        """Rows without a key stand outside every range and would be left out without a word."""
+        if definition.key.proven:
+            return
+        nulls = " OR ".join(f"{column} IS NULL" for column in definition.key.columns())
+        filters = "".join(f" AND {condition}" for condition in definition.filters)
+        try:
+            found = await self._session.fetchval(
+                f"SELECT EXISTS (SELECT FROM {definition.source_sql} WHERE ({nulls}){filters})"
+            )
+        except Transient as error:
+            if error.code == "source_timeout" and not self._options.allow_long_statements:
+                raise Permanent(
+                    "statement_too_long",
+                    f"{definition.what}: looking for rows without a key takes over a second",
+                    hint="give the query an index to walk by its key, or set options.allow_long_statements",
+                ) from error
+            raise
+        if found:
+            raise Permanent(
+                "key_is_null",
+                f"{definition.what}: a row has NULL in its key ({', '.join(definition.key.names)})",
+                hint="leave such rows out in `where`, or name another key",
+            )
+
+    def _shape_findings(self, definition: Definition) -> list[Finding]:
+        findings = []
+        if self._follows and definition.filters:
+            findings.append(
+                Finding(
+                    "/source/where",
+                    "warning",
+                    "late_match",
+                    "rows are delivered if they match when their key becomes final; one that comes to match later is not",
+                    "filter on columns that never change after the insert",
+                )
+            )
+        if not definition.key.proven:
+            findings.append(
+                Finding(
+                    "/source/key",
+                    "info",
+                    "key_checked_while_reading",
+                    "no index proves this key unique; the reader checks every row and fails the run at a repeated key",
+                )
+            )
+        return findings
+
+    def _guarantee_note(self, definition: Definition) -> str:
+        notes = []
+        safety = self._options.safety
+        if self._follows and safety.kind == "delay":
+            notes.append(
+                f"rows that commit more than {safety.delay_seconds:g} s after larger keys are lost (safety delay)"
+            )
+        elif self._follows and safety.kind == "none":
+            notes.append("rows that commit after larger keys were read are lost (safety none)")
+        elif not self._follows and safety.kind == "none":
+            notes.append("rows whose transactions were open when the run began may be missing (safety none)")
+        if self._follows and definition.filters:
+            notes.append("a row counts if it matches the conditions when its key becomes final")
+        return "; ".join(notes)
+
+    async def _estimate(
+        self, definition: Definition, after: Key | None, upper: Key | None, *, filtered: bool = True
+    ) -> int | None:
+        query = definition.rows_sql("1", after, upper, filtered=filtered)
+        plan = await self._session.fetchval(f"EXPLAIN (FORMAT JSON) {query}")
+        return int(json.loads(plan)[0]["Plan"]["Plan Rows"])
+
+
+class _LazyFrontier:
+    """The frontier as the protocol hands it out: looked up on the first advance."""
+
+    def __init__(self, source: PostgresSource, position: Key | None) -> None:
+        self._source = source
+        self._position = position
+        self._frontier: CommitFrontier | DelayFrontier | None = None
+
+    async def advance(self) -> Horizon:
+        """See the protocol."""
+        if self._frontier is None:
+            self._frontier = await self._source.make_frontier(self._position)
+        return await self._frontier.advance()
+
+    async def close(self) -> None:
+        """See the protocol."""

@@ -1,0 +1,266 @@
+"""Reads one split in key order: one short COPY a page, nothing held between two.
+
+How many rows a page asks for follows the width of the rows and the time the last page took, so that a page is rarely
+cut and rarely times out. One that times out is halved down to a single row, which may take longer.
+"""
+
+from __future__ import annotations
+
+import time
+from itertools import islice
+from operator import eq
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+from service.domain.errors import Permanent, RowsRejected
+from workers.sources import failures
+from workers.sources.connection import STATEMENT_SECONDS
+from workers.sources.page import NULL, TRUE, PageBuilder, PageFull, decode_key
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from workers.sources.base import Key, Page
+    from workers.sources.connection import Session
+    from workers.sources.definition import Definition
+
+_FIRST_ROWS = 500
+_MOST_ROWS = 200_000
+_FILL = 0.92
+"""Of `page_bytes` that a page aims at: a cut costs a cancelled statement."""
+_EASY_SECONDS = 0.3
+"""A statement under this may take more rows next time."""
+_LONG_SECONDS = 300.0
+"""For queries whose owner said `allow_long_statements`."""
+_FIRST_SPAN = 20_000
+_MOST_SPAN = 2_000_000
+_BLOCKING_NODES = ("Sort", "Aggregate", "HashAggregate", "Hash", "SetOp", "Materialize", "CTE Scan", "Function Scan")
+"""A hash over a small table is harmless, but only the owner of the query can know that it is small."""
+
+
+class PostgresReader:
+    """The Reader of one split. `long_rows` counts pages of one row that took over a second."""
+
+    def __init__(
+        self,
+        session: Session,
+        definition: Callable[[], Awaitable[Definition]],
+        *,
+        page_bytes: int,
+        max_row_bytes: int,
+        single_row_seconds: float,
+        allow_long_statements: bool,
+    ) -> None:
+        self._session = session
+        self._resolve = definition
+        self._page_bytes = page_bytes
+        self._max_row_bytes = max_row_bytes
+        self._single_row_seconds = single_row_seconds
+        self._allow_long = allow_long_statements
+        self._rows = _FIRST_ROWS
+        self._span = _FIRST_SPAN
+        self._stretch: tuple[Key | None, Key | None] | None = None
+        """Where the stretch under way is read from next, and its end."""
+        self.long_rows = 0
+
+    async def read(self, after: Key | None, upper: Key | None, *, max_rows: int | None = None) -> Page:
+        """The next page, as the protocol says. Raises RowsRejected `row_too_large` with the key of a row that is
+        too large and is the next one: go on after that key."""
+        definition = await self._resolve()
+        if definition.filters and definition.relation is not None:
+            return await self._read_sparse(definition, after, upper, max_rows)
+        page = await self._read_rows(definition, after, upper, max_rows)
+        assert page is not None, "only a stretch asks to be made shorter"
+        return page
+
+    async def close(self) -> None:
+        """The connection is the source's and goes back with it; nothing else is held here."""
+
+    async def _read_sparse(
+        self, definition: Definition, after: Key | None, upper: Key | None, max_rows: int | None
+    ) -> Page:
+        """`where` may leave out millions of rows: first a stretch of the key's index, then the rows within."""
+        while True:
+            if self._stretch is None or self._stretch[0] != after:
+                self._stretch = (after, await self._stretch_end(definition, after, upper))
+            end = self._stretch[1]
+            page = await self._read_rows(definition, after, end or upper, max_rows, span=self._span)
+            if page is None:
+                self._span = max(1, self._span // 4)
+                self._stretch = None
+                continue
+            if page.end and end is not None:
+                page.end = False
+                self._stretch = None
+                self._span = min(_MOST_SPAN, self._span * 2)
+            else:
+                self._stretch = (page.scanned_to, end)
+            return page
+
+    async def _stretch_end(self, definition: Definition, after: Key | None, upper: Key | None) -> Key | None:
+        """The key `span` rows on, whatever `where` says of them; None when the range ends before."""
+        while True:
+            query = definition.rows_sql(
+                definition.key.texts(), after, upper, order=definition.key.order(), filtered=False
+            )
+            try:
+                async with self._session.in_use() as connection:
+                    row = await connection.fetchrow(f"{query} OFFSET {self._span - 1} LIMIT 1")
+            except asyncpg.QueryCanceledError as error:
+                if self._span == 1:
+                    raise _too_long(definition) from error
+                self._span = max(1, self._span // 4)
+            else:
+                return None if row is None else tuple(row.values())
+
+    async def _read_rows(
+        self, definition: Definition, after: Key | None, upper: Key | None, max_rows: int | None, *, span: int = 1
+    ) -> Page | None:
+        """One page of at most `max_rows`, halved while it times out. None: it timed out, and its stretch of `span`
+        rows has to become shorter first."""
+        held_back = not definition.key.proven
+        rows = min(self._rows, max_rows or self._rows)
+        while True:
+            builder = self._builder(definition)
+            query = definition.page_sql(after, upper, rows + held_back, self._max_row_bytes)
+            started = time.monotonic()
+            try:
+                cut = await self._stream(query, builder, self._seconds(definition, rows, span))
+            except asyncpg.QueryCanceledError as error:
+                if span > 1:
+                    return None
+                if rows == 1 or (definition.query is not None and not await self._walks(query)):
+                    raise _too_long(definition) from error
+                self._rows = rows = max(1, rows // 2)
+                continue
+            except Permanent as error:
+                if failures.sqlstate(error.__cause__) not in failures.TOO_LARGE_FOR_POSTGRES:
+                    raise
+                if rows == 1:
+                    raise await self._rejected(definition, after, upper, str(error.__cause__)) from error
+                rows = max(1, rows // 2)
+                continue
+            took = time.monotonic() - started
+            self.long_rows += rows == 1 and took > STATEMENT_SECONDS
+            more = cut or len(builder.values) >= rows + held_back
+            self._adapt(builder, rows, took)
+            return self._finish(definition, builder, after, upper, limit=rows, more=more)
+
+    def _builder(self, definition: Definition) -> PageBuilder:
+        return PageBuilder(
+            key_columns=len(definition.key.parts),
+            message_key=bool(definition.message_key),
+            marks_repeats=not definition.key.proven,
+            page_bytes=self._page_bytes,
+        )
+
+    def _seconds(self, definition: Definition, rows: int, span: int) -> float:
+        """How long the statement may take: only a single row of a table may take longer than a second unasked."""
+        if definition.relation is None:
+            return _LONG_SECONDS if self._allow_long else STATEMENT_SECONDS
+        return max(STATEMENT_SECONDS, self._single_row_seconds) if rows == 1 and span == 1 else STATEMENT_SECONDS
+
+    async def _stream(self, query: str, builder: PageBuilder, seconds: float) -> bool:
+        """True when the page was cut in the stream."""
+        try:
+            await self._session.copy(query, builder.feed, seconds=seconds)
+        except PageFull:
+            return True
+        return False
+
+    async def _walks(self, query: str) -> bool:
+        """The plan reads no more than it gives: nothing in it has to see all rows before the first."""
+        plan = await self._session.fetchval(f"EXPLAIN (FORMAT JSON) {query}")
+        return not any(f'"Node Type": "{node}"' in plan for node in _BLOCKING_NODES)
+
+    def _finish(
+        self,
+        definition: Definition,
+        builder: PageBuilder,
+        after: Key | None,
+        upper: Key | None,
+        *,
+        limit: int,
+        more: bool,
+    ) -> Page:
+        """What was read as a page, after the checks that come before anything is given out."""
+        _check_unique(definition, builder)
+        if builder.oversized == 0:
+            raise _too_large(definition, decode_key(builder.raw_keys[0]), self._max_row_bytes)
+        if builder.oversized is not None:
+            builder.keep(builder.oversized)
+        elif more and not definition.key.proven:
+            builder.keep(len(builder.values) - 1)
+        builder.keep(limit)
+        more = builder.fit() or more
+        if not more and upper is not None:
+            scanned_to: Key | None = upper
+        else:
+            scanned_to = decode_key(builder.raw_keys[-1]) if builder.raw_keys else after
+        return builder.page(scanned_to, end=not more, decode=decode_key)
+
+    def _adapt(self, builder: PageBuilder, rows: int, took: float) -> None:
+        """How many rows the next page asks for."""
+        if not builder.values:
+            return
+        fitting = int(_FILL * self._page_bytes * len(builder.values) / max(1, builder.bytes))
+        growth = 8 if took < _EASY_SECONDS / 3 else 2 if took < _EASY_SECONDS else 1
+        timely = self._rows * growth if rows < self._rows else rows * growth
+        if took > STATEMENT_SECONDS / 2:
+            timely = int(rows / (2 * took))
+        self._rows = max(1, min(fitting, timely, _MOST_ROWS))
+
+    async def _rejected(
+        self, definition: Definition, after: Key | None, upper: Key | None, reason: str
+    ) -> RowsRejected:
+        """The next row is one that Postgres itself can not write as JSON; its key it can."""
+        query = definition.rows_sql(definition.key.texts(), after, upper, order=definition.key.order())
+        row = await self._session.fetchrow(f"{query} LIMIT 1")
+        key = None if row is None else tuple(row.values())
+        return RowsRejected("row_too_large", f"{definition.what}: Postgres can not write this row: {reason}", key=key)
+
+
+def _check_unique(definition: Definition, builder: PageBuilder) -> None:
+    keys = builder.raw_keys
+    position = None
+    if TRUE in builder.repeats:
+        position = builder.repeats.index(TRUE)
+    elif any(map(eq, keys, islice(keys, 1, None))):
+        position = next(index for index in range(1, len(keys)) if keys[index] == keys[index - 1])
+    if position is not None:
+        raise Permanent(
+            "key_not_unique",
+            f"{definition.what}: more than one row has the key {', '.join(decode_key(keys[position]))}",
+            hint="name columns in source.key that tell every two rows apart",
+        )
+    if not definition.key.proven and any(NULL in key.split(b"\t") for key in keys if b"\\N" in key):
+        raise Permanent(
+            "key_is_null",
+            f"{definition.what}: a row has NULL in its key ({', '.join(definition.key.names)})",
+            hint="leave such rows out in `where`, or name another key",
+        )
+
+
+def _too_large(definition: Definition, key: Key, limit: int) -> RowsRejected:
+    return RowsRejected(
+        "row_too_large",
+        f"{definition.what}: the row with key {', '.join(key)} is over max_row_bytes ({limit})",
+        key=key,
+        hint="raise options.max_row_bytes, or leave large columns out in source.columns",
+    )
+
+
+def _too_long(definition: Definition) -> Permanent:
+    if definition.relation is not None:
+        return Permanent(
+            "statement_too_long",
+            f"{definition.what}: the next row could not be read within single_row_timeout_seconds",
+            hint="raise options.single_row_timeout_seconds, or look for what slows this row down (locks, functions)",
+        )
+    return Permanent(
+        "statement_too_long",
+        f"{definition.what}: a page takes longer than {STATEMENT_SECONDS:g} s, because no index gives the rows by key",
+        hint="read a table (with source.where), give the query an index to walk by its key, or set "
+        "options.allow_long_statements",
+    )

@@ -1,0 +1,228 @@
+"""SQL that users wrote, through PostgreSQL's own grammar.
+
+Only text that is written back from a parsed tree is ever sent to a source: pasted text could end the statement around
+it. The tree must be exactly one SELECT, or exactly one expression, and must come back the same when its text is
+parsed again. Which functions are volatile only the source's catalog knows (`workers.sources.catalog`).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import postgast
+from postgast import pg_query_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Name = tuple[str, ...]
+"""A possibly qualified name, each part as it stands in the catalog."""
+
+_EXPRESSION_PREFIX = "SELECT WHERE "
+_STATEMENTS = frozenset({"SelectStmt", "RawStmt"})
+_REFUSED_NODES = {
+    "IntoClause": "INTO",
+    "LockingClause": "a locking clause (FOR UPDATE, FOR SHARE)",
+    "ParamRef": "a parameter ($1)",
+    "CurrentOfExpr": "WHERE CURRENT OF",
+    "MultiAssignRef": "an assignment",
+}
+_DANGEROUS = re.compile(
+    r"^(pg_read_.*|pg_ls_.*|pg_stat_file|pg_file_.*|pg_sleep.*|pg_terminate_backend|pg_cancel_backend|pg_reload_conf"
+    r"|pg_rotate_logfile.*|pg_(try_)?advisory_.*|pg_notify|pg_promote|pg_switch_wal|pg_create_.*|pg_drop_.*"
+    r"|pg_logical_.*|pg_replication_.*|pg_export_snapshot|pg_backup_.*|pg_(start|stop)_backup|pg_log_.*"
+    r"|lo_.*|loread|lowrite|dblink.*|set_config|setval|nextval|query_to_xml.*|table_to_xml.*|schema_to_xml.*"
+    r"|database_to_xml.*|cursor_to_xml.*|txid_current|pg_current_xact_id|xpath_table|crosstab.*|connectby)$"
+)
+"""Known by name before anything connects; the catalog's word on volatility comes on top."""
+
+
+class SqlError(ValueError):
+    """User SQL that is not taken. `offset` counts characters from the beginning of the text; None: the whole."""
+
+    def __init__(self, code: str, message: str, offset: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.offset = offset
+
+
+@dataclass(frozen=True, slots=True)
+class UserSql:
+    """One expression or one SELECT, safe to stand inside parentheses."""
+
+    text: str
+    """Written back from the tree."""
+    functions: frozenset[Name]
+    operators: frozenset[Name]
+    attributes: frozenset[str]
+    """Last parts of column references: Postgres also calls a function of a row by `row.name`."""
+    relations: tuple[Name, ...]
+    """Tables and views as named, without the names of common table expressions."""
+    aggregates_or_distinct: bool = False
+    """At the top level: rows are built from many, so no key's index can be walked."""
+
+
+def quote_ident(name: str) -> str:
+    """`name` as an identifier that no quote inside can end."""
+    if not name or "\0" in name:
+        raise SqlError("name_invalid", "a name may neither be empty nor hold NUL")
+    return '"' + name.replace('"', '""') + '"'
+
+
+def quote_literal(text: str) -> str:
+    """`text` as a string constant, whatever standard_conforming_strings says."""
+    if "\0" in text:
+        raise SqlError("value_invalid", "Postgres texts can not hold NUL")
+    quoted = "'" + text.replace("'", "''") + "'"
+    return " E" + quoted.replace("\\", "\\\\") if "\\" in text else quoted
+
+
+def parse_name(text: str) -> Name:
+    """A dotted name, quoted as in SQL where needed: `public.orders`, `"My Schema"."T"`. One or two parts."""
+    tree = _parse(f"TABLE {text}", len("TABLE "))
+    statement = tree.stmts[0].stmt.select_stmt if len(tree.stmts) == 1 else None
+    if (
+        statement is not None
+        and len(statement.from_clause) == 1
+        and not _more_than(statement, {"target_list", "from_clause", "limit_option", "op"})
+    ):
+        table = statement.from_clause[0].range_var
+        if table.relname and not table.catalogname and not table.HasField("alias") and table.inh:
+            return (table.schemaname, table.relname) if table.schemaname else (table.relname,)
+    raise SqlError("table_invalid", f"{text!r} is not one table's name: write schema.table, quoted as in SQL", 0)
+
+
+def parse_expression(text: str) -> UserSql:
+    """Exactly one SQL expression. Raises SqlError with the offset in `text`; connects to nothing."""
+    tree = _parse(_EXPRESSION_PREFIX + text, len(_EXPRESSION_PREFIX))
+    statement = _only_select(tree, text)
+    extra = _more_than(statement, {"where_clause", "limit_option", "op"})
+    if extra or statement.op != pb.SETOP_NONE or not statement.HasField("where_clause"):
+        raise SqlError("expression_invalid", "this is not exactly one expression", None)
+    written = _written_back(tree, len(_EXPRESSION_PREFIX))
+    if not written.startswith(_EXPRESSION_PREFIX):
+        raise SqlError("expression_invalid", "this expression can not be written back", None)
+    return _checked(tree, written.removeprefix(_EXPRESSION_PREFIX), _EXPRESSION_PREFIX + text, len(_EXPRESSION_PREFIX))
+
+
+def parse_query(text: str) -> UserSql:
+    """Exactly one SELECT (or VALUES, TABLE, WITH … SELECT) that changes and locks nothing. Raises SqlError."""
+    tree = _parse(text, 0)
+    _only_select(tree, text)
+    return _checked(tree, _written_back(tree, 0), text, 0)
+
+
+def _parse(text: str, prefix: int) -> pb.ParseResult:
+    if "\0" in text:
+        raise SqlError("sql_invalid", "SQL can not hold NUL", max(0, text.index("\0") - prefix))
+    try:
+        return postgast.parse(text)
+    except postgast.PgQueryError as error:
+        offset = max(0, error.cursorpos - 1 - prefix) if error.cursorpos else None
+        raise SqlError("sql_invalid", error.message, offset) from None
+    except Exception as error:  # the bindings raise decoding errors of their own on trees they can not carry
+        raise SqlError("sql_invalid", f"the text can not be parsed: {error}") from None
+
+
+def _only_select(tree: pb.ParseResult, text: str) -> pb.SelectStmt:
+    if not tree.stmts:
+        raise SqlError("sql_invalid", "there is no SQL in the text", 0)
+    if len(tree.stmts) > 1:
+        at = len(text.encode()[: tree.stmts[1].stmt_location].decode(errors="ignore"))
+        raise SqlError("sql_not_one", "only one statement is taken", at)
+    if tree.stmts[0].stmt.WhichOneof("node") != "select_stmt":
+        raise SqlError("sql_not_select", "only a SELECT is taken", 0)
+    return tree.stmts[0].stmt.select_stmt
+
+
+def _more_than(statement: Any, allowed: set[str]) -> bool:
+    return any(descriptor.name not in allowed for descriptor, _ in statement.ListFields())
+
+
+def _written_back(tree: pb.ParseResult, prefix: int) -> str:
+    """The tree's text, if parsing it gives the tree again."""
+    try:
+        written: str = postgast.deparse(tree)
+        again = postgast.parse(written)
+    except Exception as error:  # as in _parse
+        raise SqlError("sql_not_reproducible", f"this SQL can not be written back: {error}") from None
+    if _without_locations(tree) != _without_locations(again):
+        raise SqlError("sql_not_reproducible", "this SQL does not come back the same from Postgres's grammar", prefix)
+    return written
+
+
+def _without_locations(tree: pb.ParseResult) -> bytes:
+    copy = pb.ParseResult()
+    copy.CopyFrom(tree)
+    for statement in copy.stmts:
+        statement.stmt_location = 0
+        statement.stmt_len = 0
+    for _, node in postgast.walk(copy):
+        for descriptor, _value in node.ListFields():
+            if descriptor.name.endswith("location"):
+                node.ClearField(descriptor.name)
+    return copy.SerializeToString(deterministic=True)
+
+
+def _checked(tree: pb.ParseResult, written: str, sent: str, prefix: int) -> UserSql:
+    functions: set[Name] = set()
+    operators: set[Name] = set()
+    attributes: set[str] = set()
+    relations: list[Name] = []
+    ctes: set[str] = set()
+    encoded = sent.encode()
+
+    def offset(node: Any) -> int | None:
+        location = getattr(node, "location", None)
+        return None if location is None else max(0, len(encoded[:location].decode(errors="ignore")) - prefix)
+
+    for _, node in postgast.walk(tree):
+        kind = type(node).__name__
+        if kind in _REFUSED_NODES:
+            raise SqlError("sql_refused", f"{_REFUSED_NODES[kind]} is not taken", offset(node))
+        if kind.endswith("Stmt") and kind not in _STATEMENTS:
+            raise SqlError(
+                "sql_refused", f"a part that is not a SELECT ({kind.removesuffix('Stmt')}) is not taken", offset(node)
+            )
+        if kind == "FuncCall":
+            name = _name(node.funcname)
+            if _DANGEROUS.match(name[-1]):
+                raise SqlError("function_refused", f"function {'.'.join(name)} is not taken", offset(node))
+            functions.add(name)
+        elif kind in {"A_Expr", "SubLink", "SortBy"}:
+            names = {"A_Expr": "name", "SubLink": "oper_name", "SortBy": "use_op"}[kind]
+            if operator := _name(getattr(node, names)):
+                operators.add(operator)
+        elif kind == "ColumnRef":
+            attributes.update(_name(node.fields)[1:])
+        elif kind == "A_Indirection":
+            attributes.update(_name(node.indirection))
+        elif kind == "RangeVar":
+            relations.append((node.schemaname, node.relname) if node.schemaname else (node.relname,))
+        elif kind == "CommonTableExpr":
+            ctes.add(node.ctename)
+    return UserSql(
+        written,
+        frozenset(functions),
+        frozenset(operators),
+        frozenset(attributes),
+        tuple(dict.fromkeys(r for r in relations if len(r) > 1 or r[0] not in ctes)),
+        _builds_rows(tree.stmts[0].stmt.select_stmt),
+    )
+
+
+def _builds_rows(statement: pb.SelectStmt) -> bool:
+    return bool(statement.group_clause or statement.distinct_clause or statement.op != pb.SETOP_NONE)
+
+
+def _name(nodes: Any) -> Name:
+    return tuple(_strings(nodes))
+
+
+def _strings(nodes: Any) -> Iterator[str]:
+    for node in nodes:
+        if node.WhichOneof("node") == "string":
+            yield node.string.sval
