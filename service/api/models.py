@@ -1,0 +1,185 @@
+"""What the API takes: the models that validate are the ones OpenAPI shows."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, AwareDatetime, Field, SecretStr, model_validator
+
+from service.domain.spec import JobSpec, Name, Strict
+from service.domain.states import State
+from sinks.naming import check_path
+from sinks.specs import AnySinkSpec, FileSinkSpec, FormatSpec, KafkaSinkSpec
+
+Role = Literal["viewer", "operator", "admin"]
+KeyText = Annotated[str | list[str] | None, Field(description="text, or a list of texts for a composite key")]
+# What the reader sets itself: another value would change what rows look like, or where they are looked for.
+PINNED_PROPERTIES = frozenset(
+    {
+        "timezone",
+        "datestyle",
+        "intervalstyle",
+        "extra_float_digits",
+        "bytea_output",
+        "client_encoding",
+        "lc_monetary",
+        "search_path",
+        "xmloption",
+        "row_security",
+        "application_name",
+        "statement_timeout",
+        "idle_in_transaction_session_timeout",
+        "transaction_timeout",
+        "default_transaction_read_only",
+        "transaction_read_only",
+        "session_authorization",
+    }
+)
+
+
+class JobDefinition(JobSpec):
+    """A job as given."""
+
+    sink: AnySinkSpec  # type: ignore[assignment]  # narrowed: the open model only carries what this one validates
+    format: FormatSpec = FormatSpec()  # type: ignore[assignment]  # as above
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if isinstance(self.sink, KafkaSinkSpec) and self.format.compression != "none":
+            raise ValueError(
+                f"format.compression {self.format.compression!r} does not go with a kafka sink; set sink.compression, "
+                "which compresses the batches"
+            )
+        if isinstance(self.sink, FileSinkSpec):
+            check_path(self.sink.path, "sink.path")
+        return self
+
+
+def _host(value: str) -> str:
+    if not value.isascii() or any(character in value for character in "/\\@?# \t\r\n,"):
+        raise ValueError("give one host name or address, without scheme, port, user or path")
+    return value
+
+
+class Tls(Strict):
+    """As libpq: `mode` is its sslmode, `ca` the PEM of the authorities to trust."""
+
+    mode: Literal["disable", "prefer", "require", "verify-ca", "verify-full"] = "prefer"
+    ca: str | None = None
+
+
+class DatasourceDefinition(Strict):
+    """A named Postgres connection, part by part; on PUT `url` may stand instead of host, port, database, user and
+    password."""
+
+    name: Name | None = None
+    host: Annotated[str, Field(min_length=1, max_length=253), AfterValidator(_host)]
+    port: int = Field(default=5432, ge=1, le=65535)
+    database: str = Field(min_length=1, max_length=63)
+    user: str = Field(min_length=1, max_length=63)
+    password: SecretStr | None = Field(default=None, description="a value, or env:NAME or file:PATH")
+    tls: Tls = Tls()
+    time_zone: str | None = Field(default=None, min_length=1, max_length=64)
+    properties: dict[str, str] = Field(default_factory=dict, max_length=32)
+    max_connections: int | None = Field(default=None, ge=1, le=1000)
+
+    @model_validator(mode="after")
+    def _free_properties(self) -> Self:
+        for name in self.properties:
+            if name.lower() in PINNED_PROPERTIES:
+                raise ValueError(f"properties.{name} is set by the reader itself; remove it")
+        return self
+
+
+class CredentialDefinition(Strict):
+    """A named set of secret fields for sinks."""
+
+    name: Name | None = None
+    secrets: dict[str, SecretStr] = Field(
+        min_length=1, description="secret field of a sink -> a value, or env:NAME or file:PATH"
+    )
+
+
+class TokenRequest(Strict):
+    """A new token of the caller's account."""
+
+    name: Name
+    role: Role
+    account: Name | None = Field(default=None, description="only for the token of ROWFERRY_ADMIN_TOKEN")
+    expires_at: Annotated[AwareDatetime | None, Field(strict=False)] = None
+
+
+class CloneRequest(Strict):
+    """The name of the copy."""
+
+    name: Name
+
+
+class CheckpointSplit(Strict):
+    """One range: rows above `last_id` (else above `lower`), up to and with `upper`."""
+
+    ordinal: int | None = Field(default=None, ge=0)
+    lower: KeyText = None
+    upper: KeyText = None
+    last_id: KeyText = None
+    done: bool = False
+
+
+class CheckpointRequest(Strict):
+    """Where the next run begins. `generation` is the one the caller saw."""
+
+    generation: int = Field(ge=0)
+    last_id: KeyText = None
+    splits: list[CheckpointSplit] | None = Field(default=None, min_length=1, max_length=1000)
+    allow_repeats: bool = False
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        if ("last_id" in self.model_fields_set) == (self.splits is not None):
+            raise ValueError("give either last_id or splits; last_id null is the beginning")
+        return self
+
+
+def _state(value: str) -> str:
+    if value not in set(State):
+        raise ValueError(f"{value[:80]!r} is no state; the states are {', '.join(State)}")
+    return value
+
+
+class Filter(Strict):
+    """Which jobs a bulk verb means: the names of the list's query."""
+
+    state: list[Annotated[str, AfterValidator(_state)]] | None = None
+    sink: str | None = None
+    mode: str | None = None
+    datasource: str | None = None
+    label: dict[str, str] | None = None
+    q: str | None = None
+    stalled: bool | None = None
+    error_code: str | None = None
+    created_from: Annotated[AwareDatetime | None, Field(strict=False)] = None
+    created_to: Annotated[AwareDatetime | None, Field(strict=False)] = None
+
+
+class BulkRequest(Strict):
+    """One verb for many jobs."""
+
+    verb: Literal["start", "stop", "abort"]
+    ids: list[str] | None = Field(default=None, min_length=1, max_length=500, description="ids or names")
+    filter: Filter | None = None
+    dry_run: bool = False
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        if (self.ids is None) == (self.filter is None):
+            raise ValueError("give either ids or filter")
+        if self.filter is not None and not self.filter.model_fields_set:
+            raise ValueError("an empty filter would mean every job; name what you mean, or ids")
+        return self
+
+
+class JobPatch(Strict):
+    """A merge patch (RFC 7396) of what may change in any state; null takes the default."""
+
+    labels: dict[str, str | None] | None = None
+    options: dict[Literal["rate", "retry", "dead_letters"], dict[str, Any] | None] | None = None

@@ -1,0 +1,114 @@
+"""What native-api.md describes and this version does not have yet: the one list.
+
+A route answers 404, anything in a body 422, both with code `not_available`; none of it stands in /v1/info or
+/openapi.json. tests/contract/test_native_api_page.py subtracts this list from the page, and fails when something on it
+exists after all.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from service.api.problems import FieldError, Problem
+
+ROUTES: Final[tuple[tuple[str, str, str], ...]] = (
+    ("GET", "/v1/jobs/{job}/dead-letters", "operator"),
+    ("DELETE", "/v1/jobs/{job}/dead-letters", "operator"),
+    ("POST", "/v1/jobs/{job}/dead-letters:retry", "operator"),
+    ("POST", "/v1/jobs/{job}/verify", "operator"),
+    ("GET", "/v1/jobs/{job}/verify/{id}", "operator"),
+    ("POST", "/v1/jobs/{job}/schedule:pause", "operator"),
+    ("POST", "/v1/jobs/{job}/schedule:resume", "operator"),
+    ("GET", "/v1/tables", "viewer"),
+    ("GET", "/v1/tables/{name}", "viewer"),
+    ("PUT", "/v1/tables/{name}", "admin"),
+    ("DELETE", "/v1/tables/{name}", "admin"),
+    ("GET", "/v1/keys", "admin"),
+    ("POST", "/v1/keys", "admin"),
+    ("DELETE", "/v1/keys", "admin"),
+)
+"""Method, path, role. The role is asked for all the same: a stranger learns nothing."""
+
+SINKS: Final = frozenset({"s3", "hdfs", "elasticsearch"})
+FORMATS: Final = frozenset({"csv", "parquet"})
+FIELDS: Final = frozenset({"/schedule"})
+OPTIONS: Final = frozenset(
+    {
+        "late_window",
+        "key_is_unique",
+        "snapshot",
+        "key_is_monotonic",
+        "barrier_sequences",
+        "barrier_timeout_seconds",
+        "row_security",
+        "schema_change",
+    }
+)
+DEAD_LETTERS: Final = frozenset({"max_rows", "max_ratio"})
+"""Of `options.dead_letters`: any limit above 0; without dead letters the first rejected row ends the run."""
+
+SETTINGS: Final = frozenset(
+    {
+        "ROWFERRY_AMBIENT_S3_BUCKETS",
+        "ROWFERRY_DIALECT_WAIT_SECONDS",
+        "ROWFERRY_DIALECT_DELAY_SECONDS",
+        "ROWFERRY_DEVO_CLOCK_SKEW_SECONDS",
+        "ROWFERRY_DEVO_SIGNED_OVER_HTTP",
+        "ROWFERRY_DEVO_CORS_ORIGINS",
+        "ROWFERRY_DEVO_S3_DEFAULT_BUCKET",
+        "ROWFERRY_DEVO_S3_ENDPOINT_URL",
+        "ROWFERRY_DEVO_S3_OBJECT_BYTES",
+        "ROWFERRY_DEVO_WEBHDFS",
+        "ROWFERRY_JWT_KEYS_FILE",
+        "ROWFERRY_JWT_ISSUER",
+        "ROWFERRY_JWT_AUDIENCE",
+        "ROWFERRY_JWT_ACCOUNT_CLAIM",
+        "ROWFERRY_JWT_ROLE_CLAIM",
+        "ROWFERRY_SIREN_ELASTICSEARCH_URL",
+        "ROWFERRY_SIREN_ELASTICSEARCH_CREDENTIAL",
+    }
+)
+"""Unknown until the dialect, the sink or the engine they belong to exists."""
+
+ENGINES: Final = frozenset({"temporal"})
+
+
+def route() -> Problem:
+    """The answer of every route above."""
+    return Problem(404, "not_available", "this route is not available in this version; GET /openapi.json lists what is")
+
+
+def refuse(definition: Any, *, at: str = "") -> None:
+    """Look through a definition as given (or a merge patch of one). Raises Problem 422 naming everything in it that is
+    not available; what is unknown altogether, or of another type, is somebody else's to say."""
+    found: list[FieldError] = []
+
+    def add(pointer: str, value: object, hint: str) -> None:
+        name = pointer[1:].replace("/", ".")
+        shown = f" {value!r}" if isinstance(value, str | int | float) else ""
+        found.append(
+            FieldError(at + pointer, f"{name}{shown} is not available in this version", hint, code="not_available")
+        )
+
+    root = _mapping(definition)
+    for pointer in sorted(FIELDS):
+        if pointer[1:] in root:
+            add(pointer, None, f"leave {pointer[1:]} out")
+    for part, kinds in (("sink", SINKS), ("format", FORMATS)):
+        kind = _mapping(root.get(part)).get("kind")
+        if isinstance(kind, str) and kind in kinds:
+            add(f"/{part}/kind", kind, "GET /v1/info lists what is available")
+    options = _mapping(root.get("options"))
+    for name in sorted(OPTIONS & options.keys()):
+        add(f"/options/{name}", None, f"leave options.{name} out")
+    dead_letters = _mapping(options.get("dead_letters"))
+    for name in sorted(DEAD_LETTERS & dead_letters.keys()):
+        value = dead_letters[name]
+        if name != "max_rows" or (isinstance(value, int | float) and value > 0):
+            add(f"/options/dead_letters/{name}", value, "leave it out: the first rejected row ends the run in error")
+    if found:
+        raise Problem(422, "not_available", "; ".join(entry.message for entry in found), errors=found)
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
