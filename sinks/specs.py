@@ -30,12 +30,10 @@ class KafkaSecurity(SinkSpec):
     @model_validator(mode="after")
     def _complete(self) -> KafkaSecurity:
         sasl = self.protocol.startswith("SASL")
-        if sasl and not (self.mechanism and self.username):
-            raise ValueError(f"protocol {self.protocol} needs mechanism and username")
+        if sasl and not self.mechanism:
+            raise ValueError(f"protocol {self.protocol} needs mechanism: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512")
         if not sasl and (self.mechanism or self.username or self.password):
             raise ValueError(f"mechanism, username and password need a SASL protocol, not {self.protocol}")
-        if (self.certificate is None) != (self.private_key is None):
-            raise ValueError("certificate and private_key belong together: give both or none")
         return self
 
 
@@ -78,6 +76,17 @@ class KafkaSinkSpec(SinkSpec):
     transaction_timeout_seconds: float = Field(default=60.0, ge=10, le=900)
     transactional_id_prefix: str = Field(default="rowferry", pattern=r"^[A-Za-z0-9._-]{1,100}$")
     group_prefix: str = Field(default="rowferry", pattern=r"^[A-Za-z0-9._-]{1,100}$")
+
+    @model_validator(mode="after")
+    def _login(self) -> KafkaSinkSpec:
+        """What a stored credential may bring is only asked for where there is none."""
+        security = self.security
+        if self.credential is None:
+            if security.protocol.startswith("SASL") and not security.username:
+                raise ValueError(f"security.protocol {security.protocol} needs security.username, or a credential")
+            if (security.certificate is None) != (security.private_key is None):
+                raise ValueError("security.certificate and security.private_key belong together: give both or none")
+        return self
 
 
 class FileSinkSpec(SinkSpec):

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
+    from service.domain.datasource import Datasource
+    from service.domain.inspection import Finding
     from service.domain.ports import StepStore
     from service.domain.records import Step
     from sinks.base import Sink
@@ -25,6 +27,9 @@ class Sources(Protocol):
         """A source for the stored definition `spec`; `name` tells the source database who asks. `waiting` hears
         whether a connection is being waited for. Raises Permanent `datasource_unknown` and what resolving a secret
         raises."""
+
+    async def check(self, datasource: Datasource) -> Sequence[Finding]:
+        """Connect and look: version, role, rights. Raises what connecting raises."""
 
 
 class Sinks(Protocol):

@@ -87,7 +87,7 @@ class Retry:
             except Restage as error:
                 self._restages += 1
                 if self._restages > MOST_RESTAGES:
-                    raise from_sink(error) from error
+                    raise Permanent(error.code, error.message) from error
                 log.info(LogEvent.CHUNK_RESTAGED, reason=error.code)
             except Fenced as error:
                 # Not a lost lease by itself: a transaction that timed out looks the same. Only the store knows.

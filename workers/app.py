@@ -1,0 +1,213 @@
+"""Composition root of a worker: which source reads, which sinks write, and where both may connect to."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Protocol
+
+from pydantic import ValidationError
+
+from config.destinations import DestinationRefused
+from config.references import ReferenceRefused, References
+from service.domain.datasource import Datasource
+from service.domain.errors import Permanent
+from service.domain.spec import OpenSink, Options, SourceSpec
+from sinks import registry
+from sinks.base import SinkRefused
+from workers.limits import MemoryBudget, RateLimit
+from workers.ports import Workplace
+from workers.signals import NoSignals
+from workers.sources.budget import ConnectionBudget
+from workers.sources.postgres import PostgresSource
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+    from typing import Any
+
+    from config.destinations import Destinations
+    from service.domain.ports import StepStore
+    from service.domain.records import StoredCredential, StoredDatasource
+    from sinks.base import Sink
+    from workers.signals import Signals
+    from workers.sources.base import Source
+
+
+class NamedThings(Protocol):
+    """The part of the registry that a worker reads."""
+
+    async def datasource(self, account: str, name: str) -> StoredDatasource | None:
+        """With the password decrypted, references unresolved."""
+
+    async def credential(self, account: str, name: str) -> StoredCredential | None:
+        """With the secrets decrypted, references unresolved."""
+
+
+class StoredSources:
+    """Makes Postgres sources of stored definitions."""
+
+    def __init__(
+        self,
+        things: NamedThings,
+        references: References,
+        destinations: Destinations,
+        connections: ConnectionBudget,
+        learn_secret: Callable[[str], None],
+    ) -> None:
+        """`learn_secret` hears every password before it is used, so that no log line can hold it."""
+        self._things, self._references, self._destinations = things, references, destinations
+        self._connections, self._learn_secret = connections, learn_secret
+
+    async def source(
+        self, account: str, spec: Mapping[str, object], *, name: str, waiting: Callable[[bool], None] | None = None
+    ) -> Source:
+        """See `workers.ports.Sources`."""
+        source = SourceSpec.model_validate(spec["source"])
+        stored = await self._things.datasource(account, source.datasource)
+        if stored is None:
+            raise Permanent(
+                "datasource_unknown",
+                f"source.datasource {source.datasource!r} does not exist; create it with "
+                f"PUT /v1/datasources/{source.datasource}",
+            )
+        return PostgresSource(
+            self.resolved(stored),
+            source,
+            mode=str(spec.get("mode", "once")),
+            options=Options.model_validate(spec.get("options", {})),
+            message_key=_message_key(spec),
+            application_name=name,
+            connections=self._connections,
+            guard=self._destinations.guard("postgres"),
+            waiting=waiting,
+        )
+
+    def resolved(self, stored: StoredDatasource) -> Datasource:
+        """The datasource with its real password. Raises Permanent `reference_unresolved`."""
+        password = stored.password
+        try:
+            password = None if password is None else self._references.resolve(password)
+        except ReferenceRefused as error:
+            raise Permanent(error.code, f"datasource {stored.name!r}: {error.message}") from None
+        if password:
+            self._learn_secret(password)
+        given: dict[str, Any] = dict(stored.definition)
+        tls = given.get("tls") or {}
+        return Datasource(
+            account=stored.account,
+            name=stored.name,
+            host=given["host"],
+            port=given.get("port", 5432),
+            database=given["database"],
+            user=given["user"],
+            password=password,
+            tls_mode=tls.get("mode", "prefer"),
+            tls_ca=tls.get("ca"),
+            time_zone=given.get("time_zone"),
+            properties=given.get("properties") or {},
+            max_connections=given.get("max_connections"),
+        )
+
+
+class StoredSinks:
+    """Makes sinks of stored definitions, secrets and credentials put in."""
+
+    def __init__(
+        self,
+        things: NamedThings,
+        references: References,
+        destinations: Destinations,
+        data_dir: Path,
+        learn_secret: Callable[[str], None],
+    ) -> None:
+        """File jobs of an account write below `data_dir/files/<account>`."""
+        self._things, self._references, self._destinations = things, references, destinations
+        self._data_dir, self._learn_secret = data_dir, learn_secret
+
+    async def sink(self, account: str, spec: Mapping[str, object], secrets: Mapping[str, str]) -> Sink:
+        """See `workers.ports.Sinks`."""
+        definition = copy.deepcopy(dict(spec))
+        sink = _section(definition, "sink")
+        for pointer, value in secrets.items():
+            if pointer.startswith("/sink/"):
+                _put(definition, pointer, value)
+                self._learn_secret(value)
+        if name := sink.get("credential"):
+            await self._add_credential(account, str(name), sink)
+        try:
+            parsed = registry.parse(sink, _section(definition, "format"))
+            return registry.build(parsed, self._context(account))
+        except registry.DefinitionRefused as error:
+            raise Permanent(error.code, error.message) from None
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise Permanent("definition_refused", f"sink.{where}: {first['msg']}") from None
+
+    def _context(self, account: str) -> registry.Context:
+        check = self._destinations.guard("kafka")
+
+        async def guard(host: str, port: int) -> None:
+            try:
+                await check(host, port)
+            except DestinationRefused as error:
+                raise SinkRefused(error.code, error.message) from None
+
+        return registry.Context(files=self._data_dir / "files" / account, guard=guard)
+
+    async def _add_credential(self, account: str, name: str, sink: dict[str, Any]) -> None:
+        """A credential's fields stand beside the sink's own: for Kafka in its `security`."""
+        stored = await self._things.credential(account, name)
+        if stored is None:
+            raise Permanent(
+                "credential_unknown",
+                f"sink.credential {name!r} does not exist; create it with PUT /v1/credentials/{name}",
+            )
+        place = sink.setdefault("security", {}) if sink.get("kind") == "kafka" else sink
+        for field, value in stored.secrets.items():
+            try:
+                place[field] = self._references.resolve(value)
+            except ReferenceRefused as error:
+                raise Permanent(error.code, f"credential {name!r}, field {field!r}: {error.message}") from None
+            self._learn_secret(place[field])
+
+
+def workplace(
+    store: StepStore,
+    sources: StoredSources,
+    sinks: StoredSinks,
+    *,
+    memory_bytes: int,
+    signals: Signals | None = None,
+) -> Workplace:
+    """What the steps of this process share."""
+    rates: dict[str, RateLimit] = {}
+    return Workplace(
+        store=store,
+        sources=sources,
+        sinks=sinks,
+        signals=signals or NoSignals(),
+        memory=MemoryBudget(memory_bytes),
+        rate=lambda job_id: rates.setdefault(job_id, RateLimit()),
+    )
+
+
+def _message_key(spec: Mapping[str, object]) -> list[str] | None:
+    sink = OpenSink.model_validate(spec["sink"])
+    return getattr(sink, "key", None) if sink.kind == "kafka" else None
+
+
+def _section(definition: dict[str, object], name: str) -> dict[str, Any]:
+    part = definition.setdefault(name, {})
+    if not isinstance(part, dict):
+        raise TypeError(f"{name} is stored as {type(part).__name__}, not as an object")
+    return part
+
+
+def _put(definition: dict[str, Any], pointer: str, value: str) -> None:
+    """Set the value at a JSON pointer (RFC 6901); the objects on the way exist or are made."""
+    *way, last = (part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:])
+    place = definition
+    for part in way:
+        place = place.setdefault(part, {})
+    place[last] = value

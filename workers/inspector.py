@@ -1,0 +1,267 @@
+"""Looks at sources and sinks for the HTTP side: findings, previews, and keys compared by Postgres."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from service.domain.errors import Permanent, RowferryError, Transient
+from service.domain.inspection import Finding, PreviewRow
+from service.domain.records import OpenRange
+from service.domain.spec import JobSpec
+from sinks import registry
+from sinks.base import SinkError
+from workers.retrying import from_sink
+from workers.sources.sql import SqlError, parse_expression, parse_query
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Sequence
+
+    from service.domain.datasource import Datasource
+    from service.domain.records import Key
+    from workers.ports import Sinks, Sources
+    from workers.sources.base import Reader, Source
+
+LIMIT_SECONDS = 15.0
+FOLLOWING = frozenset({"incremental", "continuous"})
+"""Modes that come back for rows that are not there yet."""
+
+T = TypeVar("T")
+
+
+class DefinitionInspector:
+    """Implements `service.domain.ports.Inspector` on the worker's own sources and sinks."""
+
+    def __init__(self, sources: Sources, sinks: Sinks) -> None:
+        """Nothing is kept open between calls."""
+        self._sources, self._sinks = sources, sinks
+
+    def check(self, spec: Mapping[str, object]) -> Sequence[Finding]:
+        """See the port."""
+        return [*_check_sql(spec), *_check_sink(spec), *_check_mode(spec)]
+
+    def promise(self, spec: Mapping[str, object]) -> tuple[str, str]:
+        """See the port."""
+        promise = registry.build(_parsed(spec), registry.Context(files=Path())).promise()
+        return promise.guarantee.value, "; ".join(filter(None, (promise.note, _reading_note(spec))))
+
+    async def validate(self, account: str, spec: Mapping[str, object], secrets: Mapping[str, str]) -> Sequence[Finding]:
+        """See the port."""
+        found = list(self.check(spec))
+        if any(finding.severity == "error" for finding in found):
+            return found
+        source, sink = await asyncio.gather(
+            self._look("/source", self._source_findings(account, spec)),
+            self._look("/sink", self._sink_findings(account, spec, secrets)),
+        )
+        return [*found, *source, *sink]
+
+    async def preview(
+        self,
+        account: str,
+        spec: Mapping[str, object],
+        secrets: Mapping[str, str],  # noqa: ARG002 -- the port's; a preview writes nowhere
+        *,
+        limit: int,
+    ) -> Sequence[PreviewRow]:
+        """See the port."""
+
+        async def read() -> list[PreviewRow]:
+            async with self._source(account, spec) as source:
+                inspection = await source.inspect()
+                for finding in inspection.findings:
+                    if finding.severity == "error":
+                        raise Permanent(finding.code, finding.message, hint=finding.hint)
+                reader = source.reader()
+                try:
+                    return await _first_rows(reader, limit)
+                finally:
+                    await reader.close()
+
+        return await _in_time(read())
+
+    async def check_ranges(
+        self,
+        account: str,
+        spec: Mapping[str, object],
+        secrets: Mapping[str, str],  # noqa: ARG002 -- the port's; keys are the source's
+        ranges: Sequence[OpenRange],
+    ) -> None:
+        """See the port."""
+
+        async def compare() -> None:
+            async with self._source(account, spec) as source:
+                await source.check_keys([key for one in ranges for key in (one.lower, one.upper) if key is not None])
+
+        await _in_time(compare())
+
+    async def repeats(
+        self,
+        account: str,
+        spec: Mapping[str, object],
+        secrets: Mapping[str, str],  # noqa: ARG002 -- the port's; keys are the source's
+        *,
+        delivered: Sequence[OpenRange],
+        ranges: Sequence[OpenRange],
+    ) -> Sequence[OpenRange]:
+        """See the port."""
+
+        async def overlaps() -> list[OpenRange]:
+            async with self._source(account, spec) as source:
+                found = [await _overlap(source, one, other) for one in delivered for other in ranges]
+            return [overlap for overlap in found if overlap is not None]
+
+        return await _in_time(overlaps())
+
+    async def check_datasource(self, datasource: Datasource) -> Sequence[Finding]:
+        """See the port."""
+        return await self._look("", self._sources.check(datasource))
+
+    # -- one side at a time -------------------------------------------------------------------------------------
+
+    async def _source_findings(self, account: str, spec: Mapping[str, object]) -> list[Finding]:
+        async with self._source(account, spec) as source:
+            inspection = await source.inspect()
+        found = [Finding(f.pointer, f.severity, f.code, f.message, f.hint) for f in inspection.findings]
+        if inspection.guarantee_note:
+            found.append(Finding("/options/safety", "info", "guarantee", inspection.guarantee_note))
+        return found
+
+    async def _sink_findings(
+        self, account: str, spec: Mapping[str, object], secrets: Mapping[str, str]
+    ) -> list[Finding]:
+        sink = await self._sinks.sink(account, spec, secrets)
+        try:
+            return [Finding(f.pointer, f.severity, f.code, f.message, f.hint) for f in await sink.check()]
+        finally:
+            await sink.close()
+
+    @staticmethod
+    async def _look(pointer: str, look: Awaitable[Sequence[Finding]]) -> Sequence[Finding]:
+        """What cannot be looked at is a finding itself."""
+        try:
+            return await _in_time(look)
+        except RowferryError as error:
+            return [Finding(pointer, "error", error.code, error.message, error.hint)]
+
+    @asynccontextmanager
+    async def _source(self, account: str, spec: Mapping[str, object]) -> AsyncIterator[Source]:
+        name = f"rowferry check {spec.get('name', '')}"[:63]
+        source = await self._sources.source(account, spec, name=name)
+        try:
+            yield source
+        finally:
+            await source.close()
+
+
+async def _in_time(call: Awaitable[T]) -> T:
+    try:
+        async with asyncio.timeout(LIMIT_SECONDS):
+            return await call
+    except TimeoutError:
+        raise Transient("timeout", f"no answer within {LIMIT_SECONDS:.0f} seconds; try again") from None
+    except SinkError as error:
+        raise from_sink(error) from None
+
+
+async def _first_rows(reader: Reader, limit: int) -> list[PreviewRow]:
+    rows: list[PreviewRow] = []
+    after: Key | None = None
+    while len(rows) < limit:
+        page = await reader.read(after, None, max_rows=limit - len(rows))
+        rows.extend(
+            PreviewRow(page.key(index), value.decode("utf-8", "replace")) for index, value in enumerate(page.values)
+        )
+        if page.end:
+            break
+        after = page.scanned_to or after
+    return rows
+
+
+async def _overlap(source: Source, one: OpenRange, other: OpenRange) -> OpenRange | None:
+    """What two ranges have in common; Postgres says which bound is the larger."""
+    lower = one.lower or other.lower
+    if one.lower is not None and other.lower is not None:
+        lower = await source.later(one.lower, other.lower)
+    upper = one.upper or other.upper
+    if one.upper is not None and other.upper is not None:
+        upper = one.upper if await source.later(one.upper, other.upper) == other.upper else other.upper
+    if lower is not None and upper is not None and await source.later(lower, upper) == lower:
+        return None
+    return OpenRange(lower, upper)
+
+
+def _parsed(spec: Mapping[str, object]) -> registry.Definition:
+    sink, form = spec["sink"], spec.get("format")
+    if not isinstance(sink, Mapping) or not isinstance(form, Mapping | None):
+        raise TypeError("a stored definition holds sink and format as objects")
+    return registry.parse(sink, form)
+
+
+def _check_sql(spec: Mapping[str, object]) -> Sequence[Finding]:
+    source = JobSpec.model_validate(spec).source
+    found = []
+    for field, text, parse in (("where", source.where, parse_expression), ("query", source.query, parse_query)):
+        if text is not None:
+            try:
+                parse(text)
+            except SqlError as error:
+                found.append(Finding(f"/source/{field}", "error", "sql_refused", f"source.{field}: {error}"))
+    return found
+
+
+def _check_sink(spec: Mapping[str, object]) -> Sequence[Finding]:
+    try:
+        _parsed(spec)
+    except registry.DefinitionRefused as error:
+        return [Finding(error.pointer, "error", error.code, error.message)]
+    return []
+
+
+def _check_mode(spec: Mapping[str, object]) -> Sequence[Finding]:
+    job = JobSpec.model_validate(spec)
+    found = []
+    if job.source.query is not None and job.mode in FOLLOWING and job.options.safety.kind == "commit":
+        found.append(
+            Finding(
+                "/options/safety",
+                "error",
+                "safety_not_provable",
+                f"options.safety commit can not be proven for a query in mode {job.mode}",
+                "read a table, or set options.safety to delay (late rows may be passed over) or none",
+            )
+        )
+    if job.source.limit is not None and job.mode == "continuous":
+        found.append(
+            Finding(
+                "/source/limit",
+                "error",
+                "limit_with_continuous",
+                f"source.limit {job.source.limit} can not end a continuous job",
+                "leave it out, or use mode once, full or incremental",
+            )
+        )
+    return found
+
+
+def _reading_note(spec: Mapping[str, object]) -> str:
+    job = JobSpec.model_validate(spec)
+    if job.mode not in FOLLOWING:
+        return ""
+    match job.options.safety.kind:
+        case "none":
+            return "safety none: rows that commit after a larger key was read are passed over"
+        case "delay":
+            return (
+                f"safety delay: rows that commit more than {job.options.safety.delay_seconds:g} seconds after a larger "
+                "key are passed over"
+            )
+        case _:
+            return (
+                "rows that match source.where only after their key became final are passed over"
+                if job.source.where
+                else ""
+            )
