@@ -100,7 +100,7 @@ class FileSink:
             os.close(folder)
 
     def _try_link(self, hidden: int) -> None:
-        name = f"probe-{secrets.token_hex(4)}"
+        name = f"{naming.PROBE}{secrets.token_hex(4)}"
         os.close(folders.create_file(hidden, name))
         try:
             folders.link(hidden, name, hidden, f"{name}-link")

@@ -12,8 +12,8 @@ import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from sinks import naming
 from sinks.base import SinkError, SinkRefused, SinkUnavailable
-from sinks.naming import check_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,8 +35,14 @@ class FolderMissing(FileNotFoundError):
 
 def open_root(root: Path, *, create: bool = False) -> int:
     """Open an account's folder, which the operator owns: links on the way to it are theirs and are followed."""
-    if create:
-        root.mkdir(FOLDER_MODE, parents=True, exist_ok=True)
+    missing = [folder for folder in (root, *root.parents) if not folder.exists()] if create else []
+    for folder in reversed(missing):
+        folder.mkdir(FOLDER_MODE, exist_ok=True)
+        parent = os.open(folder.parent, _FOLDER)
+        try:
+            os.fsync(parent)
+        finally:
+            os.close(parent)
     return os.open(root, _FOLDER)
 
 
@@ -45,7 +51,7 @@ def open_folder(root: Path, relative: str, *, create: bool = False) -> int:
 
     Raises FolderMissing, and ValueError for a path that `check_path` refuses: `..` needs no link to lead outside.
     """
-    check_path(relative)
+    naming.check_path(relative)
     try:
         folder = open_root(root, create=create)
     except FileNotFoundError as error:
@@ -138,12 +144,15 @@ def remove_folder(folder: int, name: str) -> None:
 
 
 def remove_temporaries(folder: int, hidden: str, mine: Callable[[str], bool]) -> None:
-    """Remove the folders inside `hidden` that are `mine`, and `hidden` itself where nothing is left in it."""
+    """Remove the folders inside `hidden` that are `mine`, and `hidden` itself where nothing is left in it. Probes
+    are removed too: they live for the length of two calls, so one that is found was left by a process that died."""
     inner = enter(folder, hidden)
     try:
         for name in names_in(inner):
             if mine(name):
                 remove_folder(inner, name)
+            elif name.startswith(naming.PROBE):
+                forget(inner, name)
     finally:
         os.close(inner)
     with suppress(OSError):  # other jobs and generations have theirs in it

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 HIDDEN = ".rowferry"
 """Folder of temporary files inside a job's folder. No path of a definition can reach it: see `check_path`."""
 
+PROBE = "probe-"
+"""How the names of the files begin with which a file system is tried."""
+
 LONGEST_NAME = 255
 LONGEST_PATH = 1024
 

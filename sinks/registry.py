@@ -14,10 +14,12 @@ from sinks import formats, naming
 from sinks.specs import AnySinkSpec, DonothingSinkSpec, FileSinkSpec, FormatSpec, KafkaSinkSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
     from pathlib import Path
 
     from sinks.base import Sink
+
+    Guard = Callable[[str, int], Awaitable[None]]
 
 KINDS: Final = ("donothing", "file", "kafka")
 
@@ -53,6 +55,8 @@ class Context:
 
     files: Path
     """The account's own folder, `<data folder>/files/<account>`: file jobs write below it only."""
+    guard: Guard | None = None
+    """Awaited with host and port before a sink connects anywhere; raises SinkRefused. None: every address may be."""
 
 
 def available() -> dict[str, Any]:
@@ -111,7 +115,7 @@ def build(definition: Definition, context: Context) -> Sink:
         return DonothingSink()
     from sinks.kafka import KafkaSink  # noqa: PLC0415 - see the module's docstring
 
-    return KafkaSink(sink)
+    return KafkaSink(sink, guard=context.guard)
 
 
 def _refuse_planned(pointer: str, value: object, planned: frozenset[str], known: tuple[str, ...]) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
+from sinks.formats import Format
 from sinks.kafka import KafkaSink
-from sinks.specs import KafkaSinkSpec
+from sinks.specs import FileSinkSpec, KafkaSinkSpec
 from tests.support.proxy import FaultProxy
 from tests.support.topics import read_topic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     import pytest
 
@@ -100,3 +103,61 @@ CASES: dict[str, Callable[[pytest.FixtureRequest], SinkCase]] = {
     "kafka": KafkaCase,
     "kafka-at-least-once": KafkaPlainCase,
 }
+
+
+class FileCase(SinkCase):
+    """Files below a temporary folder, read back with Python's own means."""
+
+    path = "exports/orders"
+
+    async def start(self) -> None:
+        self.root: Path = self.request.getfixturevalue("tmp_path") / "files" / "default"
+        self._away = self.root / "away"
+
+    async def stop(self) -> None:
+        """pytest removes the folder."""
+
+    def sink(self, **changes: Any) -> Sink:
+        from sinks.file import FileSink
+
+        spec = FileSinkSpec.model_validate({"kind": "file", "path": self.path} | changes)
+        return FileSink(spec, Format("json", "gzip"), self.root)
+
+    async def read(self) -> list[bytes]:
+        files = sorted((self.root / self.path).glob("*.jsonl.gz"))
+        return [row for file in files for row in gzip.decompress(file.read_bytes()).splitlines()]
+
+    async def lose(self) -> None:
+        folder = self.root / self.path
+        folder.rename(self._away)
+        folder.write_text("a file where the folder was")
+
+    async def mend(self) -> None:
+        folder = self.root / self.path
+        folder.unlink()
+        self._away.rename(folder)
+
+
+class DonothingCase(SinkCase):
+    """Counts only: there is no target."""
+
+    keeps_rows = False
+    can_be_lost = False
+
+    async def start(self) -> None:
+        """Nothing to make."""
+
+    async def stop(self) -> None:
+        """Nothing to remove."""
+
+    def sink(self, **changes: Any) -> Sink:
+        from sinks.donothing import DonothingSink
+
+        assert not changes
+        return DonothingSink()
+
+    async def read(self) -> list[bytes]:
+        raise NotImplementedError
+
+
+CASES |= {"file": FileCase, "donothing": DonothingCase}

@@ -50,6 +50,7 @@ class Points:
 
     def reached(self, point: str) -> None:
         if self._signal is not None and point == self._point:
+            self._point = None
             os.kill(os.getpid(), self._signal)
 
     def _watch(self, function: str, when: str, number: str) -> None:
@@ -92,6 +93,10 @@ class Store:
 
     def lease(self) -> None:
         self._change(lambda state: state.update(lease=self._epoch))
+
+    def position(self) -> int:
+        self._change(lambda _: None)
+        return self.read()["settled"]
 
     def prepare(self, prepared: Prepared) -> None:
         self._change(lambda state: state["tries"].append(asdict(prepared)))
@@ -146,7 +151,7 @@ async def split(sink: FileSink, owner: Owner, store: Store, points: Points) -> N
         if mark is not None:
             store.settle(mark.epoch, mark.attempt)
             tries = []
-        while (sequence := store.read()["settled"] + 1) <= CHUNKS:
+        while (sequence := store.position() + 1) <= CHUNKS:
             await chunk(writer, store, points, sequence, tries)
             tries = []
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -44,7 +45,7 @@ def test_rows_come_back_line_by_line(form: Format):
 def test_the_same_rows_give_the_same_bytes_however_they_were_batched(form: Format, cuts: list[int], seed: int):
     rows = [b'{"id":%d,"t":"%d"}' % (number, (number * number * (seed + 1)) % 1_000_003) for number in range(9_000)]
     edges = [0, *sorted(cuts), len(rows)]
-    parts = [rows[first:last] for first, last in zip(edges, edges[1:], strict=False)]
+    parts = [rows[first:last] for first, last in itertools.pairwise(edges)]
     assert encoded(form, *parts) == encoded(form, rows)
 
 
