@@ -1,0 +1,66 @@
+# Everything runs in .venv, made by the first target that needs it. `make help` lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+KEEP ?=
+TESTS ?=
+BENCH ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test check lint format types imports bench docs lock clean
+# One recipe at a time: the tests and the demo measure.
+.NOTPARALLEL:
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(VENV)/.installed ## the virtual environment, from the lock
+
+# pip reads the lock with hashes; the project itself is installed beside it, without asking anybody for anything.
+$(VENV)/.installed: requirements-dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or later is needed: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+	  { echo "$(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: venv ## real servers, real rows, a stop, a kill -9, and the proof; KEEP=1 leaves it running
+	@KEEP=$(KEEP) $(BIN)/python -m demo
+
+test: venv ## all tests, the quick ones first; TESTS="tests/unit -k name" for some
+	$(BIN)/python -m pytest $(TESTS)
+
+check: lint types imports test ## what CI runs: lint, format, types, import rules, tests
+
+lint: venv ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: venv ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: venv ## mypy, strict
+	$(BIN)/mypy
+
+imports: venv ## who may import whom
+	$(BIN)/lint-imports
+
+bench: venv ## rows/s beside psql | kcat; BENCH="--rows 100000 --repeat 1", or BENCH=--memory
+	@$(BIN)/python -m bench $(BENCH)
+
+docs: venv ## make the pages that are made from code
+	$(BIN)/python -m docs.make_states
+
+# Run by hand when dependencies change. uv resolves for every Python and platform at once, which pip cannot.
+lock: venv ## resolve both locks anew (needs uv)
+	uv pip compile $(LOCK) pyproject.toml -o requirements.lock
+	uv pip compile $(LOCK) pyproject.toml --extra embedded --group dev -c requirements.lock -o requirements-dev.lock
+LOCK := --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links \
+  --no-annotate --quiet --upgrade
+
+clean: ## remove what the targets above made, not data/
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
