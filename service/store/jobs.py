@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from service.domain.errors import Conflict, NotFound
+from service.domain.errors import Conflict
 from service.domain.states import LIVE, State
 from service.store import generations, pages
 from service.store.clauses import compose
@@ -75,7 +75,9 @@ class Jobs(Part):
         sealed = self._box.seal(secrets)
         async with self._pool.transaction() as connection:
             job = await locked(connection, account, job_id)
-            _may_replace(job, if_revision)
+            _check_revision(job, if_revision)
+            if State(job["state"]) in LIVE:
+                raise running(job, "replacing the definition")
             here = await connection.fetchrow(SQL["position"], job_id)
             if target_changed and position is None and here is not None and here["present"]:
                 raise _incompatible(job)
@@ -87,10 +89,19 @@ class Jobs(Part):
             await record_event(connection, job, "replace", actor, details=details)
             return await read_job(connection, account, job_id)
 
-    async def patch(self, account: str, actor: Actor, job_id: str, spec: Mapping[str, object]) -> Job:
+    async def patch(
+        self,
+        account: str,
+        actor: Actor,
+        job_id: str,
+        spec: Mapping[str, object],
+        *,
+        if_revision: int | None = None,
+    ) -> Job:
         """As `JobStore.patch`; whatever else `spec` says is not looked at."""
         async with self._pool.transaction() as connection:
             job = await locked(connection, account, job_id)
+            _check_revision(job, if_revision)
             await connection.execute(SQL["patch_job"], job_id, _with_live_parts(job["spec"], spec))
             await connection.execute(SQL["replace_generation"], job_id)
             await record_event(connection, job, "patch", actor, details={"spec_revision": job["spec_revision"] + 1})
@@ -106,13 +117,11 @@ class Jobs(Part):
             row = await connection.fetchrow(query, *arguments)
         return None if row is None else job_of(row)
 
-    async def secrets_of(self, job_id: str) -> Mapping[str, str]:
-        """As `JobStore.secrets_of`."""
+    async def secrets(self, account: str, job_id: str) -> Mapping[str, str]:
+        """As `JobStore.secrets`. Raises Permanent `secret_key_wrong` or `secret_key_required`."""
         async with self._pool.connection() as connection:
-            row = await connection.fetchrow(SQL["secrets_of"], job_id) if is_id(job_id) else None
-        if row is None:
-            raise NotFound("job", job_id)
-        return self._box.open(row["secrets"])
+            sealed = await connection.fetchval(SQL["secrets"], account, job_id) if is_id(job_id) else None
+        return self._box.open(sealed)
 
     async def list(
         self, account: str, filters: Mapping[str, Any], *, sort: str, limit: int, after: str | None
@@ -152,7 +161,7 @@ def page_query(
     return compose(SQL["select_jobs"], frozenset(tags), values)
 
 
-def _may_replace(job: Row, if_revision: int | None) -> None:
+def _check_revision(job: Row, if_revision: int | None) -> None:
     if if_revision is not None and if_revision != job["spec_revision"]:
         raise Conflict(
             "revision_changed",
@@ -160,8 +169,6 @@ def _may_replace(job: Row, if_revision: int | None) -> None:
             hint="read it again, then decide",
             revision=job["spec_revision"],
         )
-    if State(job["state"]) in LIVE:
-        raise running(job, "replacing the definition")
 
 
 def _incompatible(job: Row) -> Conflict:

@@ -191,6 +191,8 @@ CREATE INDEX chunks_outputs ON rowferry.chunks (job_id, settled_at, generation, 
     WHERE state = 'settled';
 CREATE INDEX chunks_prepared ON rowferry.chunks (job_id, generation, ordinal) WHERE state = 'prepared';
 
+CREATE INDEX chunks_dropped ON rowferry.chunks (job_id, prepared_at) WHERE state = 'dropped'; -- retention
+
 -- runs, events and log outlive their job, so they refer to it by value.
 CREATE TABLE rowferry.runs (
     id uuid PRIMARY KEY,
@@ -223,7 +225,7 @@ CREATE INDEX runs_page ON rowferry.runs (account_id, started_at, id);
 CREATE INDEX runs_page_of_state ON rowferry.runs (account_id, state, started_at, id);
 CREATE INDEX runs_page_of_job ON rowferry.runs (job_id, started_at, id);
 CREATE INDEX runs_page_of_job_name ON rowferry.runs (account_id, job_name, started_at, id);
-CREATE INDEX runs_error ON rowferry.runs (account_id, (errors -> 0 ->> 'code'), started_at) WHERE errors <> '[]';
+CREATE INDEX runs_error ON rowferry.runs USING gin (errors jsonb_path_ops) WHERE errors <> '[]';
 CREATE INDEX runs_ended ON rowferry.runs (ended_at) WHERE ended_at IS NOT NULL; -- retention
 
 -- A reader that follows `seq` must not pass over a row that commits later than a higher one. So an event gets its number

@@ -89,8 +89,9 @@ SELECT g.begins, g.ranges, g.planned_at IS NOT NULL AS planned,
   FROM generations g JOIN jobs j ON j.id = g.job_id AND j.generation = g.number
  WHERE j.id = $1
 
--- name: secrets_of
-SELECT secrets FROM jobs WHERE id = $1
+-- name: secrets
+SELECT secrets FROM jobs
+ WHERE id = $2 AND account_id = (SELECT id FROM accounts WHERE name = $1) AND removed_at IS NULL
 
 -- name: end_unplanned
 -- A generation that was never planned has opened nothing: its successor has nothing to close.

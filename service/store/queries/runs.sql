@@ -1,0 +1,50 @@
+-- The job log: runs, what they made visible, and what of the source is durable in the sink.
+
+-- name: select_runs
+SELECT r.*
+  FROM runs r
+ WHERE r.account_id = (SELECT id FROM accounts WHERE name = :account)
+   AND r.id = :id  --? id
+   AND r.job_id = :job_id  --? job_id
+   AND r.job_name = :job  --? job
+   AND r.state = ANY(:state)  --? state
+   AND r.sink = :sink  --? sink
+   AND r.trigger = :trigger  --? trigger
+   AND r.errors <> '[]' AND r.errors @> :error  --? error
+   AND r.started_at >= :started_from  --? started_from
+   AND r.started_at < :started_to  --? started_to
+   AND (r.started_at, r.id) < (:after_value, :after_id)  --? after
+ ORDER BY r.started_at DESC, r.id DESC  --? page
+ LIMIT :limit  --? page
+
+-- name: select_outputs
+SELECT c.run_id, c.generation, c.ordinal, c.sequence, c.target, c.partition, c.first_offset, c.last_offset, c.rows,
+       c.bytes, c.etag, c.checksum, c.first_key, c.last_key, c.settled_at
+  FROM chunks c
+ WHERE c.job_id = (SELECT j.id FROM jobs j JOIN accounts a ON a.id = j.account_id
+                    WHERE a.name = :account AND j.id = :job_id AND j.removed_at IS NULL)
+   AND c.state = 'settled'
+   AND (c.settled_at, c.generation, c.ordinal, c.sequence)
+       > (:after_at::timestamptz, :after_generation::int, :after_ordinal::int, :after_sequence::bigint)  --? after
+ ORDER BY c.settled_at, c.generation, c.ordinal, c.sequence
+ LIMIT :limit
+
+-- name: delivered_splits
+-- The current generation's splits, and those of every generation before it that it goes on from: what any of them
+-- delivered is durable. A generation from the beginning delivers all again, so nothing before it counts.
+WITH RECURSIVE counted (job_id, number, begins) AS (
+    SELECT g.job_id, g.number, g.begins
+      FROM generations g
+      JOIN jobs j ON j.id = g.job_id AND j.generation = g.number
+      JOIN accounts a ON a.id = j.account_id
+     WHERE a.name = $1 AND j.id = $2 AND j.removed_at IS NULL
+     UNION ALL
+    SELECT g.job_id, g.number, g.begins
+      FROM counted c
+      JOIN generations g ON g.job_id = c.job_id AND g.number = c.number - 1
+     WHERE c.begins <> 'beginning'
+)
+SELECT s.generation, s.ordinal, s.lower, s.upper, s.position, s.scanned_to, s.done_at IS NOT NULL AS done
+  FROM counted c
+  JOIN splits s ON s.job_id = c.job_id AND s.generation = c.number
+ ORDER BY s.generation, s.ordinal
