@@ -78,7 +78,7 @@ async def transition(
     if run is not None:
         await connection.execute(SQL["begin_run"], run.id, job_id, run.trigger)
         await connection.execute(SQL["queue_steps"], job_id, moved["generation"])
-    elif before is not State.CREATED:
+    else:
         chain = None if errors is None else causes_to_json(errors)
         await connection.execute(SQL["move_run"], moved["run_id"], target.value, target in FINAL, chain)
     await record_event(
@@ -116,13 +116,15 @@ async def _move(
     return moved
 
 
-async def end_if_idle(connection: Connection, job_id: str, state: State, by: Actor) -> State:
+async def end_if_idle(
+    connection: Connection, job_id: str, state: State, by: Actor, *, reason: str | None = None
+) -> State:
     """To be called whenever a step was given back: a job that is stopping, aborting or failing ends with its last
     leased step. The state afterwards."""
     event = _ENDS_BY.get(state)
     if event is None or await connection.fetchval(SQL["has_leased_step"], job_id):
         return state
-    moved = await transition(connection, job_id, event, by)
+    moved = await transition(connection, job_id, event, by, reason=reason)
     return state if moved is None else moved.after
 
 

@@ -1,0 +1,114 @@
+"""What a plan step writes: the end of the generations before its own, and the splits of its own. Clean-up closes
+generations by the same means."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from service.domain.errors import Conflict, NotFound
+from service.domain.records import GenerationState, OpenRange, StepKind
+from service.domain.states import State
+from service.store.chunks import SQL as CHUNKS
+from service.store.chunks import settle_try, show_last_id, split_state, store_try
+from service.store.held import SQL as LEASES
+from service.store.held import Held, by_holder, end_step, key_in, key_out
+from service.store.sql import load
+from service.store.transitions import end_if_idle, record_event
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from service.domain.records import ChunkRecord, Key, Lease, Settlement
+    from service.store.pool import Connection, Row
+
+SQL = load("plans")
+
+
+class Plans(Held):
+    """The part of `StepStore` that begins and closes generations."""
+
+    def _closing(self, lease: Lease, number: int) -> AbstractAsyncContextManager[tuple[Connection, Row]]:
+        if number >= lease.generation and lease.kind is StepKind.PLAN:
+            raise Conflict("wrong_generation", f"a plan step of generation {lease.generation} can not close {number}")
+        if number != lease.generation and lease.kind is StepKind.CLEAN_UP:
+            raise Conflict("wrong_generation", f"the clean-up of generation {lease.generation} can not close {number}")
+        return self._held(lease, StepKind.PLAN, StepKind.CLEAN_UP)
+
+    async def generation(self, lease: Lease, number: int) -> GenerationState:
+        """As `StepStore.generation`. Raises NotFound."""
+        async with self._held(lease) as (connection, _):
+            row = await connection.fetchrow(SQL["generation"], lease.job_id, number)
+            if row is None:
+                raise NotFound("generation", str(number))
+            splits = await connection.fetch(CHUNKS["splits"], lease.job_id, number)
+            prepared = await connection.fetch(CHUNKS["prepared"], lease.job_id, number, None)
+            epochs = await connection.fetch(SQL["epochs"], lease.job_id, number)
+        ranges = row["ranges"]
+        return GenerationState(
+            number=row["number"],
+            begins=row["begins"],
+            ranges=None if ranges is None else [OpenRange(key_out(low), key_out(high)) for low, high in ranges],
+            bound=key_out(row["bound"]),
+            planned=row["planned"],
+            closed=row["closed"],
+            spec=row["spec"],
+            secrets=self._box.open(row["secrets"]),
+            splits=[split_state(split, prepared) for split in splits],
+            epochs={epoch["ordinal"]: epoch["epoch"] for epoch in epochs},
+        )
+
+    async def settle_closed(self, lease: Lease, number: int, ordinal: int, settlement: Settlement) -> None:
+        """As `StepStore.settle_closed`: counted for the plan step's run, in clean-up for the run that prepared it.
+        Raises Conflict `chunk_not_prepared`."""
+        async with self._closing(lease, number) as (connection, job):
+            run_id = await settle_try(connection, (lease.job_id, number, ordinal), settlement, lease.run_id)
+            keeps = await connection.fetchval(SQL["keeps_position_of"], lease.job_id, job["generation"], number)
+            if keeps:
+                await show_last_id(connection, lease.job_id, number, run_id)
+
+    async def drop_closed(self, lease: Lease, number: int, ordinal: int) -> None:
+        """As `StepStore.drop_closed`; nothing happens when there is none."""
+        async with self._closing(lease, number) as (connection, _):
+            await connection.fetch(CHUNKS["drop_tries"], lease.job_id, number, ordinal, 0)
+
+    async def prepare_closed(self, lease: Lease, number: int, ordinal: int, chunk: ChunkRecord) -> None:
+        """As `StepStore.prepare_closed`; the try's epoch is that of `fence_epoch`. Raises Conflict `out_of_sequence`
+        or `try_exists`."""
+        async with self._closing(lease, number) as (connection, _):
+            epoch = await connection.fetchval(SQL["split_epoch"], lease.job_id, number, ordinal)
+            await store_try(connection, (lease.job_id, number, ordinal), chunk, epoch=epoch)
+
+    async def fence_epoch(self, lease: Lease, number: int, ordinal: int) -> int:
+        """As `StepStore.fence_epoch`. Raises NotFound for a split that does not exist."""
+        async with self._closing(lease, number) as (connection, _):
+            epoch: int | None = await connection.fetchval(SQL["fence_epoch"], lease.job_id, number, ordinal)
+            if epoch is None:
+                raise NotFound("split", f"{number}/{ordinal}")
+            return epoch
+
+    async def close_generation(self, lease: Lease, number: int, *, fenced: bool) -> None:
+        """As `StepStore.close_generation`; the second time does nothing."""
+        async with self._closing(lease, number) as (connection, job):
+            closed = await connection.execute(SQL["close_generation"], lease.job_id, number, fenced)
+            if closed != "UPDATE 0" and not fenced:
+                details = {"generation": number}
+                await record_event(connection, job, "old_generation_not_fenced", by_holder(lease), details=details)
+
+    async def save_plan(
+        self, lease: Lease, splits: Sequence[OpenRange], *, bound: Key | None, tail: bool, estimated_rows: int | None
+    ) -> None:
+        """As `StepStore.save_plan`; ordinals are places in `splits`."""
+        async with self._held(lease, StepKind.PLAN) as (connection, job):
+            generation = (lease.job_id, lease.generation)
+            lower = [key_in(split.lower) for split in splits]
+            upper = [key_in(split.upper) for split in splits]
+            await connection.execute(SQL["insert_splits"], *generation, lower, upper, tail)
+            await connection.execute(SQL["insert_split_steps"], *generation)
+            await connection.execute(SQL["insert_finish_step"], *generation, len(splits))
+            await connection.execute(SQL["planned"], *generation, key_in(bound), estimated_rows)
+            await connection.execute(SQL["plan_of_run"], lease.run_id, len(splits), estimated_rows)
+            await show_last_id(connection, *generation, lease.run_id)
+            await connection.execute(LEASES["note_progress"], lease.job_id)
+            await end_step(connection, lease)
+            await end_if_idle(connection, lease.job_id, State(job["state"]), by_holder(lease))

@@ -1,0 +1,50 @@
+-- name: generation
+SELECT number, begins, ranges, bound, planned_at IS NOT NULL AS planned,
+    closed_at IS NOT NULL OR finished_at IS NOT NULL AS closed, spec, secrets
+FROM generations WHERE job_id = $1 AND number = $2;
+
+-- name: epochs
+SELECT ordinal, epoch FROM steps WHERE job_id = $1 AND generation = $2 AND kind = 'split';
+
+-- name: fence_epoch
+-- No lease survives it, though there should be none: a new generation is made only while nothing runs.
+UPDATE steps SET epoch = epoch + 1, state = CASE WHEN state = 'leased' THEN 'ready' ELSE state END, owner = NULL,
+    leased_until = NULL
+WHERE job_id = $1 AND generation = $2 AND kind = 'split' AND ordinal = $3
+RETURNING epoch;
+
+-- name: split_epoch
+SELECT epoch FROM steps WHERE job_id = $1 AND generation = $2 AND kind = 'split' AND ordinal = $3;
+
+-- name: close_generation
+UPDATE generations SET closed_at = clock_timestamp(), fenced = $3
+WHERE job_id = $1 AND number = $2 AND closed_at IS NULL;
+
+-- name: insert_splits
+INSERT INTO splits (job_id, generation, ordinal, lower, upper, tail)
+SELECT $1, $2, place - 1, lower, upper, $5 AND place = cardinality($3::jsonb[])
+FROM unnest($3::jsonb[], $4::jsonb[]) WITH ORDINALITY AS given (lower, upper, place);
+
+-- name: insert_split_steps
+-- A tail behind bounded splits waits for them.
+INSERT INTO steps (job_id, generation, kind, ordinal, state)
+SELECT job_id, generation, 'split', ordinal, CASE WHEN tail AND ordinal > 0 THEN 'waiting' ELSE 'ready' END
+FROM splits WHERE job_id = $1 AND generation = $2;
+
+-- name: insert_finish_step
+INSERT INTO steps (job_id, generation, kind, state)
+SELECT $1, $2, 'finish', CASE WHEN $3 = 0 THEN 'ready' ELSE 'waiting' END;
+
+-- name: planned
+UPDATE generations SET planned_at = clock_timestamp(), bound = $3, estimated_rows = $4
+WHERE job_id = $1 AND number = $2;
+
+-- name: plan_of_run
+UPDATE runs SET splits_total = $2, estimated_rows = $3 WHERE id = $1;
+
+-- name: keeps_position_of
+-- The job's position is that of the predecessor as long as its successor, which begins there, has no splits of its own.
+SELECT EXISTS (
+    SELECT FROM generations
+    WHERE job_id = $1 AND number = $2 AND begins = 'keep' AND planned_at IS NULL AND number = $3 + 1
+);
