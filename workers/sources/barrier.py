@@ -23,6 +23,8 @@ from workers.sources.queries import load
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import asyncpg
+
     from workers.sources.base import Key
     from workers.sources.catalog import Member
     from workers.sources.connection import Session
@@ -37,7 +39,10 @@ _NEXTVAL = re.compile(r"^nextval\('(?:[^']|'')+'::regclass\)$")
 _BEFORE_RESTART = "-1/"
 """Virtual transaction of one prepared before the server restarted, or on a server that forgets the session's: it may
 be any of those we wait for, so it holds every candidate."""
-_REMEDY = "set options.safety to delay (with delay_seconds) or none, and know what may be lost; or key the job by an identity column"
+_REMEDY = (
+    "set options.safety to delay (with delay_seconds) or none, and know what may be lost; "
+    "or key the job by an identity column"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +56,12 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """What the source holds now: the largest key that may become a bound, and how many rows stand above the sequence."""
+    """What the source holds now."""
 
     key: Key | None
+    """The largest that may become a bound."""
     ahead: int = 0
+    """Rows above the key's sequence, counted up to 1,000."""
 
 
 class Barrier:
@@ -104,7 +111,8 @@ class Barrier:
             f" SELECT {back} AS went_back, drawn.last::text AS last,"
             f" (SELECT count(*) FROM (SELECT FROM {source} WHERE {column} > (SELECT last FROM drawn)"
             f" LIMIT {_AHEAD_COUNTED}) AS a) AS ahead, k.*"
-            f" FROM drawn LEFT JOIN (SELECT {key.texts()} FROM {source} WHERE {column} <= (SELECT last FROM drawn){above}"
+            f" FROM drawn LEFT JOIN (SELECT {key.texts()} FROM {source}"
+            f" WHERE {column} <= (SELECT last FROM drawn){above}"
             f" ORDER BY {key.order('DESC')} LIMIT 1) AS k ON true",
             list(self._sequences),
         )
@@ -113,9 +121,9 @@ class Barrier:
         if went_back and position:
             raise Permanent(
                 "key_went_back",
-                f"{self._definition.what}: the sequence of {key.names[0]} stands at {last}, below the position {position[0]}:"
-                " rows it numbers from now on would be taken for delivered",
-                hint="after RESTART, setval or CYCLE: put the job's checkpoint below the new keys, or start from=beginning",
+                f"{self._definition.what}: the sequence of {key.names[0]} stands at {last}, below the position"
+                f" {position[0]}: rows it numbers from now on would be taken for delivered",
+                hint="after RESTART, setval or CYCLE: put the checkpoint below the new keys, or start from=beginning",
             )
         return Drawn(None if texts[0] is None else tuple(texts), ahead)
 
@@ -237,24 +245,31 @@ async def provable(
             reasons.append(f"{member.name} is filled by a logical replication subscription")
         if member.kind == "f":
             reasons.append(f"{member.name} is a foreign table, whose writers can not be seen")
-    rows = await session.fetch(load("feeds"), [member.oid for member in members], definition.key.names[0])
-    sequences = {row["sequence"] for row in rows if row["sequence"] is not None}
     column = definition.key.names[0]
+    rows = await session.fetch(load("feeds"), [member.oid for member in members], column)
     for row in rows:
-        where = f"{column} of {row['relation_name']}"
-        if row["sequence"] is None:
-            if row["default_text"] or row["relation"] == relation.oid:
-                reasons.append(f"{where} is neither an identity column nor numbered by nextval of a sequence")
-            continue
-        if row["default_text"] and not row["identity"] and not _NEXTVAL.match(row["default_text"]):
-            reasons.append(f"the default of {where} is more than nextval of a sequence: {row['default_text']}")
-        if row["cache"] != 1:
-            reasons.append(f"sequence {row['sequence_name']} has CACHE {row['cache']}: sessions keep numbers aside")
-        if row["increment"] < 0 or row["cycle"]:
-            reasons.append(f"sequence {row['sequence_name']} does not only rise")
-        if not row["readable"]:
-            reasons.append(f"sequence {row['sequence_name']} may not be read: GRANT SELECT ON SEQUENCE it to the role")
+        reasons += _feed_reasons(row, column, relation.oid)
+    sequences = {row["sequence"] for row in rows if row["sequence"] is not None}
     return list(dict.fromkeys(reasons)), tuple(sorted(sequences))
+
+
+def _feed_reasons(row: asyncpg.Record, column: str, relation: int) -> list[str]:
+    """Why one sequence, or a column without one, does not number rows in a way the locks show."""
+    where = f"{column} of {row['relation_name']}"
+    if row["sequence"] is None:
+        if row["default_text"] or row["relation"] == relation:
+            return [f"{where} is neither an identity column nor numbered by nextval of a sequence"]
+        return []  # a child without a default: its rows are numbered by the parent, or by hand
+    reasons = []
+    if row["default_text"] and not row["identity"] and not _NEXTVAL.match(row["default_text"]):
+        reasons.append(f"the default of {where} is more than nextval of a sequence: {row['default_text']}")
+    if row["cache"] != 1:
+        reasons.append(f"sequence {row['sequence_name']} has CACHE {row['cache']}: sessions keep numbers aside")
+    if row["increment"] < 0 or row["cycle"]:
+        reasons.append(f"sequence {row['sequence_name']} does not only rise")
+    if not row["readable"]:
+        reasons.append(f"sequence {row['sequence_name']} may not be read: GRANT SELECT ON SEQUENCE it to the role")
+    return reasons
 
 
 def still_held(awaited: frozenset[str], now: dict[str, int | None]) -> dict[str, int | None]:

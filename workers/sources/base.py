@@ -164,8 +164,9 @@ class Source(Protocol):
     def reader(self) -> Reader:
         """A reader for one split."""
 
-    def frontier(self) -> Frontier:
-        """The moving bound, for `continuous`."""
+    def frontier(self, position: Key | None = None) -> Frontier:
+        """The moving bound, for `continuous`; it begins at `position`, where reading stands. A sequence below it is
+        Permanent `key_went_back` on the first `advance`."""
 
     async def later(self, one: Key, other: Key) -> Key:
         """The larger of two keys, compared by Postgres with the key's own types and collations."""

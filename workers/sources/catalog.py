@@ -110,7 +110,8 @@ async def query_columns(session: Session, query: str) -> tuple[Column, ...]:
         statement = await connection.prepare(f"SELECT * FROM ({query}) AS q")
         attributes = [(attribute.name, attribute.type.oid) for attribute in statement.get_attributes()]
     rows = await session.fetch(
-        "SELECT oid, format_type(oid, -1) AS type, typcategory::text AS category FROM pg_type WHERE oid = ANY ($1::oid[])",
+        "SELECT oid, format_type(oid, -1) AS type, typcategory::text AS category"
+        " FROM pg_type WHERE oid = ANY ($1::oid[])",
         [oid for _, oid in attributes],
     )
     types = {row["oid"]: (row["type"], row["category"]) for row in rows}

@@ -14,17 +14,16 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
+from asyncpg.connect_utils import SessionAttribute
 
 from service.domain.errors import Permanent, RowferryError, Transient
 from workers.sources import failures
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 
     from service.domain.datasource import Datasource
     from workers.sources.budget import ConnectionBudget, Slot
-
-Guard = "Callable[[str, int], Awaitable[None]]"
 
 CONNECT_SECONDS = 10.0
 STATEMENT_SECONDS = 1.0
@@ -136,13 +135,12 @@ class Session:
         return None if row is None else row[0]
 
     async def copy(
-        self, query: str, output: Callable[[bytes], Awaitable[None]], *, seconds: float = STATEMENT_SECONDS
+        self, query: str, output: Callable[[bytes], Coroutine[Any, Any, None]], *, seconds: float = STATEMENT_SECONDS
     ) -> None:
         """Stream `COPY (query) TO STDOUT` as text. What `output` raises ends the stream and is raised here; the
         connection stays usable. `seconds` other than the pinned limit hold for this statement alone."""
-        async with self.in_use() as connection:
-            async with self._limit(connection, seconds):
-                await connection.copy_from_query(query, output=output, timeout=seconds + _ANSWER_MARGIN_SECONDS)
+        async with self.in_use() as connection, self._limit(connection, seconds):
+            await connection.copy_from_query(query, output=output, timeout=seconds + _ANSWER_MARGIN_SECONDS)
 
     @asynccontextmanager
     async def _limit(self, connection: asyncpg.Connection, seconds: float) -> AsyncIterator[None]:
@@ -239,7 +237,7 @@ async def _connect(
         # an empty password keeps asyncpg from the environment and the password file of whoever runs the service
         password=datasource.password or "",
         ssl=context if context is not None else False,
-        target_session_attrs="any",
+        target_session_attrs=SessionAttribute.any,
         server_settings=settings,
         statement_cache_size=0,
         timeout=CONNECT_SECONDS,

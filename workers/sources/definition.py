@@ -38,7 +38,7 @@ class Definition:
     query: UserSql | None = None
     columns: tuple[Column, ...] = ()
     selected: tuple[str, ...] = ()
-    key: KeyColumns = KeyColumns((), proven=False)
+    key: KeyColumns = field(default_factory=lambda: KeyColumns((), proven=False))
     filters: tuple[str, ...] = ()
     """Conditions that leave rows out."""
     message_key: tuple[str, ...] = ()
@@ -101,7 +101,8 @@ class Definition:
             select.append(f"{self._repeat_sql(page)} AS d")
             outer.append(f"{built}.d")
         return (
-            f"SELECT {', '.join(outer)} FROM (SELECT {', '.join(select)} FROM ({inner} LIMIT {limit}) AS {page}{lateral}"
+            f"SELECT {', '.join(outer)} FROM (SELECT {', '.join(select)}"
+            f" FROM ({inner} LIMIT {limit}) AS {page}{lateral}"
             f" ORDER BY {self.key.order(alias=page)} OFFSET 0) AS {built}"
         )
 
@@ -140,12 +141,7 @@ class Resolver:
         if not definition.refused:
             await self._prepare()
         if power := await catalog.powers(self._session):
-            definition.warn(
-                "/source/datasource",
-                "role_too_powerful",
-                f"user {self._datasource.user!r} {power}",
-                "read as a role that has SELECT on what it reads, and nothing else",
-            )
+            definition.findings.append(too_powerful("/source/datasource", self._datasource, power))
         return definition
 
     async def _table(self, text: str) -> None:
@@ -279,10 +275,9 @@ class Resolver:
         zone = self._zone()
         for operator, bound in ((">=", time.from_), ("<", time.to)):
             if bound is not None and zone is not None:
-                text = _time_text(bound, column.type, zone)
-                definition.filters += (
-                    f"{definition.qualifier}.{quote_ident(column.name)} {operator} {quote_literal(text)}::{column.type}",
-                )
+                left = f"{definition.qualifier}.{quote_ident(column.name)}"
+                right = quote_literal(_time_text(bound, column.type, zone))
+                definition.filters += (f"{left} {operator} {right}::{column.type}",)
 
     def _zone(self) -> ZoneInfo | None:
         name = self._datasource.time_zone or "UTC"
@@ -372,6 +367,17 @@ class Resolver:
             raise
         except Permanent as error:
             definition.error(pointer, error.code, error.message, error.hint)
+
+
+def too_powerful(pointer: str, datasource: Datasource, power: str) -> Finding:
+    """The warning that a role can do more than a reader needs."""
+    return Finding(
+        pointer,
+        "warning",
+        "role_too_powerful",
+        f"user {datasource.user!r} {power}",
+        "read as a role that has SELECT on what it reads, and nothing else",
+    )
 
 
 def _at(error: SqlError) -> str:

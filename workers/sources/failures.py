@@ -19,17 +19,25 @@ if TYPE_CHECKING:
 
 STATEMENT_TOO_LONG = "57014"
 """SQLSTATE of a statement that a timeout, or we, cancelled."""
-TOO_LARGE_FOR_POSTGRES = frozenset({"54000", "53200"})
-"""SQLSTATEs of a value that Postgres itself can not build: over 1 GB of text, or out of memory."""
-
+_TOO_LARGE = frozenset({"54000", "53200"})
 _AWAY = frozenset({"53300", "57P01", "57P02", "57P03", "57P05", "25P03", "58000", "58030", "53000", "53100"})
 _CONFLICT = frozenset({"40001", "40P01"})
 _AUTHENTICATION = frozenset({"28000", "28P01"})
 _GONE = frozenset({"42P01", "42703", "3F000", "42704", "42883"})
 """Undefined table, column, schema, type, function."""
+_PERMANENT = {
+    "42P01": ("table_unknown", "write schema.table; names without schema are looked up in public"),
+    "3F000": ("table_unknown", "write schema.table; names without schema are looked up in public"),
+    "42703": ("column_unknown", "check the column names of the job"),
+    "42501": ("permission_denied", "GRANT SELECT on it to the datasource's role"),
+    "42": ("sql_refused", "Postgres refuses the statement: check query and where"),
+    "22": ("expression_failed", "an expression failed on a row: check query and where"),
+    "P0": ("expression_failed", "a function failed on a row: check query and where"),
+}
+"""By the beginning of the SQLSTATE, the longer first."""
 
 
-def sqlstate(error: BaseException) -> str | None:
+def sqlstate(error: BaseException | None) -> str | None:
     """The SQLSTATE of a server's error, else None."""
     return getattr(error, "sqlstate", None) if isinstance(error, asyncpg.PostgresError) else None
 
@@ -37,6 +45,11 @@ def sqlstate(error: BaseException) -> str | None:
 def is_cancelled(error: BaseException) -> bool:
     """A statement took too long, or was cancelled from outside."""
     return sqlstate(error) == STATEMENT_TOO_LONG
+
+
+def is_too_large(error: BaseException | None) -> bool:
+    """Postgres itself can not build the value: over 1 GB of text, or out of memory."""
+    return sqlstate(error) in _TOO_LARGE
 
 
 def is_connection_loss(error: BaseException) -> bool:
@@ -119,23 +132,10 @@ def _permanent(error: BaseException, state: str, what: str, *, reading: bool) ->
             f"{what} has changed since the run began: {error}",
             hint="put the column or table back, or change the job's definition, and start it again",
         )
-    if state in {"42P01", "3F000"}:
-        return Permanent(
-            "table_unknown", f"{what}: {error}", hint="write schema.table; names without schema are in public"
-        )
-    if state == "42703":
-        return Permanent("column_unknown", f"{what}: {error}", hint="check the column names of the job")
-    if state == "42501":
-        hint = "GRANT SELECT on it to the datasource's role"
-        if "row-level security" in str(error):
-            hint = "a policy would leave rows out: read as a role with BYPASSRLS, or as one the policies do not bind"
+    if state == "42501" and "row-level security" in str(error):
+        hint = "a policy would leave rows out: read as a role with BYPASSRLS, or as one the policies do not bind"
         return Permanent("permission_denied", f"{what}: {error}", hint=hint)
-    if state.startswith("42"):
-        return Permanent(
-            "sql_refused", f"{what}: Postgres refuses the statement: {error}", hint="check query and where"
-        )
-    if state.startswith(("22", "23", "P0")):
-        return Permanent(
-            "expression_failed", f"{what}: an expression failed on a row: {error}", hint="check query and where"
-        )
+    for beginning, (code, hint) in _PERMANENT.items():
+        if state.startswith(beginning):
+            return Permanent(code, f"{what}: {error}", hint=hint)
     return Permanent("source_failed", f"{what}: {type(error).__name__} {state}: {error}")

@@ -115,12 +115,10 @@ class PageBuilder:
             self.oversized = len(self.values) + values.index(NULL)
         if len(buffer) <= _SLICE:
             return [unescape_line(value) if b"\\" in value else value for value in values]
-        lines = []
-        for value in values:
-            lines.append(
-                await asyncio.to_thread(unescape_long_line, value) if len(value) > _SLICE else unescape_line(value)
-            )
-        return lines
+        return [
+            await asyncio.to_thread(unescape_long_line, value) if len(value) > _SLICE else unescape_line(value)
+            for value in values
+        ]
 
     def keep(self, rows: int) -> None:
         """Let go of what comes after the first `rows` rows."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from itertools import pairwise
 from typing import TYPE_CHECKING
-
 
 from service.domain.errors import Permanent, Transient
 from workers.sources import barrier as barriers
@@ -17,17 +17,17 @@ from workers.sources import catalog, failures
 from workers.sources.barrier import Barrier, CommitFrontier, DelayFrontier
 from workers.sources.base import Finding, Horizon, Inspection, Plan, SplitRange
 from workers.sources.connection import Session
-from workers.sources.definition import Definition, Resolver
+from workers.sources.definition import Definition, Resolver, too_powerful
 from workers.sources.reader import PostgresReader
-from workers.sources.sql import quote_ident
 from workers.sources.splits import split
+from workers.sources.sql import quote_ident
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from datetime import datetime
 
     from service.domain.datasource import Datasource
-    from service.domain.spec import Mode, Options, SourceSpec
+    from service.domain.spec import Options, SourceSpec
     from workers.sources.base import Key
     from workers.sources.budget import ConnectionBudget
 
@@ -43,7 +43,7 @@ class PostgresSource:
         datasource: Datasource,
         spec: SourceSpec,
         *,
-        mode: Mode,
+        mode: str,
         options: Options,
         message_key: Sequence[str] | None,
         application_name: str,
@@ -148,7 +148,7 @@ class PostgresSource:
                 )
             for index, text in enumerate(key):
                 await self._check_text(definition, index, text)
-        for one, other in zip(keys, keys[1:], strict=False):
+        for one, other in pairwise(keys):
             if not await self._session.fetchval(f"SELECT {definition.key.row(one)} < {definition.key.row(other)}"):
                 raise Permanent(
                     "key_invalid", f"{definition.what}: the keys {list(one)} and {list(other)} are not in rising order"
@@ -288,7 +288,7 @@ class PostgresSource:
                     "/source/where",
                     "warning",
                     "late_match",
-                    "rows are delivered if they match when their key becomes final; one that comes to match later is not",
+                    "rows are delivered if they match when their key becomes final; what matches later is not",
                     "filter on columns that never change after the insert",
                 )
             )
@@ -324,6 +324,49 @@ class PostgresSource:
         query = definition.rows_sql("1", after, upper, filtered=filtered)
         plan = await self._session.fetchval(f"EXPLAIN (FORMAT JSON) {query}")
         return int(json.loads(plan)[0]["Plan"]["Plan Rows"])
+
+
+async def check_datasource(
+    datasource: Datasource,
+    *,
+    connections: ConnectionBudget,
+    guard: Callable[[str, int], Awaitable[None]] | None = None,
+) -> list[Finding]:
+    """Connect and look: version, standby, what the role may do beyond reading, and what it may not see. Raises what
+    connecting raises."""
+    session = Session(datasource, application_name="rowferry check", connections=connections, guard=guard)
+    try:
+        return await _datasource_findings(session, datasource)
+    finally:
+        await session.close()
+
+
+async def _datasource_findings(session: Session, datasource: Datasource) -> list[Finding]:
+    version = await session.fetchval("SELECT current_setting('server_version')")
+    findings = [Finding("", "info", "server_version", f"PostgreSQL {version}")]
+    if power := await catalog.powers(session):
+        findings.append(too_powerful("/user", datasource, power))
+    if await session.fetchval("SELECT pg_is_in_recovery()"):
+        findings.append(
+            Finding(
+                "/host",
+                "warning",
+                "standby",
+                "this server is a standby: safety commit can not be kept on it",
+                "point the datasource at the primary, or use safety delay",
+            )
+        )
+    if not await session.fetchval("SELECT pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')"):
+        findings.append(
+            Finding(
+                "/user",
+                "info",
+                "holders_not_visible",
+                f"user {datasource.user!r} does not see the age and statement of those a job waits for",
+                "GRANT pg_read_all_stats TO the role",
+            )
+        )
+    return findings
 
 
 class _LazyFrontier:

@@ -135,7 +135,7 @@ class PostgresReader:
                 self._rows = rows = max(1, rows // 2)
                 continue
             except Permanent as error:
-                if failures.sqlstate(error.__cause__) not in failures.TOO_LARGE_FOR_POSTGRES:
+                if not failures.is_too_large(error.__cause__):
                     raise
                 if rows == 1:
                     raise await self._rejected(definition, after, upper, str(error.__cause__)) from error

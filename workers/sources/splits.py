@@ -8,6 +8,7 @@ are never wrong.
 from __future__ import annotations
 
 import secrets
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from service.domain.errors import Transient
@@ -39,7 +40,7 @@ async def split(
             if error.code != "source_timeout":
                 raise
     edges: list[Key | None] = [lower, *inner, bound]
-    return [SplitRange(start, end) for start, end in zip(edges, edges[1:], strict=False)]
+    return [SplitRange(start, end) for start, end in pairwise(edges)]
 
 
 async def _sampled(session: Session, definition: Definition, lower: Key | None, bound: Key, wanted: int) -> list[Key]:
@@ -54,7 +55,8 @@ async def _sampled(session: Session, definition: Definition, lower: Key | None, 
     columns = ", ".join(definition.key.columns())
     n, c = f"n_{secrets.token_hex(6)}", f"c_{secrets.token_hex(6)}"
     rows = await session.fetch(
-        f"WITH sample AS (SELECT {columns}, row_number() OVER (ORDER BY {definition.key.order()}) AS {n}, count(*) OVER () AS {c}"
+        f"WITH sample AS (SELECT {columns}, count(*) OVER () AS {c},"
+        f" row_number() OVER (ORDER BY {definition.key.order()}) AS {n}"
         f" FROM {definition.source_sql} TABLESAMPLE SYSTEM ({percent:.6f}) WHERE {conditions})"
         f" SELECT {definition.key.texts('sample')} FROM sample WHERE {n} < {c} AND {n} > 0"
         f" AND {n} IN (SELECT ({c} * i) / {wanted} FROM generate_series(1, {wanted - 1}) AS i) ORDER BY {n}"
@@ -76,7 +78,8 @@ async def _divided(session: Session, definition: Definition, lower: Key | None, 
     else:
         step = f"({low} + ({high} - {low}) * (i / {wanted}.0))"
     rows = await session.fetch(
-        f"SELECT DISTINCT ON (k) k::text AS text FROM (SELECT {step} AS k FROM generate_series(1, {wanted - 1}) AS i) AS s"
+        f"SELECT DISTINCT ON (k) k::text AS text"
+        f" FROM (SELECT {step} AS k FROM generate_series(1, {wanted - 1}) AS i) AS s"
         f" WHERE k < {high}" + (f" AND k > {key.literal(0, lower[0])}" if lower else "") + " ORDER BY k"
     )
     return [(row["text"],) for row in rows]

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import postgast
-from postgast import pg_query_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +20,8 @@ Name = tuple[str, ...]
 """A possibly qualified name, each part as it stands in the catalog."""
 
 _EXPRESSION_PREFIX = "SELECT WHERE "
+_SETOP_NONE = 1
+_OPERATOR_FIELDS = {"A_Expr": "name", "SubLink": "oper_name", "SortBy": "use_op"}
 _STATEMENTS = frozenset({"SelectStmt", "RawStmt"})
 _REFUSED_NODES = {
     "IntoClause": "INTO",
@@ -100,7 +101,7 @@ def parse_expression(text: str) -> UserSql:
     tree = _parse(_EXPRESSION_PREFIX + text, len(_EXPRESSION_PREFIX))
     statement = _only_select(tree, text)
     extra = _more_than(statement, {"where_clause", "limit_option", "op"})
-    if extra or statement.op != pb.SETOP_NONE or not statement.HasField("where_clause"):
+    if extra or statement.op != _SETOP_NONE or not statement.HasField("where_clause"):
         raise SqlError("expression_invalid", "this is not exactly one expression", None)
     written = _written_back(tree, len(_EXPRESSION_PREFIX))
     if not written.startswith(_EXPRESSION_PREFIX):
@@ -115,7 +116,7 @@ def parse_query(text: str) -> UserSql:
     return _checked(tree, _written_back(tree, 0), text, 0)
 
 
-def _parse(text: str, prefix: int) -> pb.ParseResult:
+def _parse(text: str, prefix: int) -> Any:
     if "\0" in text:
         raise SqlError("sql_invalid", "SQL can not hold NUL", max(0, text.index("\0") - prefix))
     try:
@@ -123,11 +124,11 @@ def _parse(text: str, prefix: int) -> pb.ParseResult:
     except postgast.PgQueryError as error:
         offset = max(0, error.cursorpos - 1 - prefix) if error.cursorpos else None
         raise SqlError("sql_invalid", error.message, offset) from None
-    except Exception as error:  # the bindings raise decoding errors of their own on trees they can not carry
+    except Exception as error:  # noqa: BLE001  # the bindings fail in ways of their own on trees they can not carry
         raise SqlError("sql_invalid", f"the text can not be parsed: {error}") from None
 
 
-def _only_select(tree: pb.ParseResult, text: str) -> pb.SelectStmt:
+def _only_select(tree: Any, text: str) -> Any:
     if not tree.stmts:
         raise SqlError("sql_invalid", "there is no SQL in the text", 0)
     if len(tree.stmts) > 1:
@@ -142,20 +143,20 @@ def _more_than(statement: Any, allowed: set[str]) -> bool:
     return any(descriptor.name not in allowed for descriptor, _ in statement.ListFields())
 
 
-def _written_back(tree: pb.ParseResult, prefix: int) -> str:
+def _written_back(tree: Any, prefix: int) -> str:
     """The tree's text, if parsing it gives the tree again."""
     try:
         written: str = postgast.deparse(tree)
         again = postgast.parse(written)
-    except Exception as error:  # as in _parse
+    except Exception as error:  # noqa: BLE001  # as in _parse
         raise SqlError("sql_not_reproducible", f"this SQL can not be written back: {error}") from None
     if _without_locations(tree) != _without_locations(again):
         raise SqlError("sql_not_reproducible", "this SQL does not come back the same from Postgres's grammar", prefix)
     return written
 
 
-def _without_locations(tree: pb.ParseResult) -> bytes:
-    copy = pb.ParseResult()
+def _without_locations(tree: Any) -> bytes:
+    copy = type(tree)()
     copy.CopyFrom(tree)
     for statement in copy.stmts:
         statement.stmt_location = 0
@@ -164,58 +165,73 @@ def _without_locations(tree: pb.ParseResult) -> bytes:
         for descriptor, _value in node.ListFields():
             if descriptor.name.endswith("location"):
                 node.ClearField(descriptor.name)
-    return copy.SerializeToString(deterministic=True)
+    content: bytes = copy.SerializeToString(deterministic=True)
+    return content
 
 
-def _checked(tree: pb.ParseResult, written: str, sent: str, prefix: int) -> UserSql:
-    functions: set[Name] = set()
-    operators: set[Name] = set()
-    attributes: set[str] = set()
-    relations: list[Name] = []
-    ctes: set[str] = set()
-    encoded = sent.encode()
-
-    def offset(node: Any) -> int | None:
-        location = getattr(node, "location", None)
-        return None if location is None else max(0, len(encoded[:location].decode(errors="ignore")) - prefix)
-
+def _checked(tree: Any, written: str, sent: str, prefix: int) -> UserSql:
+    parts = _Parts(sent.encode(), prefix)
     for _, node in postgast.walk(tree):
-        kind = type(node).__name__
-        if kind in _REFUSED_NODES:
-            raise SqlError("sql_refused", f"{_REFUSED_NODES[kind]} is not taken", offset(node))
-        if kind.endswith("Stmt") and kind not in _STATEMENTS:
-            raise SqlError(
-                "sql_refused", f"a part that is not a SELECT ({kind.removesuffix('Stmt')}) is not taken", offset(node)
-            )
-        if kind == "FuncCall":
-            name = _name(node.funcname)
-            if _DANGEROUS.match(name[-1]):
-                raise SqlError("function_refused", f"function {'.'.join(name)} is not taken", offset(node))
-            functions.add(name)
-        elif kind in {"A_Expr", "SubLink", "SortBy"}:
-            names = {"A_Expr": "name", "SubLink": "oper_name", "SortBy": "use_op"}[kind]
-            if operator := _name(getattr(node, names)):
-                operators.add(operator)
-        elif kind == "ColumnRef":
-            attributes.update(_name(node.fields)[1:])
-        elif kind == "A_Indirection":
-            attributes.update(_name(node.indirection))
-        elif kind == "RangeVar":
-            relations.append((node.schemaname, node.relname) if node.schemaname else (node.relname,))
-        elif kind == "CommonTableExpr":
-            ctes.add(node.ctename)
+        parts.take(node)
     return UserSql(
         written,
-        frozenset(functions),
-        frozenset(operators),
-        frozenset(attributes),
-        tuple(dict.fromkeys(r for r in relations if len(r) > 1 or r[0] not in ctes)),
+        frozenset(parts.functions),
+        frozenset(parts.operators),
+        frozenset(parts.attributes),
+        tuple(dict.fromkeys(name for name in parts.relations if len(name) > 1 or name[0] not in parts.ctes)),
         _builds_rows(tree.stmts[0].stmt.select_stmt),
     )
 
 
-def _builds_rows(statement: pb.SelectStmt) -> bool:
-    return bool(statement.group_clause or statement.distinct_clause or statement.op != pb.SETOP_NONE)
+class _Parts:
+    """Collects names from the nodes of a tree, and refuses nodes that have no place in a read."""
+
+    def __init__(self, sent: bytes, prefix: int) -> None:
+        self._sent = sent
+        self._prefix = prefix
+        self.functions: set[Name] = set()
+        self.operators: set[Name] = set()
+        self.attributes: set[str] = set()
+        self.relations: list[Name] = []
+        self.ctes: set[str] = set()
+
+    def take(self, node: Any) -> None:
+        """One node of the tree. Raises SqlError."""
+        kind = type(node).__name__
+        if kind in _REFUSED_NODES:
+            raise self._refused(f"{_REFUSED_NODES[kind]} is not taken", node)
+        if kind.endswith("Stmt") and kind not in _STATEMENTS:
+            raise self._refused(f"a part that is not a SELECT ({kind.removesuffix('Stmt')}) is not taken", node)
+        if kind == "FuncCall":
+            self._function(node)
+        elif kind in _OPERATOR_FIELDS:
+            if operator := _name(getattr(node, _OPERATOR_FIELDS[kind])):
+                self.operators.add(operator)
+        elif kind == "ColumnRef":
+            self.attributes.update(_name(node.fields)[1:])
+        elif kind == "A_Indirection":
+            self.attributes.update(_name(node.indirection))
+        elif kind == "RangeVar":
+            self.relations.append((node.schemaname, node.relname) if node.schemaname else (node.relname,))
+        elif kind == "CommonTableExpr":
+            self.ctes.add(node.ctename)
+
+    def _function(self, node: Any) -> None:
+        name = _name(node.funcname)
+        if _DANGEROUS.match(name[-1]):
+            raise self._refused(f"function {'.'.join(name)} is not taken", node, "function_refused")
+        self.functions.add(name)
+
+    def _refused(self, message: str, node: Any, code: str = "sql_refused") -> SqlError:
+        location = getattr(node, "location", None)
+        offset = None
+        if location is not None:  # the tree counts bytes
+            offset = max(0, len(self._sent[:location].decode(errors="ignore")) - self._prefix)
+        return SqlError(code, message, offset)
+
+
+def _builds_rows(statement: Any) -> bool:
+    return bool(statement.group_clause or statement.distinct_clause or statement.op != _SETOP_NONE)
 
 
 def _name(nodes: Any) -> Name:
