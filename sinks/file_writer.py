@@ -42,7 +42,6 @@ class FileWriter:
         self._lane = Lane(f"files-{owner.job_id[:8]}-{owner.split}")
         self._staged: Spool | None = None
         self._ready: Spool | None = None
-        self._sent = False
         self._repeat: Prepared | None = None
         self._queue: deque[tuple[asyncio.Future[None], int]] = deque()
         self._waiting = 0
@@ -103,7 +102,7 @@ class FileWriter:
             raise SinkRefused("rows_differ", f"{spool.rows} rows are staged and the cut has {cut.rows}")
         await self._drain(0)
         size, checksum = await self._call(spool.finish, "writing", spool.size)
-        self._staged, self._ready, self._repeat, self._sent = None, spool, None, False
+        self._staged, self._ready, self._repeat = None, spool, None
         return Prepared(
             sequence=cut.sequence,
             epoch=self._owner.epoch,
@@ -124,14 +123,13 @@ class FileWriter:
         spool = self._ready
         if spool is None or spool.name != prepared.details.get("temporary"):
             raise SinkRefused("not_prepared", f"{prepared.target!r} was not prepared by this writer; reopen and repeat")
-        # From here on the thread may be linking: neither discard nor close may take the temporary file away.
-        self._sent = True
+        # The lane keeps order: a discard that comes from here on removes the temporary name after the link.
         await self._call(partial(self._files.show, spool.name, prepared.target), f"naming {prepared.target!r}")
-        self._ready, self._sent = None, False
+        self._ready = None
         return Receipt(target=prepared.target)
 
     async def discard(self) -> None:
-        """Remove the temporary files but for one that is on its way to become visible."""
+        """Remove the temporary files. A link that was asked for comes first, and the chunk stays."""
         drop = self._abandon()
         if drop and not self._closed:
             with suppress(Exception):
@@ -143,18 +141,15 @@ class FileWriter:
             return
         self._closed = self._files.leaving = True
         drop = self._abandon()
-
         self._lane.submit(partial(_drop, drop))
         self._lane.submit(self._files.close)
         await self._lane.close(LEAVING)
 
     def _abandon(self) -> list[Spool]:
-        drop = [spool for spool in (self._staged, None if self._sent else self._ready) if spool is not None]
+        drop = [spool for spool in (self._staged, self._ready) if spool is not None]
         for spool in drop:
             spool.abandoned = True
-        self._staged = None
-        if not self._sent:
-            self._ready = None
+        self._staged = self._ready = None
         self._queue.clear()
         self._waiting = 0
         return drop

@@ -213,7 +213,10 @@ def refusal(error: OSError, path: str, doing: str) -> SinkError:
     if isinstance(error, TimeoutError) or code == errno.ETIMEDOUT:
         return SinkUnavailable("folder_timeout", f"{said}; the file system does not answer in time, check the disk")
     if isinstance(error, FolderMissing):
-        return SinkRefused("folder_missing", f"{said}; mount it, or bring it back with the files that were in it")
+        return SinkRefused(
+            "folder_missing",
+            f"{said}; mount it or bring it back with its files, and share it between all machines that run jobs",
+        )
     if code in _NO_SPACE:
         return SinkUnavailable("no_space", f"{said}; free space or raise the quota, the job goes on by itself")
     if code in _REFUSALS:

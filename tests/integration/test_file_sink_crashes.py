@@ -16,6 +16,8 @@ from sinks.naming import HIDDEN, manifest_name
 from tests.support import file_sink_driver as driver
 from tests.support.waiting import until_blocking
 
+pytestmark = pytest.mark.fault
+
 REPOSITORY = Path(__file__).parents[2]
 PATIENCE = 60
 
