@@ -32,7 +32,8 @@ class ServiceProcess:
     One `rowferry serve` on a free port, its data below `folder` (a temporary one is removed at `close`).
 
     `settings` are further ROWFERRY_* variables, for instance {"ROWFERRY_MAX_SPLITS": "4"}; variables of that
-    kind in our own environment are not passed on. Start it from the main thread. A restart keeps port, data
+    kind in our own environment are not passed on. `module` is run instead of `service`, for instance one that
+    calls `service.cli.main(signals=…)` with what `signals` names in ROWFERRY_TEST_SIGNALS. Start it from the main thread. A restart keeps port, data
     folder, token and secret key; `twin()` is a second service beside it on the same database and data.
     """
 
@@ -43,6 +44,7 @@ class ServiceProcess:
         folder: Path | None = None,
         settings: Mapping[str, str] | None = None,
         signals: Path | None = None,
+        module: str = "service",
         name: str = "service",
     ) -> None:
         self._made_folder = folder is None
@@ -57,6 +59,7 @@ class ServiceProcess:
         if signals is not None:
             self.settings["ROWFERRY_TEST_SIGNALS"] = str(signals)
         self.name = name
+        self.module = module
         self._child: ChildProcess | None = None
 
     @property
@@ -87,6 +90,7 @@ class ServiceProcess:
             self.database_url,
             folder=self.folder,
             settings={**self.settings, **(settings or {})},
+            module=self.module,
             name=f"{self.name}-twin",
         )
         other.admin_token, other.secret_key = self.admin_token, self.secret_key
@@ -114,7 +118,7 @@ class ServiceProcess:
         """Start the program and return at once."""
         self._child = ChildProcess(
             f"{self.name}:{self.port}",
-            [sys.executable, "-m", "service", "serve"],
+            [sys.executable, "-m", self.module, "serve"],
             log=self.log,
             env=self.environment(),
             cwd=_ROOT,
