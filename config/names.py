@@ -82,6 +82,8 @@ class LogEvent(StrEnum):
     """The sink asked for the chunk once more in smaller batches; nothing was visible."""
     STEP_CRASHED = "step_crashed"
     """A bug of ours ended a step; holds the exception, and the job's errors name it."""
+    ENGINE_FAILED = "engine_failed"
+    """A bug of ours ended one round of the engine; holds the exception, and the next round comes."""
     OUTCOME_NOT_STORED = "outcome_not_stored"
     """A step ended and the control database did not hear it; its lease runs out by itself."""
     CLOSE_FAILED = "close_failed"

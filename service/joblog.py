@@ -7,29 +7,32 @@ import contextlib
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
+from prometheus_client import Counter
+
+from config import names
 from service.domain.errors import RowferryError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from service.domain.ports import LogStore
 
 MOST_WAITING: Final = 10_000
 MOST_AT_ONCE: Final = 500
 PAUSE_SECONDS: Final = 0.5
+DROPPED: Final = Counter(names.JOB_LOG_DROPPED.name, names.JOB_LOG_DROPPED.help)
 
 
 class JobLog:
     """A tap for `config.logs.configure`: lines of an account wait here until the control database takes them.
 
-    Lines are dropped, oldest first, when the database does not keep up; `dropped` hears how many, since a log line
-    about it would take the same way.
+    Lines are dropped, oldest first, when the database does not keep up; the metric counts them, since a log line about
+    it would take the same way.
     """
 
-    def __init__(self, dropped: Callable[[int], None]) -> None:
+    def __init__(self) -> None:
         """Takes lines at once; they are written from `start` on."""
         self._lines: deque[Mapping[str, Any]] = deque()
-        self._dropped = dropped
         self._arrived = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
@@ -42,7 +45,7 @@ class JobLog:
         if len(self._lines) >= MOST_WAITING:
             with contextlib.suppress(IndexError):
                 self._lines.popleft()
-            self._dropped(1)
+            DROPPED.inc()
         self._lines.append(line)
         if not self._arrived.is_set() and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._arrived.set)

@@ -10,18 +10,18 @@ from pydantic import ValidationError
 from config.destinations import DestinationRefused
 from config.references import ReferenceRefused, References
 from service.domain.datasource import Datasource
-from service.domain.errors import Permanent
+from service.domain.errors import Permanent, Transient
+from service.domain.inspection import Finding
 from service.domain.spec import OpenSink, Options, SourceSpec
 from sinks import registry
-from sinks.base import SinkRefused
+from sinks.base import SinkRefused, SinkUnavailable
 from workers.limits import MemoryBudget, RateLimit
 from workers.ports import Workplace
 from workers.signals import NoSignals
-from workers.sources.budget import ConnectionBudget
-from workers.sources.postgres import PostgresSource
+from workers.sources.postgres import PostgresSource, check_datasource
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
     from typing import Any
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sinks.base import Sink
     from workers.signals import Signals
     from workers.sources.base import Source
+    from workers.sources.budget import ConnectionBudget
 
 
 class NamedThings(Protocol):
@@ -78,9 +79,24 @@ class StoredSources:
             message_key=_message_key(spec),
             application_name=name,
             connections=self._connections,
-            guard=self._destinations.guard("postgres"),
+            guard=self._guard,
             waiting=waiting,
         )
+
+    async def check(self, datasource: Datasource) -> Sequence[Finding]:
+        """See `workers.ports.Sources`."""
+        return [
+            Finding(f.pointer, f.severity, f.code, f.message, f.hint)
+            for f in await check_datasource(datasource, connections=self._connections, guard=self._guard)
+        ]
+
+    async def _guard(self, host: str, port: int) -> None:
+        try:
+            await self._destinations.check("postgres", host, port)
+        except DestinationRefused as error:
+            raise Permanent(error.code, error.message) from None
+        except OSError as error:
+            raise Transient("source_unreachable", f"{host} can not be resolved: {error.strerror or error}") from error
 
     def resolved(self, stored: StoredDatasource) -> Datasource:
         """The datasource with its real password. Raises Permanent `reference_unresolved`."""
@@ -145,13 +161,14 @@ class StoredSinks:
             raise Permanent("definition_refused", f"sink.{where}: {first['msg']}") from None
 
     def _context(self, account: str) -> registry.Context:
-        check = self._destinations.guard("kafka")
-
         async def guard(host: str, port: int) -> None:
             try:
-                await check(host, port)
+                await self._destinations.check("kafka", host, port)
             except DestinationRefused as error:
                 raise SinkRefused(error.code, error.message) from None
+            except OSError as error:
+                text = f"{host} can not be resolved: {error.strerror or error}"
+                raise SinkUnavailable("sink_unreachable", text) from error
 
         return registry.Context(files=self._data_dir / "files" / account, guard=guard)
 

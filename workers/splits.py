@@ -77,7 +77,7 @@ class SplitWork:
                 await self._anchor(writer)
             start = await self._start(split)
             if split.tail:
-                frontier = self._source.frontier()
+                frontier = self._source.frontier(start)
                 pages = following(
                     reader, frontier, start, poll_seconds=self._spec.options.poll_seconds, over=self._over
                 )

@@ -112,6 +112,9 @@ class LocalEngine:
                 if not self._away:
                     self._away = True
                     log.warning(LogEvent.STORE_UNREACHABLE, cause=str(error) or type(error).__name__)
+            except Exception:
+                # One round that meets a bug of ours must not end all the others.
+                log.exception(LogEvent.ENGINE_FAILED)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._tick_seconds):
                     await self._wake.wait()

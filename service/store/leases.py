@@ -43,12 +43,14 @@ _MAY_FAIL = frozenset({State.RUNNING, State.STOPPING})
 class Leases(Held):
     """The part of `StepStore` that is about having a step at all."""
 
-    async def claim(self, owner: str, kinds: Sequence[StepKind], *, lease_seconds: float) -> Step | None:
+    async def claim(
+        self, owner: str, kinds: Sequence[StepKind], *, lease_seconds: float, only_jobs: Sequence[str] | None = None
+    ) -> Step | None:
         """As `StepStore.claim`. A job whose secrets can not be opened fails, and the next step is looked for."""
         wanted = [kind.value for kind in kinds]
         for _ in range(_ROUNDS):
             async with self._pool.connection() as connection:
-                candidates = await connection.fetch(SQL["candidates"], wanted, _CANDIDATES)
+                candidates = await connection.fetch(SQL["candidates"], wanted, _CANDIDATES, only_jobs)
             if not candidates:
                 return None
             # First only jobs that nobody is writing to; what is left is worth a short wait.

@@ -15,6 +15,7 @@ SELECT job_id, generation, kind, ordinal FROM (
     FROM jobs j JOIN steps s ON s.job_id = j.id AND s.generation = j.generation
     WHERE j.desired = 'run' AND j.state IN ('queued', 'running') AND j.removed_at IS NULL
         AND s.state = 'ready' AND s.kind = ANY ($1) AND s.kind <> 'clean_up'
+        AND ($3::uuid[] IS NULL OR s.job_id = ANY ($3))
         AND (s.not_before IS NULL OR s.not_before <= now())
     UNION ALL
     SELECT job_id, generation, kind, ordinal, ready_at FROM steps

@@ -1,0 +1,80 @@
+"""The command `rowferry`.
+
+Exit codes: 0 done, 1 refused or failed (said on standard error), 2 wrong use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from config.settings import Settings, SettingsError, load
+from service import __version__
+from service.domain.errors import RowferryError
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Sequence
+
+    from workers.signals import Signals
+
+
+def main(arguments: Sequence[str] | None = None, *, signals: Signals | None = None) -> None:
+    """Parse, run, exit. `signals` is for the test suite: who hears of the points that workers reach."""
+    options = _parser().parse_args(arguments)
+    if options.command == "version":
+        print(f"rowferry {__version__}")
+        return
+    try:
+        settings = load(toml_path=options.config)
+        code = _execute(_command(options, settings, signals))
+    except SettingsError as error:
+        _complain(*error.problems)
+        code = 1
+    except RowferryError as error:
+        _complain(error.message, *filter(None, [error.hint]))
+        code = 1
+    sys.exit(code)
+
+
+def _command(
+    options: argparse.Namespace, settings: Settings, signals: Signals | None
+) -> Coroutine[object, object, int | None]:
+    # Imported here: `rowferry version` and wrong settings answer without loading drivers.
+    from service import app, check  # noqa: PLC0415
+
+    match options.command:
+        case "serve":
+            return app.serve(settings, migrating=not options.no_migrate, signals=signals)
+        case "worker":
+            return app.work(settings, signals=signals)
+        case "migrate":
+            return check.migrate_only(settings)
+        case _:
+            return check.check(settings)
+
+
+def _execute(command: Coroutine[object, object, int | None]) -> int:
+    import uvloop  # noqa: PLC0415 -- as `_command`
+
+    return uvloop.run(command) or 0
+
+
+def _complain(*lines: str) -> None:
+    for line in lines:
+        print(f"rowferry: {line}", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rowferry", description="Moves rows out of Postgres as jobs. Settings are ROWFERRY_* or a TOML file."
+    )
+    parser.add_argument("--config", metavar="FILE", help="TOML file with a [rowferry] section")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    serve = commands.add_parser("serve", help="migrate, serve the API and run jobs")
+    serve.add_argument("--no-migrate", action="store_true", help="refuse to start on an old schema instead")
+    commands.add_parser("worker", help="run jobs of the same control database, without an API")
+    commands.add_parser("migrate", help="bring the control database to this version's schema")
+    commands.add_parser("check", help="try the settings and every dependency, one by one")
+    commands.add_parser("version", help="print the version")
+    return parser
