@@ -254,7 +254,7 @@ async def test_of_several_tries_the_one_that_is_there_is_told_and_the_last_of_eq
     await writer.make_visible(other)
     twin = replace(other, epoch=6, attempt=1)
     assert await writer.visible([first, other]) == Mark(2, 5, 1, 2)
-    assert await writer.visible([first, twin, other]) == Mark(2, 6, 1, 1)
+    assert await writer.visible([first, other, twin]) == Mark(2, 6, 1, 1)
     await writer.close()
 
 
@@ -362,6 +362,7 @@ async def test_who_opens_takes_away_every_older_file_also_of_its_own_epoch(sink:
     old = await opened(sink)
     prepared = await prepare(old, 1, 1, 10)
     await old.stage(Batch(rows(11, 20)))
+    await until(lambda: len(temporaries(root)) == 2, 10, "the second chunk's temporary file is there")
     new = await opened(sink, epoch=epoch)
     assert temporaries(root) == []
     with pytest.raises(Fenced) as caught:
