@@ -87,6 +87,7 @@ class Notifications:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+        self.listening.clear()
         self._heard(None)
 
     async def wait_changed(self, timeout_seconds: float, *, since: int | None = None) -> None:

@@ -66,7 +66,7 @@ class Runs(Part):
         if after is not None:
             tags = frozenset({"after"})
             readers = (pages.moment, pages.whole, pages.whole, pages.big)
-            names = ("after_at", "after_generation", "after_ordinal", "after_sequence")
+            names = ("after_at", "after_part", "after_split", "after_seq")
             values.update(zip(names, pages.decode(after, _AS_SETTLED, *readers), strict=True))
         query, arguments = compose(SQL["select_outputs"], tags, values)
         async with self._pool.connection() as connection:

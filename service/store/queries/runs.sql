@@ -24,8 +24,7 @@ SELECT c.run_id, c.generation, c.ordinal, c.sequence, c.target, c.partition, c.f
  WHERE c.job_id = (SELECT j.id FROM jobs j JOIN accounts a ON a.id = j.account_id
                     WHERE a.name = :account AND j.id = :job_id AND j.removed_at IS NULL)
    AND c.state = 'settled'
-   AND (c.settled_at, c.generation, c.ordinal, c.sequence)
-       > (:after_at::timestamptz, :after_generation::int, :after_ordinal::int, :after_sequence::bigint)  --? after
+   AND (c.settled_at, c.generation, c.ordinal, c.sequence) > (:after_at, :after_part, :after_split, :after_seq)  --? after
  ORDER BY c.settled_at, c.generation, c.ordinal, c.sequence
  LIMIT :limit
 
