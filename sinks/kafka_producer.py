@@ -92,7 +92,9 @@ class Producer:
         batch.finish()
         lane = self._lanes.setdefault(partition, Lane(self._sending, partition))
         lane.queue.append(batch)
-        if partition not in self._tasks:
+        running = self._tasks.get(partition)
+        # Done callbacks come a turn of the loop later: a lane that has ended takes nothing any more.
+        if running is None or running.done():
             task = asyncio.create_task(lane.run())
             self._tasks[partition] = task
             task.add_done_callback(lambda done: self._lane_ended(partition, done))
@@ -148,7 +150,8 @@ class Producer:
         return not left
 
     def _lane_ended(self, partition: int, task: asyncio.Task[None]) -> None:
-        del self._tasks[partition]
+        if self._tasks.get(partition) is task:
+            del self._tasks[partition]
         error = None if task.cancelled() else task.exception()
         if error is not None and self._failure is None:
             cause = error if isinstance(error, Exception) else RuntimeError(repr(error))
