@@ -20,7 +20,7 @@ from service.domain.errors import Permanent, RowferryError, Transient
 from workers.sources import failures
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from service.domain.datasource import Datasource
     from workers.sources.budget import ConnectionBudget, Slot
@@ -29,6 +29,9 @@ CONNECT_SECONDS = 10.0
 STATEMENT_SECONDS = 1.0
 _ANSWER_MARGIN_SECONDS = 10.0
 """A server that is frozen does not end its own statements: this much later we leave."""
+
+_CANCEL = "_cancel_current_command"
+"""asyncpg has no public way to cancel a statement that is under way."""
 
 PINNED = {
     "TimeZone": "UTC",
@@ -135,12 +138,21 @@ class Session:
         return None if row is None else row[0]
 
     async def copy(
-        self, query: str, output: Callable[[bytes], Coroutine[Any, Any, None]], *, seconds: float = STATEMENT_SECONDS
-    ) -> None:
-        """Stream `COPY (query) TO STDOUT` as text. What `output` raises ends the stream and is raised here; the
-        connection stays usable. `seconds` other than the pinned limit hold for this statement alone."""
+        self, query: str, output: Callable[[bytes], Awaitable[bool]], *, seconds: float = STATEMENT_SECONDS
+    ) -> bool:
+        """Stream `COPY (query) TO STDOUT` as text, until `output` answers True: then the statement is cancelled, True
+        comes back and the connection stays usable. `seconds` other than the pinned limit hold for this statement
+        alone. What `output` raises is raised here and costs the connection."""
         async with self.in_use() as connection, self._limit(connection, seconds):
-            await connection.copy_from_query(query, output=output, timeout=seconds + _ANSWER_MARGIN_SECONDS)
+            stream = _Stream(connection, output)
+            try:
+                await connection.copy_from_query(query, output=stream.take, timeout=seconds + _ANSWER_MARGIN_SECONDS)
+            except asyncpg.QueryCanceledError:
+                if not stream.cut:
+                    raise
+            finally:
+                await stream.settle()
+            return stream.cut
 
     @asynccontextmanager
     async def _limit(self, connection: asyncpg.Connection, seconds: float) -> AsyncIterator[None]:
@@ -193,6 +205,51 @@ class Session:
                 connection.terminate()
             if slot is not None:
                 slot.release()
+
+
+class _Stream:
+    """Ends a COPY by cancelling it, and lets what is still on its way go by.
+
+    Raising in asyncpg's callback would cancel too, but when the callback holds the last of the data, the server has
+    nothing to cancel, no answer comes, and the connection's next statement waits for it for ever.
+    """
+
+    def __init__(self, connection: asyncpg.Connection, output: Callable[[bytes], Awaitable[bool]]) -> None:
+        self._connection = connection
+        self._output = output
+        self._cancelled: asyncio.Future[None] | None = None
+        self._broken = False
+
+    @property
+    def cut(self) -> bool:
+        """The statement was cancelled by us."""
+        return self._cancelled is not None
+
+    async def take(self, buffer: bytes) -> None:
+        """The callback of a COPY: never raises for being full."""
+        if self._cancelled is not None:
+            return
+        try:
+            full = await self._output(buffer)
+        except BaseException:
+            self._broken = True
+            raise
+        if full:
+            self._cancelled = asyncio.get_running_loop().create_future()
+            cancel: Callable[[asyncio.Future[None]], None] = getattr(self._connection, _CANCEL)
+            cancel(self._cancelled)
+
+    async def settle(self) -> None:
+        """Wait until the request to cancel was taken: it must not hit the next statement."""
+        try:
+            if self._cancelled is not None:
+                async with asyncio.timeout(STATEMENT_SECONDS):
+                    await self._cancelled
+        except (OSError, asyncpg.PostgresError):
+            self._broken = True
+        finally:
+            if self._broken:
+                self._connection.terminate()
 
 
 async def connect(datasource: Datasource, application_name: str) -> asyncpg.Connection:

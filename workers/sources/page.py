@@ -24,10 +24,6 @@ NULL = b"\\N"
 TRUE = b"t"
 
 
-class PageFull(Exception):
-    """Raised inside the stream to end it; the connection stays usable."""
-
-
 def unescape(field: bytes) -> bytes:
     """A COPY text field as it was. Escaped backslashes stand aside as NUL, which no Postgres text holds."""
     if b"\\" not in field:
@@ -83,8 +79,8 @@ class PageBuilder:
         self.oversized: int | None = None
         """Index of the first row whose value was left out for its size."""
 
-    async def feed(self, buffer: bytes) -> None:
-        """One buffer of whole rows. Raises PageFull when the page is full: nothing of the stream is wanted any more."""
+    async def feed(self, buffer: bytes) -> bool:
+        """One buffer of whole rows. True when the page is full: nothing more of the stream is wanted."""
         buffer = bytes(buffer)  # asyncpg hands out a bytearray, whose parts would be bytearrays too
         fields = buffer.replace(b"\n", b"\t").split(b"\t")
         fields.pop()  # the last line's end
@@ -100,8 +96,7 @@ class PageBuilder:
             self.repeats += fields[width - 1 :: width]
         self.values += values
         self.bytes += sum(map(len, values))
-        if self.oversized is not None or (self.bytes > self._page_bytes and len(self.values) > self._marks):
-            raise PageFull
+        return self.oversized is not None or (self.bytes > self._page_bytes and len(self.values) > self._marks)
 
     def _take_keys(self, fields: list[bytes]) -> None:
         if self._keys == 1:

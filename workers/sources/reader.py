@@ -16,7 +16,7 @@ import asyncpg
 from service.domain.errors import Permanent, RowsRejected
 from workers.sources import failures
 from workers.sources.connection import STATEMENT_SECONDS
-from workers.sources.page import NULL, TRUE, PageBuilder, PageFull, decode_key
+from workers.sources.page import NULL, TRUE, PageBuilder, decode_key
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -126,7 +126,7 @@ class PostgresReader:
             query = definition.page_sql(after, upper, rows + held_back, self._max_row_bytes)
             started = time.monotonic()
             try:
-                cut = await self._stream(query, builder, self._seconds(definition, rows, span))
+                cut = await self._session.copy(query, builder.feed, seconds=self._seconds(definition, rows, span))
             except asyncpg.QueryCanceledError as error:
                 if span > 1:
                     return None
@@ -160,14 +160,6 @@ class PostgresReader:
         if definition.relation is None:
             return _LONG_SECONDS if self._allow_long else STATEMENT_SECONDS
         return max(STATEMENT_SECONDS, self._single_row_seconds) if rows == 1 and span == 1 else STATEMENT_SECONDS
-
-    async def _stream(self, query: str, builder: PageBuilder, seconds: float) -> bool:
-        """True when the page was cut in the stream."""
-        try:
-            await self._session.copy(query, builder.feed, seconds=seconds)
-        except PageFull:
-            return True
-        return False
 
     async def _walks(self, query: str) -> bool:
         """The plan reads no more than it gives: nothing in it has to see all rows before the first."""
