@@ -1,8 +1,8 @@
 """Queries with optional lines, so that each filter of a list is plain SQL and the index it needs is used.
 
-A line that ends in `--? tag` (one line, one whole clause) stands only when every tag it names is asked for; `:name` becomes the next positional
-parameter. `WHERE $1 IS NULL OR ...` would do with one text, but Postgres plans that once for all cases: a keyset page
-deep in a list then reads the whole index before it.
+A line that ends in `--? tag`, one whole clause, stands only when every tag it names is asked for; `:name` becomes the
+next positional parameter. `WHERE $1 IS NULL OR ...` would do with one text, but Postgres plans that once for all cases:
+a keyset page deep in a list then reads the whole index before it.
 """
 
 from __future__ import annotations

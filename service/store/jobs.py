@@ -149,7 +149,9 @@ def page_query(
     if "state" in given:
         values["state"] = [str(state) for state in given["state"]]
     if "label" in given:
-        values["label"] = [{key: value} for key, value in given["label"]]
+        values["label"] = dict(given["label"])
+        if len({*map(tuple, given["label"])}) > len(values["label"]):
+            tags.add("nothing")  # one label can not have two values
     if "q" in given:
         values["q"] = pattern(given["q"])
     if "error_code" in given:

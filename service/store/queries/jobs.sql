@@ -29,7 +29,8 @@ SELECT j.id, :account::text AS account, j.name, j.owner, j.spec, j.secret_pointe
  CROSS JOIN LATERAL (
        SELECT j.state IN ('running', 'stopping', 'aborting', 'failing') AND j.waiting_for IS NULL
               AND greatest(j.last_progress_at, j.state_changed_at) < now() - interval '60 seconds' AS stalled) s
-  LEFT JOIN runs r ON r.id = j.run_id
+  -- Looked up job by job: a join would be planned for a page of any length, and read all runs there are.
+  LEFT JOIN LATERAL (SELECT * FROM runs WHERE id = j.run_id OFFSET 0) r ON true
  WHERE j.account_id = (SELECT id FROM accounts WHERE name = :account)
    AND j.removed_at IS NULL  --? present
    AND j.id = :id  --? id
@@ -38,7 +39,8 @@ SELECT j.id, :account::text AS account, j.name, j.owner, j.spec, j.secret_pointe
    AND j.sink_kind = :sink  --? sink
    AND j.mode = :mode  --? mode
    AND j.datasource = :datasource  --? datasource
-   AND j.labels @> ALL(:label::jsonb[])  --? label
+   AND j.labels @> :label  --? label
+   AND false  --? nothing
    AND j.name ILIKE :q  --? q
    AND s.stalled = :stalled  --? stalled
    AND j.errors @> :error_code  --? error_code
