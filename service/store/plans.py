@@ -101,9 +101,8 @@ class Plans(Held):
         """As `StepStore.save_plan`; ordinals are places in `splits`."""
         async with self._held(lease, StepKind.PLAN) as (connection, job):
             generation = (lease.job_id, lease.generation)
-            lower = [key_in(split.lower) for split in splits]
-            upper = [key_in(split.upper) for split in splits]
-            await connection.execute(SQL["insert_splits"], *generation, lower, upper, tail)
+            ranges = [[key_in(split.lower), key_in(split.upper)] for split in splits]
+            await connection.execute(SQL["insert_splits"], *generation, ranges, tail)
             await connection.execute(SQL["insert_split_steps"], *generation)
             await connection.execute(SQL["insert_finish_step"], *generation, len(splits))
             await connection.execute(SQL["planned"], *generation, key_in(bound), estimated_rows)

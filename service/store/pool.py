@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 _AWAY = (
     OSError,  # TimeoutError too
     asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
     asyncpg.CannotConnectNowError,
     asyncpg.OperatorInterventionError,  # shutdown, crash, statement_timeout
     asyncpg.TooManyConnectionsError,
@@ -43,7 +42,8 @@ def mapped(error: BaseException) -> RowferryError | None:
         return Transient("store_busy", "the control database did not get to it in time; try again")
     if isinstance(error, _REFUSED):
         return Permanent("store_refused", f"the control database refused: {error}; check ROWFERRY_DATABASE_URL")
-    if isinstance(error, _AWAY):
+    # InterfaceError is also what the driver says of a call that is wrong in itself.
+    if isinstance(error, _AWAY) or (isinstance(error, asyncpg.InterfaceError) and "clos" in str(error)):
         return Transient("store_unreachable", f"the control database does not answer ({type(error).__name__})")
     return None
 

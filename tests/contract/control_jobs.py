@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from service.domain.errors import Cause, Permanent
 from service.domain.records import Actor, ChunkRecord, OpenRange, Settlement, StepKind
@@ -15,16 +19,34 @@ from service.store.steps import PostgresStepStore
 from service.store.transitions import NewRun, transition
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from service.domain.ports import StepStore
     from service.domain.records import Lease, Step
     from service.store.transitions import Moved
+    from tests.support.postgres import PostgresServer
 
 ANA = Actor("ana", "127.0.0.1", "request-1")
 LEASE_SECONDS = 30.0
 RUN_KINDS = (StepKind.PLAN, StepKind.SPLIT, StepKind.FINISH)
+
+
+@pytest.fixture(scope="module")
+def control_dsn(postgres_server: PostgresServer) -> Iterator[str]:
+    """One control database for the tests of a module: making one takes longer than most of them."""
+    dsn = asyncio.run(postgres_server.create_database())
+    yield dsn
+    if postgres_server.process.running:
+        asyncio.run(postgres_server.drop_database(dsn))
+
+
+@pytest.fixture
+async def control(control_dsn: str) -> AsyncIterator[Control]:
+    """The control database, empty."""
+    opened = await Control.open(control_dsn)
+    yield opened
+    await opened.pool.close()
 
 
 class PlainBox:
@@ -51,8 +73,11 @@ class Control:
 
     @classmethod
     async def open(cls, dsn: str) -> Control:
+        """A store on an empty control database, whatever an earlier test has left in it."""
         await migrate(dsn)
         pool = await Pool.open(dsn, size=12)
+        async with pool.connection() as connection:
+            await connection.execute("TRUNCATE accounts, jobs, runs, events RESTART IDENTITY CASCADE")
         control = cls(pool, PostgresStepStore(pool, PlainBox()), uuid7())
         await control.sql("INSERT INTO accounts (id, name) VALUES ($1, 'default')", control.account)
         return control
@@ -97,7 +122,9 @@ class Control:
             " SELECT id, $2, $3, spec, secrets FROM jobs WHERE id = $1",
             *(job_id, number, begins),
         )
-        await self.sql("INSERT INTO steps (job_id, generation, kind, state) VALUES ($1, $2, 'plan', 'ready')", job_id, number)
+        await self.sql(
+            "INSERT INTO steps (job_id, generation, kind, state) VALUES ($1, $2, 'plan', 'ready')", job_id, number
+        )
         await self.sql("UPDATE jobs SET generation = $2 WHERE id = $1", job_id, number)
 
     async def verb(self, job_id: str, event: Event) -> Moved | None:
@@ -110,9 +137,7 @@ class Control:
         assert step is not None, "nothing to claim"
         return step
 
-    async def planned(
-        self, *, splits: int = 2, tail: bool = False, options: Mapping[str, object] | None = None
-    ) -> str:
+    async def planned(self, *, splits: int = 2, tail: bool = False, options: Mapping[str, object] | None = None) -> str:
         """A running job whose plan is made; its splits are ready."""
         job_id = await self.job(options=options)
         await self.verb(job_id, Event.START)
@@ -122,7 +147,7 @@ class Control:
     async def plan(self, *, splits: int = 2, tail: bool = False) -> Lease:
         lease = (await self.claimed(StepKind.PLAN)).lease
         bounds = [None, *((str(100 * n),) for n in range(1, splits)), None if tail else ("999",)]
-        ranges = [OpenRange(low, high) for low, high in zip(bounds[:-1], bounds[1:], strict=True)] if splits else []
+        ranges = [OpenRange(low, high) for low, high in pairwise(bounds)] if splits else []
         await self.store.save_plan(lease, ranges, bound=None if tail else ("999",), tail=tail, estimated_rows=42)
         return lease
 
@@ -132,7 +157,8 @@ class Control:
     async def run_out(self, job_id: str) -> None:
         """The database's clock passes every lease of the job."""
         await self.sql(
-            "UPDATE steps SET leased_until = clock_timestamp() - interval '1 ms' WHERE job_id = $1 AND state = 'leased'",
+            "UPDATE steps SET leased_until = clock_timestamp() - interval '1 ms'"
+            " WHERE job_id = $1 AND state = 'leased'",
             job_id,
         )
 
@@ -142,7 +168,8 @@ class Control:
 
     async def moves(self, job_id: str) -> list[tuple[str, str, str]]:
         rows = await self.sql(
-            "SELECT state_from, event, state_to FROM events WHERE job_id = $1 AND state_to IS NOT NULL ORDER BY seq", job_id
+            "SELECT state_from, event, state_to FROM events WHERE job_id = $1 AND state_to IS NOT NULL ORDER BY seq",
+            job_id,
         )
         return [tuple(row) for row in rows]
 
@@ -158,7 +185,9 @@ class Control:
         return at
 
 
-def chunk(lease: Lease, sequence: int = 1, *, attempt: int = 1, rows: int = 10, last: str = "50", **other: Any) -> ChunkRecord:
+def chunk(
+    lease: Lease, sequence: int = 1, *, attempt: int = 1, rows: int = 10, last: str = "50", **other: Any
+) -> ChunkRecord:
     """A chunk that the holder of `lease` has made."""
     given: dict[str, Any] = {
         "epoch": lease.epoch,

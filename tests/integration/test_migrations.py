@@ -83,7 +83,7 @@ async def test_a_released_file_must_not_change(database: str) -> None:
 
 async def test_a_role_without_the_right_is_told_what_to_do(database: str, postgres_server) -> None:
     await postgres_server.create_user("reader", "reader-password")
-    name = database.rsplit("/", 1)[1].split("?")[0]
+    name = database.rsplit("/", 1)[1].split("?", maxsplit=1)[0]
     with pytest.raises(Permanent) as refused:
         await migrate(postgres_server.dsn(name, user="reader", password="reader-password"))
     assert refused.value.code == "schema_refused"
@@ -113,7 +113,7 @@ async def test_a_database_that_is_away_is_transient() -> None:
 
 async def test_a_wrong_password_is_permanent_and_not_repeated(database: str, postgres_server) -> None:
     await postgres_server.create_user("writer", "right")
-    name = database.rsplit("/", 1)[1].split("?")[0]
+    name = database.rsplit("/", 1)[1].split("?", maxsplit=1)[0]
     with pytest.raises(RowferryError) as refused:
         await Pool.open(postgres_server.dsn(name, user="writer", password="wrong-password"))
     assert refused.value.code == "store_refused"

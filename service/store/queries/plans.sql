@@ -21,9 +21,10 @@ UPDATE generations SET closed_at = clock_timestamp(), fenced = $3
 WHERE job_id = $1 AND number = $2 AND closed_at IS NULL;
 
 -- name: insert_splits
+-- $3 [[lower, upper], ...]
 INSERT INTO splits (job_id, generation, ordinal, lower, upper, tail)
-SELECT $1, $2, place - 1, lower, upper, $5 AND place = cardinality($3::jsonb[])
-FROM unnest($3::jsonb[], $4::jsonb[]) WITH ORDINALITY AS given (lower, upper, place);
+SELECT $1, $2, place - 1, nullif(range -> 0, 'null'), nullif(range -> 1, 'null'), $4 AND place = jsonb_array_length($3)
+FROM jsonb_array_elements($3::jsonb) WITH ORDINALITY AS given (range, place);
 
 -- name: insert_split_steps
 -- A tail behind bounded splits waits for them.
@@ -43,8 +44,11 @@ WHERE job_id = $1 AND number = $2;
 UPDATE runs SET splits_total = $2, estimated_rows = $3 WHERE id = $1;
 
 -- name: keeps_position_of
--- The job's position is that of the predecessor as long as its successor, which begins there, has no splits of its own.
+-- The job's position is that of the newest planned generation as long as its successor, which begins there, has no
+-- splits of its own. Generations that were never planned may lie between.
 SELECT EXISTS (
     SELECT FROM generations
-    WHERE job_id = $1 AND number = $2 AND begins = 'keep' AND planned_at IS NULL AND number = $3 + 1
+    WHERE job_id = $1 AND number = $2 AND begins = 'keep' AND planned_at IS NULL
+) AND NOT EXISTS (
+    SELECT FROM generations WHERE job_id = $1 AND number > $3 AND number < $2 AND planned_at IS NOT NULL
 );

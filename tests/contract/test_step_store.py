@@ -1,0 +1,1073 @@
+"""What `StepStore` promises, on a real Postgres. Leases run out by SQL, not by waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from service.domain.errors import Aborted, Cause, Conflict, LeaseLost, Stopped, Transient
+from service.domain.records import Condition, OpenRange, StepKind
+from service.domain.states import Event, State
+from service.store.held import SQL
+from service.store.pool import Pool
+from service.store.steps import PostgresStepStore
+from service.store.transitions import transition
+from tests.contract.control_jobs import (
+    ANA,
+    LEASE_SECONDS,
+    RUN_KINDS,
+    Control,
+    PlainBox,
+    causes,
+    chunk,
+    control,
+    control_dsn,
+    settlement,
+)
+from tests.support.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from service.domain.ports import StepStore
+    from service.domain.records import Lease
+
+
+__all__ = ["control", "control_dsn"]  # fixtures
+
+# Claim
+
+
+async def test_nothing_to_claim_is_none(control: Control) -> None:
+    await control.job()
+    assert await control.store.claim("one", RUN_KINDS, lease_seconds=LEASE_SECONDS) is None
+
+
+async def test_the_first_claim_makes_a_queued_job_running_with_one_event(control: Control) -> None:
+    job_id = await control.job(secrets={"/sink/password": "s3cret"})
+    await control.verb(job_id, Event.START)
+    await control.sql('UPDATE jobs SET spec = spec || \'{"mode": "full"}\', secrets = NULL WHERE id = $1', job_id)
+    step = await control.claimed()
+    assert (step.lease.kind, step.lease.ordinal, step.lease.epoch, step.lease.owner) == (StepKind.PLAN, 0, 1, "one")
+    assert (step.account, step.run_number, step.may_resume, step.lease_seconds) == ("default", 1, False, LEASE_SECONDS)
+    # The generation's snapshot, not what the job says now.
+    assert "mode" not in step.spec
+    assert step.secrets == {"/sink/password": "s3cret"}
+    assert "s3cret" not in repr(step)
+    run = await control.row("runs", job_id)
+    assert (run["id"], run["state"], run["number"], run["trigger"]) == (step.lease.run_id, "running", 1, "api")
+    assert await control.moves(job_id) == [("created", "start", "queued"), ("queued", "leased", "running")]
+    events = await control.sql("SELECT actor, origin, request_id FROM events WHERE job_id = $1 ORDER BY seq", job_id)
+    assert [tuple(e) for e in events] == [("ana", "127.0.0.1", "request-1"), (None, "one", None)]
+
+
+async def test_steps_are_claimed_in_the_order_of_their_starts(control: Control) -> None:
+    jobs = [await control.job() for _ in range(3)]
+    for job_id in reversed(jobs):
+        await control.verb(job_id, Event.START)
+    assert [(await control.claimed()).lease.job_id for _ in jobs] == list(reversed(jobs))
+
+
+async def test_only_the_kinds_asked_for_are_claimed(control: Control) -> None:
+    await control.planned(splits=1)
+    for kinds in ([StepKind.PLAN, StepKind.FINISH, StepKind.CLEAN_UP], []):
+        assert await control.store.claim("one", kinds, lease_seconds=LEASE_SECONDS) is None
+    assert (await control.claimed(StepKind.SPLIT)).lease.ordinal == 0
+
+
+async def test_a_claim_can_be_limited_to_jobs_but_for_clean_ups(control: Control) -> None:
+    removed = await clean_up(control)
+    await control.store.release(removed)
+    one, two = await control.job(), await control.job()
+    for job_id in (one, two):
+        await control.verb(job_id, Event.START)
+    step = await control.store.claim("one", RUN_KINDS, lease_seconds=LEASE_SECONDS, only_jobs=[two])
+    assert step is not None
+    assert step.lease.job_id == two
+    assert await control.store.claim("one", RUN_KINDS, lease_seconds=LEASE_SECONDS, only_jobs=[two]) is None
+    assert await control.store.claim("one", RUN_KINDS, lease_seconds=LEASE_SECONDS, only_jobs=[]) is None
+    step = await control.store.claim("one", list(StepKind), lease_seconds=LEASE_SECONDS, only_jobs=[])
+    assert step is not None
+    assert step.lease.job_id == removed.job_id
+
+
+@pytest.mark.parametrize("event", [Event.STOP, Event.ABORT])
+async def test_a_job_that_does_not_want_to_run_is_not_claimed(control: Control, event: Event) -> None:
+    job_id = await control.planned(splits=2)
+    await control.leases(1)
+    await control.verb(job_id, event)
+    assert await control.store.claim("two", RUN_KINDS, lease_seconds=LEASE_SECONDS) is None
+
+
+async def test_steps_of_an_older_generation_are_not_claimed(control: Control) -> None:
+    job_id = await control.planned(splits=2)
+    await control.verb(job_id, Event.STOP)
+    await control.generation(job_id, 2, "keep")
+    await control.verb(job_id, Event.START)
+    step = await control.claimed()
+    assert (step.lease.kind, step.lease.generation) == (StepKind.PLAN, 2)
+    assert await control.store.claim("one", RUN_KINDS, lease_seconds=LEASE_SECONDS) is None
+
+
+async def test_may_resume_after_another_run_or_another_lease(control: Control) -> None:
+    job_id = await control.job()
+    await control.verb(job_id, Event.START)
+    first = await control.claimed()
+    await control.store.release(first.lease)
+    again = await control.claimed()
+    assert (first.may_resume, again.may_resume, again.lease.epoch) == (False, True, 2)
+    await control.store.save_plan(again.lease, [OpenRange(None, None)], bound=None, tail=False, estimated_rows=None)
+    await control.verb(job_id, Event.STOP)
+    await control.verb(job_id, Event.START)
+    step = await control.claimed()
+    assert (step.may_resume, step.lease.epoch, step.run_number) == (True, 1, 2)
+
+
+async def test_claims_at_once_never_share_a_step(control: Control) -> None:
+    for _ in range(3):
+        await control.planned(splits=4)
+    steps = await asyncio.gather(
+        *(control.store.claim(f"p{n}", RUN_KINDS, lease_seconds=LEASE_SECONDS) for n in range(16))
+    )
+    taken = [(s.lease.job_id, s.lease.ordinal) for s in steps if s is not None]
+    assert len(taken) == len(set(taken)) == 12
+
+
+async def test_a_busy_job_is_passed_over_and_waited_for_only_when_it_is_the_last(control: Control) -> None:
+    busy, idle = await control.job(), await control.job()
+    for job_id in (busy, idle):
+        await control.verb(job_id, Event.START)
+    async with control.pool.transaction() as connection:
+        await connection.fetchrow("SELECT FROM jobs WHERE id = $1 FOR UPDATE", busy)
+        assert (await control.claimed()).lease.job_id == idle
+        waiting = asyncio.create_task(control.claimed())
+        await until(lambda: lock_waits(control, 1), 10, "the claim waits for the busy job")
+    assert (await waiting).lease.job_id == busy
+
+
+async def lock_waits(control: Control, count: int) -> bool:
+    waits = await control.value(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    return bool(waits == count)
+
+
+async def test_a_job_whose_secrets_no_key_opens_fails_and_does_not_stop_the_others(control: Control) -> None:
+    broken, sound = await control.job(), await control.job()
+    await control.sql("UPDATE generations SET secrets = 'lost' WHERE job_id = $1", broken)
+    for job_id in (broken, sound):
+        await control.verb(job_id, Event.START)
+    assert (await control.claimed()).lease.job_id == sound
+    job = await control.row("jobs", broken)
+    assert (job["state"], job["errors"][0]["code"]) == ("error", "secret_key_wrong")
+
+
+# Renew
+
+
+async def test_renewing_extends_by_the_clock_of_the_database_and_brings_the_state(control: Control) -> None:
+    job_id = await control.planned(splits=2)
+    leases = await control.leases(2)
+    await control.run_out(job_id)
+    await control.verb(job_id, Event.STOP)
+    before = await control.now()
+    directives = await control.store.renew(list(reversed(leases)), lease_seconds=60)
+    assert [d.lease for d in directives] == list(reversed(leases))
+    assert {(d.valid, d.state) for d in directives} == {(True, State.STOPPING)}
+    assert all(29 < (d.stop_in_seconds or 0) <= 30 for d in directives)
+    assert (await control.step(leases[0]))["leased_until"].timestamp() == pytest.approx(before.timestamp() + 60, abs=5)
+    assert await control.store.renew([], lease_seconds=60) == []
+
+
+async def test_options_come_from_the_job_as_it_is_now_and_are_shared_by_its_leased_splits(control: Control) -> None:
+    job_id = await control.planned(splits=3, options={"rate": {"rows_per_second": 5}})
+    leases = await control.leases(2)
+    live = {"rate": {"rows_per_second": 100, "bytes_per_second": 1000}, "retry": {"max_without_progress_seconds": 7}}
+    await control.sql("UPDATE jobs SET spec = jsonb_set(spec, '{options}', $2) WHERE id = $1", job_id, live)
+    for directive in await control.store.renew(leases, lease_seconds=60):
+        assert (directive.rows_per_second, directive.bytes_per_second) == (50, 500)
+        assert directive.max_without_progress_seconds == 7
+        assert (directive.state, directive.stop_in_seconds) == (State.RUNNING, None)
+    await control.store.finish_split(leases[0], None)
+    lost, alone = await control.store.renew(leases, lease_seconds=60)
+    assert (lost.valid, alone.rows_per_second) == (False, 100)
+
+
+async def test_without_options_there_is_no_limit_and_the_default_patience(control: Control) -> None:
+    await control.planned(splits=1)
+    (directive,) = await control.store.renew(await control.leases(1), lease_seconds=60)
+    assert (directive.rows_per_second, directive.bytes_per_second) == (None, None)
+    assert directive.max_without_progress_seconds == 900
+
+
+async def test_renewing_does_not_wait_for_the_row_of_the_job(control: Control) -> None:
+    job_id = await control.planned(splits=1)
+    leases = await control.leases(1)
+    async with control.pool.transaction() as connection, asyncio.timeout(5):
+        await connection.fetchrow("SELECT FROM jobs WHERE id = $1 FOR UPDATE", job_id)
+        (directive,) = await control.store.renew(leases, lease_seconds=60)
+    assert directive.valid
+
+
+@pytest.mark.parametrize("change", [{"epoch": 7}, {"owner": "somebody else"}, {"generation": 2}, {"ordinal": 9}])
+async def test_renewing_what_is_not_held_is_answered_and_changes_nothing(
+    control: Control, change: dict[str, Any]
+) -> None:
+    await control.planned(splits=1)
+    (lease,) = await control.leases(1)
+    before = await control.step(lease)
+    (directive,) = await control.store.renew([replace(lease, **change)], lease_seconds=600)
+    assert (directive.valid, directive.state) == (False, None)
+    assert await control.step(lease) == before
+
+
+# Every write names job, step and epoch
+
+WRITES: dict[str, Callable[[StepStore, Lease], Awaitable[Any]]] = {
+    "park": lambda store, lease: store.park(lease),
+    "release": lambda store, lease: store.release(lease, "because"),
+    "fail": lambda store, lease: store.fail(lease, [FAILURE]),
+    "report": lambda store, lease: store.report(lease, Condition(waiting_for="rate", progressed=True)),
+    "generation": lambda store, lease: store.generation(lease, 1),
+    "settle_closed": lambda store, lease: store.settle_closed(lease, 1, 0, settlement(chunk(lease))),
+    "drop_closed": lambda store, lease: store.drop_closed(lease, 1, 0),
+    "prepare_closed": lambda store, lease: store.prepare_closed(lease, 1, 0, chunk(lease)),
+    "fence_epoch": lambda store, lease: store.fence_epoch(lease, 1, 0),
+    "close_generation": lambda store, lease: store.close_generation(lease, 1, fenced=False),
+    "save_plan": lambda store, lease: store.save_plan(
+        lease, [OpenRange(None, None)], bound=None, tail=False, estimated_rows=None
+    ),
+    "split": lambda store, lease: store.split(lease),
+    "anchored": lambda store, lease: store.anchored(lease),
+    "prepare": lambda store, lease: store.prepare(lease, chunk(lease)),
+    "settle": lambda store, lease: store.settle(lease, settlement(chunk(lease))),
+    "prepare_and_settle": lambda store, lease: store.prepare_and_settle(lease, settlement(chunk(lease))),
+    "drop_prepared": lambda store, lease: store.drop_prepared(lease, maybe_doubled=3),
+    "scan": lambda store, lease: store.scan(lease, ("7",), rows_read=7),
+    "finish_split": lambda store, lease: store.finish_split(lease, ("7",)),
+    "settled_chunks": lambda store, lease: anext(store.settled_chunks(lease)),
+    "finish_run": lambda store, lease: store.finish_run(lease),
+    "cleaned_up": lambda store, lease: store.cleaned_up(lease, "done"),
+    "postpone": lambda store, lease: store.postpone(lease, 5, FAILURE),
+}
+FAILURE = Cause("broken", "it broke", at=None, retryable=False)  # type: ignore[arg-type]
+OF_PLAN = {"settle_closed", "drop_closed", "prepare_closed", "fence_epoch", "close_generation", "save_plan"}
+OF_CLEAN_UP = {"cleaned_up", "postpone"}
+TABLES = ("jobs", "generations", "splits", "steps", "chunks", "runs", "events")
+
+
+def test_every_method_that_names_a_lease_is_in_the_table() -> None:
+    methods = {name for name in dir(PostgresStepStore) if not name.startswith("_")}
+    assert methods - set(WRITES) == {"claim", "renew", "expire"}
+
+
+async def everything(control: Control) -> str:
+    tables = {t: await control.sql(f"SELECT to_jsonb(t)::text AS row FROM {t} t ORDER BY 1") for t in TABLES}
+    return json.dumps({table: [row["row"] for row in rows] for table, rows in tables.items()})
+
+
+async def lease_for(control: Control, method: str) -> Lease:
+    if method in OF_PLAN:
+        job_id = await control.planned(splits=1)
+        await control.verb(job_id, Event.STOP)
+        await control.generation(job_id, 2, "keep")
+        await control.verb(job_id, Event.START)
+        return (await control.claimed(StepKind.PLAN)).lease
+    if method in OF_CLEAN_UP:
+        return await clean_up(control)
+    await control.planned(splits=1)
+    (lease,) = await control.leases(1)
+    if method == "finish_run":
+        await control.store.finish_split(lease, None)
+        lease = (await control.claimed(StepKind.FINISH)).lease
+    if method in {"settle", "drop_prepared"}:
+        await control.store.prepare(lease, chunk(lease))
+    return lease
+
+
+@pytest.mark.parametrize("method", WRITES)
+async def test_who_does_not_hold_the_step_writes_nothing(control: Control, method: str) -> None:
+    for stale in ("epoch", "owner", "freed", "gone"):
+        lease = await lease_for(control, method)
+        if stale == "epoch":
+            # The same process has leased it anew.
+            await control.run_out(lease.job_id)
+            assert await control.store.expire() == 1
+            again = (await control.claimed(*StepKind)).lease
+            assert (again.kind, again.owner) == (lease.kind, lease.owner)
+            assert again.epoch > lease.epoch
+        elif stale == "owner":
+            lease = replace(lease, owner="two")
+        elif stale == "freed":
+            await control.store.release(lease)
+        else:
+            await control.sql("DELETE FROM jobs WHERE id = $1", lease.job_id)
+        before = await everything(control)
+        with pytest.raises(LeaseLost):
+            await WRITES[method](control.store, lease)
+        assert await everything(control) == before, stale
+        await control.sql("DELETE FROM jobs")
+
+
+@pytest.mark.parametrize("method", sorted(set(WRITES) - {"park", "release", "report", "generation", "settled_chunks"}))
+async def test_a_step_of_another_kind_can_not_do_it(control: Control, method: str) -> None:
+    other = "save_plan" if method not in OF_PLAN | {"fail"} else "cleaned_up" if method == "fail" else "split"
+    lease = await lease_for(control, other)
+    before = await everything(control)
+    with pytest.raises(Conflict) as refused:
+        await WRITES[method](control.store, lease)
+    assert refused.value.code == "wrong_step"
+    assert await everything(control) == before
+
+
+# Plan
+
+
+async def test_a_plan_makes_splits_and_readies_them(control: Control) -> None:
+    job_id = await control.planned(splits=3)
+    leases = await control.leases(3)
+    splits = [await control.store.split(lease) for lease in leases]
+    assert [(s.ordinal, s.lower, s.upper, s.tail) for s in splits] == [
+        (0, None, ("100",), False),
+        (1, ("100",), ("200",), False),
+        (2, ("200",), ("999",), False),
+    ]
+    assert {(s.position, s.scanned_to, s.sequence, s.rows_read, s.anchored_at, s.prepared) for s in splits} == {
+        (None, None, 0, 0, None, ())
+    }
+    run = await control.row("runs", job_id)
+    assert (run["splits_done"], run["splits_total"], run["estimated_rows"]) == (0, 3, 42)
+    assert await control.store.claim("one", RUN_KINDS, lease_seconds=LEASE_SECONDS) is None
+
+
+async def test_a_plan_without_splits_readies_the_finish_step(control: Control) -> None:
+    job_id = await control.planned(splits=0)
+    finish = (await control.claimed()).lease
+    assert finish.kind is StepKind.FINISH
+    await control.store.finish_run(finish)
+    job = await control.row("jobs", job_id)
+    assert (job["state"], job["desired"], job["last_id"]) == ("successful", None, None)
+
+
+async def test_a_tail_waits_for_the_backlog_and_the_finish_for_the_tail(control: Control) -> None:
+    job_id = await control.planned(splits=3, tail=True)
+    first, second = await control.leases(2)
+    assert await control.store.claim("one", RUN_KINDS, lease_seconds=LEASE_SECONDS) is None
+    await control.store.finish_split(second, ("200",))
+    assert await control.store.claim("one", RUN_KINDS, lease_seconds=LEASE_SECONDS) is None
+    await control.store.finish_split(first, ("100",))
+    tail = (await control.claimed()).lease
+    state = await control.store.split(tail)
+    assert (state.ordinal, state.tail, state.lower, state.upper) == (2, True, ("200",), None)
+    await control.store.finish_split(tail, None)
+    assert (await control.claimed()).lease.kind is StepKind.FINISH
+    assert (await control.row("runs", job_id))["splits_done"] == 3
+
+
+async def test_a_tail_alone_is_ready_at_once(control: Control) -> None:
+    await control.planned(splits=1, tail=True)
+    (lease,) = await control.leases(1)
+    assert (await control.store.split(lease)).tail
+
+
+async def test_a_plan_that_ends_while_stopping_ends_the_run_and_is_kept(control: Control) -> None:
+    job_id = await control.job()
+    await control.verb(job_id, Event.START)
+    lease = (await control.claimed()).lease
+    await control.verb(job_id, Event.STOP)
+    await control.store.save_plan(lease, [OpenRange(None, ("9",))], bound=("9",), tail=False, estimated_rows=1)
+    assert await control.state(job_id) == "stopped"
+    await control.verb(job_id, Event.START)
+    assert (await control.claimed()).lease.kind is StepKind.SPLIT
+
+
+# Chunks
+
+
+async def test_a_settled_chunk_is_counted_everywhere_once(control: Control) -> None:
+    job_id = await control.planned(splits=1)
+    (lease,) = await control.leases(1)
+    record = chunk(lease, rows=10, last="50", first_key=("1",))
+    await control.store.prepare(lease, record)
+    assert (await control.store.split(lease)).prepared == (record,)
+    job = await control.row("jobs", job_id)
+    assert (job["totals_rows_read"], job["last_id"]) == (0, None)
+    directive = await control.store.settle(
+        lease, settlement(record, rows_read=12, rows_dead=2, partition=3, first_offset=5, last_offset=14, etag="e")
+    )
+    assert (directive.valid, directive.state, directive.lease) == (True, State.RUNNING, lease)
+    split = await control.store.split(lease)
+    assert (split.position, split.scanned_to, split.sequence, split.rows_read) == (("50",), ("50",), 1, 12)
+    assert (split.prepared, split.anchored_at) == ((), None)
+    job, run = await control.row("jobs", job_id), await control.row("runs", job_id)
+    assert [job[f"totals_{c}"] for c in ("rows_read", "rows_sent", "rows_dead", "bytes_sent", "runs")] == [
+        *(12, 10, 2, 100, 1)
+    ]
+    assert [run[c] for c in ("rows_read", "rows_sent", "rows_dead", "bytes_sent", "rows_maybe_doubled")] == [
+        *(12, 10, 2, 100, 0)
+    ]
+    assert job["last_id"] == run["last_id"] == ["50"]
+    stored = await control.row("chunks", job_id)
+    assert (stored["state"], stored["partition"], stored["first_offset"], stored["etag"]) == ("settled", 3, 5, "e")
+    before = await everything(control)
+    with pytest.raises(Conflict) as again:
+        await control.store.settle(lease, settlement(record))
+    assert again.value.code == "chunk_not_prepared"
+    assert await everything(control) == before
+
+
+async def test_settling_takes_the_values_of_the_stored_try(control: Control) -> None:
+    job_id = await control.planned(splits=1)
+    (lease,) = await control.leases(1)
+    record = chunk(lease, rows=10, last="50")
+    await control.store.prepare(lease, record)
+    wrong = replace(record, rows=99, bytes=1, last_key=("999",), target="elsewhere")
+    await control.store.settle(lease, settlement(wrong, rows_read=10, scanned_to=("60",)))
+    split = await control.store.split(lease)
+    assert (split.position, split.scanned_to) == (("50",), ("60",))
+    assert (await control.row("jobs", job_id))["totals_rows_sent"] == 10
+    assert [pair async for pair in control.store.settled_chunks(lease)] == [(0, record)]
+
+
+async def test_the_next_owner_adopts_one_try_and_the_others_are_dropped(control: Control) -> None:
+    job_id = await control.planned(splits=1)
+    (old,) = await control.leases(1)
+    first = chunk(old, rows=10)
+    await control.store.prepare(old, first)
+    await control.run_out(job_id)
+    await control.store.expire()
+    (new,) = await control.leases(1, owner="two")
+    second = chunk(new, rows=11)
+    await control.store.prepare(new, second)
+    third = chunk(new, rows=9, attempt=2)
+    await control.store.prepare(new, third)
+    assert (await control.store.split(new)).prepared == (first, second, third)
+    await control.store.settle(new, settlement(first))
+    rows = await control.sql("SELECT epoch, attempt, state FROM chunks ORDER BY epoch, attempt")
+    assert [tuple(row) for row in rows] == [
+        (old.epoch, 1, "settled"),
+        (new.epoch, 1, "dropped"),
+        (new.epoch, 2, "dropped"),
+    ]
+    assert (await control.row("jobs", job_id))["totals_rows_sent"] == 10
+    for late in (second, third):
+        with pytest.raises(Conflict):
+            await control.store.settle(new, settlement(late))
+
+
+@pytest.mark.parametrize("change", [{"sequence": 2}, {"sequence": 0}, {"epoch": 5}])
+async def test_only_the_next_chunk_of_this_epoch_can_be_prepared(control: Control, change: dict[str, Any]) -> None:
+    await control.planned(splits=1)
+    (lease,) = await control.leases(1)
+    for write in (
+        lambda record: control.store.prepare(lease, record),
+        lambda record: control.store.prepare_and_settle(lease, settlement(record)),
+    ):
+        with pytest.raises(Conflict) as refused:
+            await write(replace(chunk(lease), **change))
+        assert refused.value.code == "out_of_sequence"
+    assert await control.sql("SELECT FROM chunks") == []
+
+
+async def test_a_prepare_whose_answer_was_lost_can_be_repeated_but_not_changed(control: Control) -> None:
+    await control.planned(splits=1)
+    (lease,) = await control.leases(1)
+    record = chunk(lease)
+    await control.store.prepare(lease, record)
+    await control.store.prepare(lease, record)
+    assert (await control.store.split(lease)).prepared == (record,)
+    with pytest.raises(Conflict) as refused:
+        await control.store.prepare(lease, replace(record, target="elsewhere"))
+    assert refused.value.code == "try_exists"
+    await control.store.drop_prepared(lease)
+    with pytest.raises(Conflict):
+        await control.store.prepare(lease, record)
+    await control.store.prepare(lease, replace(record, attempt=2))
+
+
+async def test_prepare_and_settle_is_both_at_once(control: Control) -> None:
+    job_id = await control.planned(splits=1)
+    (lease,) = await control.leases(1)
+    for sequence in (1, 2, 3):
+        record = chunk(lease, sequence, last=str(10 * sequence))
+        directive = await control.store.prepare_and_settle(lease, settlement(record))
+        assert directive.valid
+    assert (await control.store.split(lease)).sequence == 3
+    assert (await control.row("jobs", job_id))["totals_rows_sent"] == 30
+
+
+async def test_dropping_counts_what_may_be_doubled_once(control: Control) -> None:
+    job_id = await control.planned(splits=1)
+    (lease,) = await control.leases(1)
+    await control.store.drop_prepared(lease, maybe_doubled=5)
+    await control.store.prepare(lease, chunk(lease))
+    await control.store.drop_prepared(lease, maybe_doubled=10)
+    await control.store.drop_prepared(lease, maybe_doubled=10)
+    run = await control.row("runs", job_id)
+    assert (run["rows_maybe_doubled"], run["rows_sent"]) == (10, 0)
+    assert (await control.store.split(lease)).prepared == ()
+
+
+async def test_a_prepared_chunk_blocks_scan_park_and_end(control: Control) -> None:
+    await control.planned(splits=1)
+    (lease,) = await control.leases(1)
+    await control.store.prepare(lease, chunk(lease))
+    for write in (
+        lambda: control.store.scan(lease, ("7",)),
+        lambda: control.store.park(lease),
+        lambda: control.store.finish_split(lease, ("7",)),
+    ):
+        with pytest.raises(Conflict) as refused:
+            await write()
+        assert refused.value.code == "chunk_unsettled"
+    await control.store.release(lease)
+    (again,) = await control.leases(1)
+    assert [record.epoch for record in (await control.store.split(again)).prepared] == [lease.epoch]
+
+
+async def test_scanning_moves_without_a_sequence(control: Control) -> None:
+    job_id = await control.planned(splits=1)
+    (lease,) = await control.leases(1)
+    await control.store.scan(lease, ("7",), rows_read=3)
+    split = await control.store.split(lease)
+    assert (split.position, split.scanned_to, split.sequence, split.rows_read) == (None, ("7",), 0, 3)
+    job, run = await control.row("jobs", job_id), await control.row("runs", job_id)
+    assert (job["totals_rows_read"], run["rows_read"], job["last_id"]) == (3, 3, None)
+
+
+async def test_scanning_over_nothing_is_progress(control: Control) -> None:
+    job_id = await control.planned(splits=1)
+    (lease,) = await control.leases(1)
+    await control.sql("UPDATE jobs SET last_progress_at = 'epoch' WHERE id = $1", job_id)
+    await control.store.scan(lease, ("7",))
+    assert (await control.row("jobs", job_id))["last_progress_at"].year > 2000
+
+
+async def test_the_anchor_is_noted_and_renewed_by_chunks(control: Control) -> None:
+    await control.planned(splits=1)
+    (lease,) = await control.leases(1)
+    await control.store.anchored(lease)
+    noted = (await control.store.split(lease)).anchored_at
+    await control.store.prepare_and_settle(lease, settlement(chunk(lease)))
+    renewed = (await control.store.split(lease)).anchored_at
+    assert noted is not None
+    assert renewed is not None
+    assert renewed > noted
+
+
+async def test_last_id_is_how_far_everything_is_durable(control: Control) -> None:
+    job_id = await control.planned(splits=3)
+    first, second, third = await control.leases(3)
+
+    async def shown() -> Any:
+        return (await control.row("jobs", job_id))["last_id"], (await control.row("runs", job_id))["last_id"]
+
+    await control.store.prepare_and_settle(third, settlement(chunk(third, last="250")))
+    assert await shown() == (None, None)
+    await control.store.prepare_and_settle(first, settlement(chunk(first, last="70")))
+    assert await shown() == (["70"], ["70"])
+    await control.store.finish_split(first, ("100",))
+    assert await shown() == (["100"], ["100"])
+    await control.store.prepare_and_settle(second, settlement(chunk(second, last="130")))
+    assert await shown() == (["130"], ["130"])
+    await control.store.finish_split(second, None)
+    assert await shown() == (["250"], ["250"])
+    await control.store.finish_split(third, None)
+    assert await shown() == (["250"], ["250"])
+
+
+async def test_a_run_that_delivers_nothing_has_no_last_id(control: Control) -> None:
+    job_id = await control.planned(splits=1)
+    (lease,) = await control.leases(1)
+    await control.store.prepare_and_settle(lease, settlement(chunk(lease)))
+    await control.store.park(lease)
+    await control.verb(job_id, Event.STOP)
+    await control.verb(job_id, Event.START)
+    (lease,) = await control.leases(1)
+    await control.store.finish_split(lease, None)
+    runs = await control.sql("SELECT last_id, splits_done, splits_total FROM runs ORDER BY number")
+    assert [tuple(run) for run in runs] == [(["50"], 0, 1), (None, 1, 1)]
+    assert (await control.row("jobs", job_id))["last_id"] == ["50"]
+
+
+async def test_settled_chunks_come_in_order_over_pages(control: Control, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.store.chunks._PAGE", 2)
+    await control.planned(splits=2)
+    first, second = await control.leases(2)
+    for lease, count in ((second, 2), (first, 3)):
+        for sequence in range(1, count + 1):
+            await control.store.prepare_and_settle(lease, settlement(chunk(lease, sequence)))
+        await control.store.prepare(lease, chunk(lease, count + 1))
+    found = [(ordinal, record.sequence) async for ordinal, record in control.store.settled_chunks(first)]
+    assert found == [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2)]
+
+
+async def test_the_last_two_splits_that_end_at_once_ready_the_finish_step_once(control: Control) -> None:
+    job_id = await control.planned(splits=2)
+    first, second = await control.leases(2)
+    async with control.pool.transaction() as connection:
+        await connection.fetchrow("SELECT FROM jobs WHERE id = $1 FOR UPDATE", job_id)
+        ends = [asyncio.create_task(control.store.finish_split(lease, None)) for lease in (first, second)]
+        await until(lambda: lock_waits(control, 2), 10, "both wait for the job's row")
+    await asyncio.gather(*ends)
+    finish = (await control.claimed()).lease
+    assert (finish.kind, finish.epoch) == (StepKind.FINISH, 1)
+    assert await control.store.claim("two", RUN_KINDS, lease_seconds=LEASE_SECONDS) is None
+    assert (await control.row("runs", job_id))["splits_done"] == 2
+
+
+# Ends
+
+
+async def test_the_finish_step_ends_the_run(control: Control) -> None:
+    job_id = await control.planned(splits=0)
+    finish = (await control.claimed()).lease
+    await control.store.finish_run(finish)
+    job, run = await control.row("jobs", job_id), await control.row("runs", job_id)
+    assert (job["state"], run["state"], run["ended_at"] is None) == ("successful", "successful", False)
+    assert (await control.row("generations", job_id))["finished_at"] is not None
+    assert (await control.step(finish))["state"] == "done"
+
+
+@pytest.mark.parametrize(("event", "raised"), [(Event.ABORT, Aborted), (Event.FAILED, Stopped)])
+async def test_a_finish_that_comes_too_late_writes_nothing(
+    control: Control, event: Event, raised: type[Exception]
+) -> None:
+    job_id = await control.planned(splits=0)
+    finish = (await control.claimed()).lease
+    async with control.pool.transaction() as connection:
+        await transition(connection, job_id, event, ANA, errors=causes("broken", await control.now()))
+    before = await everything(control)
+    with pytest.raises(raised):
+        await control.store.finish_run(finish)
+    assert await everything(control) == before
+
+
+async def test_finishing_while_stopping_is_successful(control: Control) -> None:
+    job_id = await control.planned(splits=0)
+    finish = (await control.claimed()).lease
+    await control.verb(job_id, Event.STOP)
+    await control.store.finish_run(finish)
+    assert await control.state(job_id) == "successful"
+
+
+@pytest.mark.parametrize(
+    ("event", "over", "end"), [(Event.STOP, "stopping", "stopped"), (Event.ABORT, "aborting", "aborted")]
+)
+async def test_a_job_ends_with_its_last_leased_step(control: Control, event: Event, over: str, end: str) -> None:
+    job_id = await control.planned(splits=3)
+    parked, ended, released = await control.leases(3)
+    await control.verb(job_id, event)
+    await control.store.park(parked)
+    await control.store.finish_split(ended, None)
+    assert await control.state(job_id) == over
+    await control.store.release(released, "the last chunk may still become visible")
+    job, run = await control.row("jobs", job_id), await control.row("runs", job_id)
+    assert (job["state"], job["desired"], job["stop_deadline"]) == (end, None, None)
+    assert job["reason"] == "the last chunk may still become visible"
+    assert (run["state"], run["ended_at"] is None) == (end, False)
+    await control.verb(job_id, Event.START)
+    assert (await control.row("jobs", job_id))["reason"] is None
+    assert [lease.ordinal for lease in await control.leases(2)] == [0, 2]
+
+
+async def test_a_stop_with_nothing_leased_ends_at_once(control: Control) -> None:
+    job_id = await control.planned(splits=1)
+    moved = await control.verb(job_id, Event.STOP)
+    assert moved is not None
+    assert (moved.before, moved.after) == (State.RUNNING, State.STOPPED)
+    assert (await control.moves(job_id))[-2:] == [
+        ("running", "stop", "stopping"),
+        ("stopping", "parked", "stopped"),
+    ]
+
+
+async def test_the_first_error_is_kept_and_the_others_park(control: Control) -> None:
+    job_id = await control.planned(splits=3)
+    first, second, third = await control.leases(3)
+    at = await control.now()
+    await control.store.fail(first, causes("sink_refused", at))
+    job = await control.row("jobs", job_id)
+    assert (job["state"], job["desired"]) == ("failing", "stop")
+    (directive,) = await control.store.renew([second], lease_seconds=60)
+    assert directive.state is State.FAILING
+    await control.store.fail(second, causes("something_else", at))
+    await control.store.park(third)
+    job, run = await control.row("jobs", job_id), await control.row("runs", job_id)
+    assert (job["state"], run["state"], job["desired"]) == ("error", "error", None)
+    chain = [
+        {"code": "sink_refused", "message": "it was sink_refused", "at": at.isoformat(), "retryable": False},
+        {"code": "root", "message": "the reason", "at": at.isoformat(), "retryable": False},
+    ]
+    assert job["errors"] == run["errors"] == chain
+    await control.verb(job_id, Event.START)
+    assert (await control.row("jobs", job_id))["errors"] == []
+    runs = await control.sql("SELECT errors FROM runs ORDER BY number")
+    assert [len(row["errors"]) for row in runs] == [2, 0]
+
+
+async def test_a_failure_needs_a_cause(control: Control) -> None:
+    await control.planned(splits=1)
+    (lease,) = await control.leases(1)
+    with pytest.raises(ValueError, match="cause"):
+        await control.store.fail(lease, [])
+
+
+# Expire
+
+
+async def test_nothing_due_is_nothing_done(control: Control) -> None:
+    job_id = await control.planned(splits=1)
+    await control.leases(1)
+    before = await everything(control)
+    assert await control.store.expire() == 0
+    assert await everything(control) == before
+    assert await control.state(job_id) == "running"
+
+
+async def test_a_lease_that_has_run_out_is_freed_and_the_run_goes_on(control: Control) -> None:
+    job_id = await control.planned(splits=2)
+    leases = await control.leases(2)
+    await control.sql(
+        "UPDATE steps SET leased_until = clock_timestamp() - interval '1 s' WHERE kind = 'split' AND ordinal = 0"
+    )
+    assert await control.store.expire() == 1
+    lost, held = await control.store.renew(leases, lease_seconds=60)
+    assert (lost.valid, held.valid) == (False, True)
+    assert await control.state(job_id) == "running"
+    again = (await control.claimed(owner="two")).lease
+    assert again.ordinal == 0
+    assert again.epoch > leases[0].epoch
+    (event,) = await control.sql("SELECT details FROM events WHERE event = 'lease_expired'")
+    assert event["details"] == {"generation": 1, "kind": "split", "ordinal": 0, "owner": "one", "epoch": 1}
+
+
+async def test_what_outstays_the_stop_is_released_and_said(control: Control) -> None:
+    job_id = await control.planned(splits=2, options={"stop_timeout_seconds": 5})
+    leases = await control.leases(2)
+    await control.verb(job_id, Event.STOP)
+    await control.store.prepare(leases[0], chunk(leases[0]))
+    assert await control.store.expire() == 0
+    await control.sql("UPDATE jobs SET stop_deadline = clock_timestamp() - interval '1 s'")
+    assert await control.store.expire() == 3
+    job = await control.row("jobs", job_id)
+    assert job["state"] == "stopped"
+    assert "stop_timeout_seconds of 5" in job["reason"]
+    assert [(await control.step(lease))["epoch"] for lease in leases] == [2, 2]
+    with pytest.raises(LeaseLost):
+        await control.store.settle(leases[0], settlement(chunk(leases[0])))
+
+
+async def test_an_abort_waits_for_leases_however_long_the_stop_time_out(control: Control) -> None:
+    job_id = await control.planned(splits=1)
+    await control.leases(1)
+    await control.verb(job_id, Event.STOP)
+    await control.verb(job_id, Event.ABORT)
+    assert (await control.row("jobs", job_id))["stop_deadline"] is None
+    assert await control.store.expire() == 0
+    await control.run_out(job_id)
+    assert await control.store.expire() == 2
+    assert await control.state(job_id) == "aborted"
+
+
+@pytest.mark.parametrize(("event", "end"), [(Event.STOP, "stopped"), (Event.ABORT, "aborted"), (Event.FAILED, "error")])
+async def test_jobs_whose_processes_died_come_to_their_end(control: Control, event: Event, end: str) -> None:
+    job_id = await control.planned(splits=2)
+    await control.leases(2)
+    async with control.pool.transaction() as connection:
+        errors = causes("broken", await control.now()) if event is Event.FAILED else None
+        await transition(connection, job_id, event, ANA, errors=errors)
+    await control.run_out(job_id)
+    changed = await asyncio.gather(*(control.store.expire() for _ in range(4)))
+    assert sum(changed) == 3
+    assert await control.state(job_id) == end
+
+
+async def test_a_run_beyond_its_time_fails_with_run_timeout(control: Control) -> None:
+    job_id = await control.planned(splits=1, options={"timeout_seconds": 60})
+    (lease,) = await control.leases(1)
+    deadline = await control.value("SELECT run_deadline - clock_timestamp() FROM jobs")
+    assert 50 < deadline.total_seconds() <= 60
+    await control.sql("UPDATE jobs SET run_deadline = clock_timestamp() - interval '1 s'")
+    assert await control.store.expire() == 1
+    assert await control.state(job_id) == "failing"
+    await control.store.park(lease)
+    job, run = await control.row("jobs", job_id), await control.row("runs", job_id)
+    assert (job["state"], job["errors"][0]["code"], run["errors"][0]["code"]) == ("error", "run_timeout", "run_timeout")
+    assert job["run_deadline"] is None
+
+
+async def test_looking_for_what_is_due_reads_indexes_however_many_jobs_there_are(control: Control) -> None:
+    job_id = await control.planned(splits=1)
+    await control.verb(job_id, Event.STOP)
+    await control.sql(
+        """WITH copied AS (
+               INSERT INTO jobs (id, account_id, name, owner, spec, guarantee, guarantee_note, state, generation)
+               SELECT gen_random_uuid(), account_id, name || n, owner, spec, guarantee, '', 'stopped', 1
+               FROM jobs, generate_series(1, 3000) n RETURNING id
+           ), generated AS (
+               INSERT INTO generations (job_id, number, begins, spec) SELECT id, 1, 'beginning', '{}' FROM copied
+           ) SELECT count(*) FROM copied"""
+    )
+    await control.sql(
+        "INSERT INTO steps (job_id, generation, kind, state)"
+        " SELECT job_id, 1, 'finish', 'ready' FROM generations WHERE job_id <> $1",
+        job_id,
+    )
+    await control.sql("ANALYZE")
+    for query, arguments in (("due", ()), ("candidates", (["plan", "split", "finish", "clean_up"], 16, None))):
+        plan = await control.value(f"EXPLAIN (FORMAT JSON) {SQL[query]}", *arguments)
+        assert "Seq Scan" not in str(plan), plan
+        assert "Index" in str(plan)
+
+
+# Beside the state
+
+
+async def test_the_job_shows_the_worst_of_its_steps(control: Control) -> None:
+    job_id = await control.planned(splits=3)
+    first, second, third = await control.leases(3)
+    retrying = {"attempt": 2, "next_at": "2026-01-01T00:00:00Z", "cause": {"code": "sink_unreachable", "message": "m"}}
+
+    async def shown() -> dict[str, Any]:
+        job = await control.row("jobs", job_id)
+        return {name: job[name] for name in ("waiting_for", "retrying", "horizon", "lag") if job[name] is not None}
+
+    await control.store.report(first, Condition(waiting_for="rate", lag={"rows": 5, "seconds": 1.0}))
+    await control.store.report(second, Condition(waiting_for="memory", lag={"rows": 50, "seconds": 0.5}))
+    assert await shown() == {"waiting_for": "memory", "lag": {"rows": 50, "seconds": 0.5}}
+    await control.store.report(
+        third, Condition(retrying={**retrying, "attempt": 1}, horizon={"bound": "9", "held_by": []})
+    )
+    await control.store.report(second, Condition(retrying=retrying))
+    assert await shown() == {
+        "retrying": retrying,
+        "horizon": {"bound": "9", "held_by": []},
+        "lag": {"rows": 5, "seconds": 1.0},
+    }
+    await control.store.prepare_and_settle(second, settlement(chunk(second)))
+    assert (await shown())["retrying"]["attempt"] == 1
+    await control.store.park(third)
+    assert await shown() == {"waiting_for": "rate", "lag": {"rows": 5, "seconds": 1.0}}
+    await control.store.prepare_and_settle(first, settlement(chunk(first)))
+    assert await shown() == {"lag": {"rows": 5, "seconds": 1.0}}
+    await control.run_out(job_id)
+    await control.store.expire()
+    assert await shown() == {}
+
+
+async def test_a_report_that_says_nothing_new_wakes_nobody(control: Control) -> None:
+    job_id = await control.planned(splits=1)
+    (lease,) = await control.leases(1)
+    await control.store.report(lease, Condition(waiting_for="rate"))
+    before = (await control.row("jobs", job_id))["status_revision"]
+    await control.store.report(lease, Condition(waiting_for="rate", progressed=True))
+    assert (await control.row("jobs", job_id))["status_revision"] == before
+    await control.sql("UPDATE jobs SET last_progress_at = 'epoch'")
+    await control.store.report(lease, Condition(waiting_for="rate", progressed=True))
+    assert (await control.row("jobs", job_id))["last_progress_at"].year > 2000
+
+
+async def test_every_change_of_a_job_is_told_and_numbered(control: Control) -> None:
+    heard: asyncio.Queue[str] = asyncio.Queue()
+    job_id = await control.job()
+    async with control.pool.connection() as connection:
+        await connection.add_listener("rowferry_jobs", lambda *args: heard.put_nowait(args[3]))
+        before = await control.row("jobs", job_id)
+        await control.verb(job_id, Event.START)
+        async with asyncio.timeout(10):
+            assert await heard.get() == job_id
+        after = await control.row("jobs", job_id)
+        assert after["status_revision"] > before["status_revision"]
+        assert after["spec_revision"] == before["spec_revision"]
+        assert after["updated_at"] > before["updated_at"]
+        assert after["state_changed_at"] > before["state_changed_at"]
+        await connection.reset()
+
+
+# Closing older generations
+
+
+async def closing(control: Control, *, begins: str = "keep") -> tuple[str, Lease, Lease]:
+    """A job whose first generation has a prepared chunk in its only split, and the plan step of its second."""
+    job_id = await control.planned(splits=1)
+    (old,) = await control.leases(1)
+    await control.store.prepare_and_settle(old, settlement(chunk(old, last="40")))
+    await control.store.prepare(old, chunk(old, 2, last="60"))
+    await control.store.release(old)
+    await control.verb(job_id, Event.STOP)
+    await control.generation(job_id, 2, begins)
+    await control.verb(job_id, Event.START)
+    return job_id, old, (await control.claimed(StepKind.PLAN)).lease
+
+
+async def test_a_successor_sees_its_predecessor_whole(control: Control) -> None:
+    _, old, plan = await closing(control)
+    seen = await control.store.generation(plan, 1)
+    assert (seen.number, seen.begins, seen.bound, seen.planned, seen.closed) == (1, "beginning", ("999",), True, False)
+    assert seen.epochs == {0: old.epoch}
+    (split,) = seen.splits
+    assert (split.position, split.sequence) == (("40",), 1)
+    assert [record.sequence for record in split.prepared] == [2]
+    mine = await control.store.generation(plan, 2)
+    assert (mine.begins, mine.planned, mine.splits, mine.ranges) == ("keep", False, [], None)
+
+
+async def test_a_successor_fences_and_settles_what_turned_out_visible(control: Control) -> None:
+    job_id, old, plan = await closing(control)
+    assert await control.store.fence_epoch(plan, 1, 0) == old.epoch + 1
+    (prepared,) = (await control.store.generation(plan, 1)).splits[0].prepared
+    await control.store.settle_closed(plan, 1, 0, settlement(prepared))
+    seen = await control.store.generation(plan, 1)
+    assert (seen.splits[0].position, seen.splits[0].sequence, seen.splits[0].prepared) == (("60",), 2, ())
+    job = await control.row("jobs", job_id)
+    assert (job["totals_rows_sent"], job["last_id"]) == (20, ["60"])
+    runs = await control.sql("SELECT rows_sent, last_id FROM runs ORDER BY number")
+    assert [tuple(run) for run in runs] == [(10, ["40"]), (10, ["60"])]
+    await control.store.close_generation(plan, 1, fenced=True)
+    assert (await control.store.generation(plan, 1)).closed
+    assert await control.sql("SELECT FROM events WHERE event = 'old_generation_not_fenced'") == []
+
+
+async def test_a_generation_from_the_beginning_does_not_take_its_predecessors_position(control: Control) -> None:
+    job_id, _, plan = await closing(control, begins="beginning")
+    await control.sql("UPDATE jobs SET last_id = NULL")
+    (prepared,) = (await control.store.generation(plan, 1)).splits[0].prepared
+    await control.store.settle_closed(plan, 1, 0, settlement(prepared))
+    job = await control.row("jobs", job_id)
+    assert (job["totals_rows_sent"], job["last_id"]) == (20, None)
+
+
+async def test_a_successor_repeats_or_drops_what_is_not_visible(control: Control) -> None:
+    _, old, plan = await closing(control)
+    epoch = await control.store.fence_epoch(plan, 1, 0)
+    with pytest.raises(Conflict):
+        await control.store.prepare_closed(plan, 1, 0, chunk(old, 2, attempt=2))
+    repeated = chunk(plan, 2, epoch=epoch)
+    await control.store.prepare_closed(plan, 1, 0, repeated)
+    tries = (await control.store.generation(plan, 1)).splits[0].prepared
+    assert [record.epoch for record in tries] == [old.epoch, epoch]
+    await control.store.drop_closed(plan, 1, 0)
+    await control.store.drop_closed(plan, 1, 0)
+    assert (await control.store.generation(plan, 1)).splits[0].prepared == ()
+
+
+async def test_a_generation_that_could_not_be_fenced_is_said_once(control: Control) -> None:
+    _, _, plan = await closing(control)
+    for _ in range(2):
+        await control.store.close_generation(plan, 1, fenced=False)
+    (event,) = await control.sql("SELECT details FROM events WHERE event = 'old_generation_not_fenced'")
+    assert event["details"] == {"generation": 1}
+
+
+async def test_a_plan_step_closes_only_generations_before_its_own(control: Control) -> None:
+    _, _, plan = await closing(control)
+    with pytest.raises(Conflict) as refused:
+        await control.store.close_generation(plan, 2, fenced=True)
+    assert refused.value.code == "wrong_generation"
+
+
+# Removal
+
+
+async def clean_up(control: Control) -> Lease:
+    job_id = await control.planned(splits=1)
+    (lease,) = await control.leases(1)
+    await control.sql("UPDATE jobs SET remove_when_ended = true WHERE id = $1", job_id)
+    await control.verb(job_id, Event.ABORT)
+    await control.store.release(lease)
+    return (await control.claimed(StepKind.CLEAN_UP)).lease
+
+
+async def test_a_job_to_be_removed_goes_when_its_abort_ends_and_its_run_stays(control: Control) -> None:
+    lease = await clean_up(control)
+    assert lease.run_id is None
+    job = await control.row("jobs", lease.job_id)
+    assert (job["state"], job["desired"], job["removed_at"] is None) == ("aborted", None, False)
+    seen = await control.store.generation(lease, 1)
+    assert seen.epochs == {0: 1}
+    assert await control.store.fence_epoch(lease, 1, 0) == 2
+    await control.store.close_generation(lease, 1, fenced=True)
+    await control.store.cleaned_up(lease, "done")
+    for table in ("jobs", "generations", "splits", "steps", "chunks"):
+        assert await control.sql(f"SELECT FROM {table}") == []
+    run = await control.row("runs", lease.job_id)
+    assert (run["state"], run["job_id"]) == ("aborted", lease.job_id)
+    events = await control.sql(
+        "SELECT event, job_name, details FROM events WHERE job_id = $1 ORDER BY seq", lease.job_id
+    )
+    assert [e["event"] for e in events][-4:] == ["abort", "released", "remove", "cleaned_up"]
+    assert events[-1]["details"] == {"generation": 1, "outcome": "done"}
+
+
+async def test_a_removed_job_can_not_be_started_and_its_name_is_free(control: Control) -> None:
+    lease = await clean_up(control)
+    assert await control.verb(lease.job_id, Event.START) is None
+    await control.sql(
+        "INSERT INTO jobs (id, account_id, name, owner, spec, guarantee, guarantee_note)"
+        " SELECT gen_random_uuid(), account_id, name, owner, spec, guarantee, '' FROM jobs"
+    )
+
+
+async def test_a_clean_up_given_back_waits_its_time(control: Control) -> None:
+    lease = await clean_up(control)
+    cause = Cause("sink_unreachable", "refused", await control.now(), retryable=True)
+    await control.store.postpone(lease, 60, cause)
+    assert await control.store.claim("one", [StepKind.CLEAN_UP], lease_seconds=LEASE_SECONDS) is None
+    await control.sql("UPDATE steps SET not_before = clock_timestamp()")
+    again = (await control.claimed(StepKind.CLEAN_UP)).lease
+    assert again.epoch == lease.epoch + 1
+    (event,) = await control.sql("SELECT details FROM events WHERE event = 'clean_up_postponed'")
+    assert event["details"]["code"] == "sink_unreachable"
+
+
+async def test_a_clean_up_is_given_up_after_a_day(control: Control) -> None:
+    lease = await clean_up(control)
+    await control.sql("UPDATE jobs SET removed_at = clock_timestamp() - interval '25 hours'")
+    await control.store.postpone(lease, 60, Cause("sink_unreachable", "refused", await control.now(), retryable=True))
+    assert await control.sql("SELECT FROM jobs") == []
+    (event,) = await control.sql("SELECT details FROM events WHERE event = 'cleaned_up'")
+    assert "sink_unreachable" in event["details"]["outcome"]
+
+
+async def test_a_clean_up_whose_secrets_no_key_opens_waits_for_the_key(control: Control) -> None:
+    lease = await clean_up(control)
+    await control.sql("UPDATE generations SET secrets = 'lost'")
+    await control.store.release(lease)
+    assert await control.store.claim("one", [StepKind.CLEAN_UP], lease_seconds=LEASE_SECONDS) is None
+    assert (await control.step(lease))["not_before"] > await control.now()
+
+
+# The control database is away
+
+
+async def test_a_control_database_that_is_away_is_said_and_nothing_is_retried(
+    control: Control, control_dsn: str, postgres_proxy: Any
+) -> None:
+    await control.planned(splits=1)
+    (lease,) = await control.leases(1)
+    host, name = control_dsn.rsplit("/", 1)
+    through = f"{host.rsplit(':', 1)[0]}:{postgres_proxy.port}/{name}"
+    pool = await Pool.open(through, size=2)
+    store = PostgresStepStore(pool, PlainBox())
+    try:
+        assert (await store.split(lease)).sequence == 0
+        await postgres_proxy.refuse()
+        postgres_proxy.cut()
+        for call in (
+            lambda: store.claim("one", RUN_KINDS, lease_seconds=1),
+            lambda: store.renew([lease], lease_seconds=1),
+            store.expire,
+            lambda: store.split(lease),
+        ):
+            with pytest.raises(Transient) as away:
+                await call()
+            assert away.value.code == "store_unreachable"
+        await postgres_proxy.accept_again()
+        assert (await store.split(lease)).sequence == 0
+    finally:
+        await pool.close()
