@@ -32,6 +32,8 @@ class LogEvent(StrEnum):
     """The last line of a process that ended by itself."""
     EMBEDDED_DATABASE_STARTED = "embedded_database_started"
     """A private Postgres was started, because no control database was given."""
+    EMBEDDED_DATABASE_LOST = "embedded_database_lost"
+    """The private Postgres ended, or could not be started again; it is started until it runs."""
     MIGRATED = "migrated"
     """A schema migration was applied."""
     HTTP_REQUEST = "http_request"
