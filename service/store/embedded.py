@@ -266,9 +266,9 @@ class _Server:
         return None
 
     def _end_orphans(self) -> None:
-        """Backends outlive a killed postmaster for a moment and hold its memory. Then remove a pid file whose number
-        the kernel gave to somebody else meanwhile (in a container: at every start), or that is empty: Postgres would
-        refuse to start over it."""
+        """Backends outlive a killed postmaster for a moment and hold its memory. Then remove what names a pid
+        that the kernel gave to somebody else meanwhile (in a container: at every start) or keeps for a parent that
+        never asks, or that is empty: Postgres would refuse to start over it."""
         deadline = time.monotonic() + _ORPHANS_SECONDS
         while orphans := processes_in(self.data):
             if time.monotonic() > deadline:
@@ -276,7 +276,8 @@ class _Server:
                     with suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
             time.sleep(0.02)
-        (self.data / "postmaster.pid").unlink(missing_ok=True)
+        for stale in (self.data / "postmaster.pid", *self._sockets.glob(".s.PGSQL.*")):
+            stale.unlink(missing_ok=True)
 
     async def _ensure_database(self) -> None:
         connection = await asyncpg.connect(
