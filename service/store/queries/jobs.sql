@@ -50,14 +50,14 @@ SELECT j.id, :account::text AS account, j.name, j.owner, j.spec, j.secret_pointe
    AND (j.created_at, j.id) < (:after_value, :after_id)  --? -created_at after
    AND (j.state_changed_at, j.id) > (:after_value, :after_id)  --? state_changed_at after
    AND (j.state_changed_at, j.id) < (:after_value, :after_id)  --? -state_changed_at after
-   AND (j.name, j.id) > (:after_value, :after_id)  --? name_up after
-   AND (j.name, j.id) < (:after_value, :after_id)  --? name_down after
+   AND j.name > :after_value  --? name_up after
+   AND j.name < :after_value  --? name_down after
  ORDER BY j.created_at, j.id  --? created_at
  ORDER BY j.created_at DESC, j.id DESC  --? -created_at
  ORDER BY j.state_changed_at, j.id  --? state_changed_at
  ORDER BY j.state_changed_at DESC, j.id DESC  --? -state_changed_at
- ORDER BY j.name, j.id  --? name_up
- ORDER BY j.name DESC, j.id DESC  --? name_down
+ ORDER BY j.name  --? name_up
+ ORDER BY j.name DESC  --? name_down
  LIMIT :limit  --? page
 
 -- name: insert_job
