@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 WINDOW = 3
 """Requests on the way for one partition; the broker remembers the last five batches of a producer."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.5
-_TOPIC_GRACE_SECONDS = 2.0
+TOPIC_GRACE_SECONDS = 2.0
+"""How long a topic may be unknown to a broker that has not heard of it yet."""
 _SEQUENCES = 2**31
 
 
@@ -81,7 +82,7 @@ class Sending:
         cluster = self.cluster
         found = await cluster.describe_topic(self.topic.name)
         if found is None:
-            if asyncio.get_running_loop().time() - since > _TOPIC_GRACE_SECONDS:
+            if asyncio.get_running_loop().time() - since > TOPIC_GRACE_SECONDS:
                 raise topic_missing(cluster.names)
             return
         if found.id != self.topic.id:

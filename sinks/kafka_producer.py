@@ -25,7 +25,7 @@ from aiokafka.protocol.transaction import (
 from sinks.base import SinkError, SinkRefused, SinkUnavailable
 from sinks.kafka_client import CoordinatorKind
 from sinks.kafka_errors import COORDINATOR_MOVED, RETRIABLE, from_code, from_exception
-from sinks.kafka_lanes import Lane, Sending
+from sinks.kafka_lanes import TOPIC_GRACE_SECONDS, Lane, Sending
 from sinks.kafka_protocol import Code
 
 if TYPE_CHECKING:
@@ -77,12 +77,9 @@ class Producer:
         """Get a producer id. With a transactional id: fence its older holders and abort what they left open."""
         request = InitProducerIdRequest(self._transactional_id, self._timeout_ms)  # type: ignore[arg-type]
         doing = "fencing older owners of this split" if self._transactional_id else "asking for a producer id"
-        if self._transactional_id is None:
-            answer = await self._cluster.send_to_any(request)
-            if answer.error_code:
-                raise from_code(self._cluster.names, doing, answer.error_code)
-        else:
-            answer = await self._ask_coordinator(request, doing, lambda answer: [answer.error_code])
+        answer = await self._ask_coordinator(
+            request, doing, lambda answer: [answer.error_code], patience=COORDINATION_SECONDS
+        )
         self._sending.producer_id, self._sending.producer_epoch = answer.producer_id, answer.producer_epoch
 
     async def put(self, batch: RecordBatch, partition: int) -> None:
@@ -205,18 +202,17 @@ class Producer:
         *,
         group: str | None = None,
         repeat: bool = True,
+        patience: float | None = None,
     ) -> Any:
         """Ask until the answer has no error that time mends; `repeat`: also when there was no answer at all."""
-        kind = CoordinatorKind.TRANSACTION if group is None else CoordinatorKind.GROUP
-        key = self._transactional_id or "" if group is None else group
         loop, pause = asyncio.get_running_loop(), _FIRST_PAUSE
-        deadline = loop.time() + COORDINATION_SECONDS
+        since = loop.time()
         while True:
             failure: SinkError
             try:
-                answer = await self._cluster.send(await self._cluster.coordinator(kind, key), request)
+                answer = await self._send(request, group)
             except SinkUnavailable as error:
-                self._cluster.forget_coordinator(kind, key)
+                self._forget(group)
                 if not repeat:
                     raise
                 failure = error
@@ -226,13 +222,27 @@ class Producer:
                     return answer
                 failure = self._failed(doing, wrong)
                 if COORDINATOR_MOVED.intersection(wrong):
-                    self._cluster.forget_coordinator(kind, key)
+                    self._forget(group)
                 if not RETRIABLE.issuperset(wrong):
                     raise failure
-            if loop.time() > deadline:
+            limit = TOPIC_GRACE_SECONDS if isinstance(failure, SinkRefused) else patience or self._sending.patience
+            if loop.time() - since > limit:
                 raise failure
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
+
+    async def _send(self, request: Any, group: str | None) -> Any:
+        if group is None and self._transactional_id is None:
+            return await self._cluster.send_to_any(request)
+        return await self._cluster.send(await self._cluster.coordinator(*self._coordinated(group)), request)
+
+    def _forget(self, group: str | None) -> None:
+        self._cluster.forget_coordinator(*self._coordinated(group))
+
+    def _coordinated(self, group: str | None) -> tuple[CoordinatorKind, str]:
+        if group is None:
+            return CoordinatorKind.TRANSACTION, self._transactional_id or ""
+        return CoordinatorKind.GROUP, group
 
     def _failed(self, doing: str, wrong: list[int]) -> SinkError:
         final = [code for code in wrong if code not in RETRIABLE]

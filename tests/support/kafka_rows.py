@@ -1,0 +1,42 @@
+"""Short words for tests of the Kafka sink: its definition, owners, rows and chunks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sinks.base import Batch, Cut, Owner
+from sinks.kafka import KafkaSink
+from sinks.specs import KafkaSinkSpec
+
+if TYPE_CHECKING:
+    from sinks.base import Prepared, Receipt, Writer
+
+OWNER = Owner(account="default", job_id="job1", job_name="orders", run_id="r1", generation=3, split="0", epoch=5)
+
+
+def kafka_sink(bootstrap: str, topic: str, **changes: Any) -> KafkaSink:
+    """A sink on a topic; `changes` are further fields of the definition, or `guard` and `topic_id`."""
+    extra = {name: changes.pop(name) for name in ("guard", "topic_id") if name in changes}
+    spec = {"kind": "kafka", "bootstrap_servers": bootstrap, "topic": topic} | changes
+    return KafkaSink(KafkaSinkSpec.model_validate(spec), **extra)
+
+
+def values(first: int, last: int, size: int = 0) -> list[bytes]:
+    """One JSON row a number; `size` is its length at least."""
+    return [(b'{"id":%d,"text":"' % number).ljust(size, b".") + b'"}' for number in range(first, last + 1)]
+
+
+def cut(sequence: int, rows: int, attempt: int = 1) -> Cut:
+    """A cut whose keys nobody looks at."""
+    return Cut(sequence, attempt, rows, ("1",), (str(rows),), None)
+
+
+async def prepared(writer: Writer, sequence: int, rows: list[bytes]) -> Prepared:
+    """Stage and prepare one chunk."""
+    await writer.stage(Batch(rows))
+    return await writer.prepare(cut(sequence, len(rows)))
+
+
+async def deliver(writer: Writer, sequence: int, rows: list[bytes]) -> Receipt:
+    """One chunk, visible."""
+    return await writer.make_visible(await prepared(writer, sequence, rows))
