@@ -33,8 +33,9 @@ class ServiceProcess:
 
     `settings` are further ROWFERRY_* variables, for instance {"ROWFERRY_MAX_SPLITS": "4"}; variables of that
     kind in our own environment are not passed on. `module` is run instead of `service`, for instance one that
-    calls `service.cli.main(signals=…)` with what `signals` names in ROWFERRY_TEST_SIGNALS. Start it from the main thread. A restart keeps port, data
-    folder, token and secret key; `twin()` is a second service beside it on the same database and data.
+    calls `service.cli.main(signals=…)` with what `signals` names in ROWFERRY_TEST_SIGNALS. Start it from the
+    main thread. A restart keeps port, data folder, token and secret key; `twin()` is a second service beside it
+    on the same database and data.
     """
 
     def __init__(
