@@ -96,7 +96,7 @@ class CredentialDefinition(Strict):
 
     name: Name | None = None
     secrets: dict[str, SecretStr] = Field(
-        min_length=1, description="secret field of a sink -> a value, or env:NAME or file:PATH"
+        min_length=1, description="secret field of a sink -> a value, or env:NAME or file:PATH; null removes one"
     )
 
 

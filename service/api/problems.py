@@ -15,6 +15,8 @@ from aiohttp import web
 
 from config.redaction import REDACTOR
 from service.domain.errors import Conflict, Interrupted, NotFound, Permanent, RowferryError, RowsRejected, Transient
+from service.lifecycle.errors import Refused
+from service.secret_fields import SecretRefused
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -142,9 +144,18 @@ def _of_domain(error: RowferryError) -> Problem:
         return _of_conflict(error, detail)
     if isinstance(error, Transient):
         return Problem(503, error.code, detail, headers={"Retry-After": RETRY_AFTER})
-    if isinstance(error, Permanent | RowsRejected):
-        return Problem(422, error.code, detail, errors=[FieldError("", error.message, error.hint, code=error.code)])
+    if isinstance(error, Permanent | RowsRejected | SecretRefused):
+        return _of_refusal(error, detail)
     return unexpected()
+
+
+def _of_refusal(error: RowferryError, detail: str) -> Problem:
+    """A 422, with every place that the error knows."""
+    if isinstance(error, Refused):
+        entries = [FieldError(one.pointer, one.message, one.hint, code=one.code) for one in error.findings]
+    else:
+        entries = [FieldError(getattr(error, "pointer", ""), error.message, error.hint, code=error.code)]
+    return Problem(422, error.code, detail, errors=entries)
 
 
 def _of_conflict(error: Conflict, detail: str) -> Problem:

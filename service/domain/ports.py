@@ -244,6 +244,10 @@ class JobStore(Protocol):
     ) -> tuple[Sequence[EventRecord], int | None]:
         """Oldest first from `after` (a `seq`)."""
 
+    async def last_seq(self) -> tuple[int, int]:
+        """The `seq` of the newest log line and of the newest event of any account: where following from now on
+        begins."""
+
     async def wait_changed(self, timeout_seconds: float) -> None:
         """Return as soon as any job of any account changed, or when the time is over. For `?wait=` and streams."""
 

@@ -1,0 +1,231 @@
+"""The web application: every route of the table behind the same gate.
+
+Outermost to innermost: request id and log context -> errors as problems -> who asks (401) -> how often (429) -> may
+they (403) -> query (422) -> idempotency -> body (400, 413, 415) -> the use case.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+import uuid
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import hdrs, web
+from prometheus_client import CollectorRegistry
+
+from config.logs import bound_contextvars, get_logger
+from config.names import LogEvent
+from config.redaction import register
+from service import secret_fields
+from service.api import bodies, health, idempotency, not_available, openapi, problems, queries
+from service.api.auth import Authenticator, Caller, anonymous, check_role, digest, unauthorized
+from service.api.metrics import HttpMetrics
+from service.api.models import CredentialDefinition, DatasourceDefinition, JobDefinition
+from service.api.native import checkpoints, history, jobs, named, verbs
+from service.api.problems import Problem
+from service.api.rate_limit import RateLimit
+from service.api.routes import Call, Role, Route
+from service.api.services import REQUEST_ID, SERVICES, Services
+from service.api.validation import validate
+from service.domain.errors import NotFound, RowferryError
+from service.lifecycle import Checkpoints, Credentials, Datasources, Jobs, Tokens, Verbs
+from service.lifecycle.jobs import is_ref
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from config.references import References
+    from config.settings import Settings
+    from service.domain.ports import Inspector, JobStore, Registry
+
+LARGEST_BODY: Final = 1024 * 1024
+TABLE: Final[Sequence[Route]] = (
+    *jobs.ROUTES,
+    *verbs.ROUTES,
+    *checkpoints.ROUTES,
+    *history.ROUTES,
+    *named.ROUTES,
+    *health.ROUTES,
+    *openapi.ROUTES,
+)
+"""Every route that exists."""
+
+CLOSING: web.AppKey[asyncio.Event] = web.AppKey("rowferry_closing", asyncio.Event)
+"""Set at the application's shutdown, or earlier by whoever takes it down: streams end, /readyz says no."""
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_log = get_logger("rowferry.api")
+
+
+def build(
+    *,
+    settings: Settings,
+    store: JobStore,
+    registry: Registry,
+    inspector: Inspector,
+    wake: Callable[[str], Awaitable[None]],
+    references: References,
+    version: str,
+    checks: Mapping[str, Callable[[], Awaitable[None]]] | None = None,
+    metrics: CollectorRegistry | None = None,
+) -> web.Application:
+    """The application, ready for an aiohttp runner. `wake` is the engine's; `checks` are further dependencies of
+    /readyz beside the control database, each raising while it is away; `metrics` is what /metrics shows."""
+    app = web.Application(client_max_size=LARGEST_BODY, middlewares=[_outermost])
+    closing = app[CLOSING] = asyncio.Event()
+    secret_names = frozenset(secret_fields.names_in(JobDefinition))
+    app[SERVICES] = Services(
+        settings=settings,
+        version=version,
+        store=store,
+        registry=registry,
+        jobs=Jobs(store, registry, inspector, jobs.define, secret_names),
+        verbs=Verbs(store, wake),
+        checkpoints=Checkpoints(store, inspector),
+        datasources=Datasources(registry, inspector, references, lambda data: validate(DatasourceDefinition, data)),
+        credentials=Credentials(registry, lambda data: validate(CredentialDefinition, data), secret_names),
+        tokens=Tokens(registry, digest),
+        checks={"database": store.ping, **(checks or {})},
+        metrics=HttpMetrics(metrics if metrics is not None else CollectorRegistry()),
+        closing=closing.is_set,
+    )
+    register(*settings.secrets())
+    health.install(app)
+    openapi.install(app, TABLE, version)
+    gate = Gate(app[SERVICES], Authenticator(registry, settings.admin_token), RateLimit(settings.rate_limit))
+    for route in TABLE:
+        handler = gate.behind(route)
+        app.router.add_route(route.method, route.pattern, handler)
+        if route.method == hdrs.METH_GET and not route.stream:
+            app.router.add_route(hdrs.METH_HEAD, route.pattern, handler)
+    for method, path, role in not_available.ROUTES:
+        absent = Route(method, path, Role[role.upper()], _not_available, "Not available")
+        app.router.add_route(method, absent.pattern, gate.behind(absent))
+    app.on_response_prepare.append(_headers)
+    app.on_shutdown.append(_close)
+    return app
+
+
+class Gate:
+    """What every request passes on its way to a handler."""
+
+    def __init__(self, services: Services, authenticator: Authenticator, limit: RateLimit) -> None:
+        self._services = services
+        self._authenticator = authenticator
+        self._limit = limit
+
+    def behind(self, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        """The handler that aiohttp's router is given."""
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            caller = await self._caller(request, route)
+            with bound_contextvars(account=caller.account):
+                self._limit.take(caller.key)
+                check_role(caller, self._role(route))
+                if not all(is_ref(part) for part in request.match_info.values()):
+                    raise NotFound("object", ascii("/".join(request.match_info.values()))[1:60])
+                query = queries.read(route.query, request) if route.handler is not _not_available else None
+                if request.method == hdrs.METH_POST and idempotency.HEADER in request.headers:
+                    return await idempotency.once(
+                        self._services.store,
+                        caller.account,
+                        request,
+                        lambda: _safely(request, lambda: self._call(route, request, caller, query)),
+                    )
+                return await self._call(route, request, caller, query)
+
+        return handle
+
+    def _role(self, route: Route) -> Role:
+        public = route.path == "/metrics" and self._services.settings.metrics_public
+        return Role.PUBLIC if public else route.role
+
+    async def _caller(self, request: web.Request, route: Route) -> Caller:
+        role = self._role(route)
+        try:
+            caller = await self._authenticator.caller(request)
+        except Problem as problem:
+            if role is Role.PUBLIC:
+                return anonymous(request)
+            if problem.status == 401:
+                # Guessing is slow.
+                self._limit.take(anonymous(request).key)
+            raise
+        except RowferryError:
+            # Health must be told without the control database.
+            if role is not Role.PUBLIC:
+                raise
+            caller = None
+        if caller is None and role is not Role.PUBLIC:
+            self._limit.take(anonymous(request).key)
+            raise unauthorized("this needs a token")
+        return caller or anonymous(request)
+
+    async def _call(self, route: Route, request: web.Request, caller: Caller, query: object) -> web.StreamResponse:
+        body = None
+        if route.body is not None:
+            body = await bodies.read_json(request)
+        elif route.handler is not _not_available:
+            await bodies.refuse_body(request)
+        return await route.handler(Call(request, self._services, caller, query, body))
+
+
+async def _not_available(_call: Call) -> web.StreamResponse:
+    raise not_available.route()
+
+
+@web.middleware
+async def _outermost(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    given = request.headers.get("X-Request-ID", "")
+    request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    request[REQUEST_ID] = request_id
+    began = time.perf_counter()
+    with bound_contextvars(request_id=request_id):
+        response = await _safely(request, lambda: handler(request))
+        seconds = time.perf_counter() - began
+        _say(request, response, seconds)
+    return response
+
+
+async def _safely(request: web.Request, act: Callable[[], Awaitable[web.StreamResponse]]) -> web.StreamResponse:
+    """Errors become problems; a bug of ours becomes a 500 that says nothing, and a log line that says all."""
+    try:
+        return await act()
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is answered
+        problem = problems.of(error)
+        if problem is None:
+            _log.exception(LogEvent.HTTP_FAILED, method=request.method, path=request.path)
+            problem = problems.unexpected()
+        return problem.response(instance=request.path, request_id=request[REQUEST_ID])
+
+
+def _say(request: web.Request, response: web.StreamResponse, seconds: float) -> None:
+    resource = request.match_info.route.resource
+    route = resource.canonical if resource is not None else "none"
+    stream = not isinstance(response, web.Response)
+    request.app[SERVICES].metrics.answered(request.method, route, response.status, None if stream else seconds)
+    quiet = response.status < 400 and request.method in {"GET", "HEAD"}
+    _log.log(
+        10 if quiet else 20,
+        LogEvent.HTTP_REQUEST,
+        method=request.method,
+        path=request.path,
+        status=response.status,
+        seconds=round(seconds, 4),
+        remote=request.remote,
+    )
+
+
+async def _headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Of every answer, streams and problems included."""
+    response.headers["X-Request-ID"] = request.get(REQUEST_ID, "")
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+
+
+async def _close(app: web.Application) -> None:
+    app[CLOSING].set()

@@ -1,0 +1,44 @@
+"""What handlers work with, made by `app.build` and carried in the application."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from config.settings import Settings
+    from service.api.metrics import HttpMetrics
+    from service.domain.ports import JobStore, Registry
+    from service.lifecycle.checkpoints import Checkpoints
+    from service.lifecycle.jobs import Jobs
+    from service.lifecycle.named import Credentials, Datasources, Tokens
+    from service.lifecycle.verbs import Verbs
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The use cases, and the few ports that only read."""
+
+    settings: Settings
+    version: str
+    store: JobStore
+    registry: Registry
+    jobs: Jobs
+    verbs: Verbs
+    checkpoints: Checkpoints
+    datasources: Datasources
+    credentials: Credentials
+    tokens: Tokens
+    checks: Mapping[str, Callable[[], Awaitable[None]]]
+    """Of /readyz: a dependency's name and what raises while it is away."""
+    metrics: HttpMetrics
+    closing: Callable[[], bool]
+    """Whether the service is shutting down: streams end then."""
+
+
+SERVICES: web.AppKey[Services] = web.AppKey("rowferry_services")
+REQUEST_ID: web.RequestKey[str] = web.RequestKey("rowferry_request_id", str)
