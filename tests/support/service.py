@@ -32,8 +32,8 @@ class ServiceProcess:
     One `rowferry serve` on a free port, its data below `folder` (a temporary one is removed at `close`).
 
     `settings` are further ROWFERRY_* variables, for instance {"ROWFERRY_MAX_SPLITS": "4"}; variables of that
-    kind in our own environment are not passed on. `module` is run instead of `service`, for instance one that
-    calls `service.cli.main(signals=…)` with what `signals` names in ROWFERRY_TEST_SIGNALS. Start it from the
+    kind in our own environment are not passed on. `module` is run instead of `service`:
+    `tests.support.signalled` asks at the socket `signals` before it passes a worker's point. Start it from the
     main thread. A restart keeps port, data folder, token and secret key; `twin()` is a second service beside it
     on the same database and data.
     """

@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable, Coroutine
 
 T = TypeVar("T")
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.1
 
 
-async def until(condition: Callable[[], T | Awaitable[T]], timeout: float, describe: str) -> T:  # noqa: ASYNC109
+@overload
+async def until(condition: Callable[[], Coroutine[Any, Any, T]], timeout: float, describe: str) -> T: ...  # noqa: ASYNC109
+@overload
+async def until(condition: Callable[[], T], timeout: float, describe: str) -> T: ...  # noqa: ASYNC109
+async def until(condition: Callable[[], Any], timeout: float, describe: str) -> Any:  # noqa: ASYNC109
     """
     Poll `condition` (plain or async) until it is true and return its value.
 
@@ -22,7 +26,7 @@ async def until(condition: Callable[[], T | Awaitable[T]], timeout: float, descr
     itself pass through. An async condition is cancelled at the deadline.
     """
     deadline, pause = time.monotonic() + timeout, _FIRST_PAUSE
-    value: T | None = None
+    value: Any = None
     while True:
         try:
             answer = condition()
