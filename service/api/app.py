@@ -13,15 +13,13 @@ import uuid
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import hdrs, web
-from prometheus_client import CollectorRegistry
 
 from config.logs import bound_contextvars, get_logger
 from config.names import LogEvent
 from config.redaction import register
 from service import secret_fields
-from service.api import bodies, health, idempotency, not_available, openapi, problems, queries
+from service.api import bodies, health, idempotency, metrics, not_available, openapi, problems, queries
 from service.api.auth import Authenticator, Caller, anonymous, check_role, digest, unauthorized
-from service.api.metrics import HttpMetrics
 from service.api.models import CredentialDefinition, DatasourceDefinition, JobDefinition
 from service.api.native import checkpoints, history, jobs, named, verbs
 from service.api.problems import Problem
@@ -38,7 +36,7 @@ if TYPE_CHECKING:
 
     from config.references import References
     from config.settings import Settings
-    from service.domain.ports import Inspector, JobStore, Registry
+    from service.domain.ports import Engine, Inspector, JobStore, Registry
 
 LARGEST_BODY: Final = 1024 * 1024
 TABLE: Final[Sequence[Route]] = (
@@ -52,9 +50,7 @@ TABLE: Final[Sequence[Route]] = (
 )
 """Every route that exists."""
 
-CLOSING: web.AppKey[asyncio.Event] = web.AppKey("rowferry_closing", asyncio.Event)
-"""Set at the application's shutdown, or earlier by whoever takes it down: streams end, /readyz says no."""
-
+_CLOSED: web.AppKey[asyncio.Event] = web.AppKey("rowferry_closed", asyncio.Event)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _log = get_logger("rowferry.api")
 
@@ -65,16 +61,17 @@ def build(
     store: JobStore,
     registry: Registry,
     inspector: Inspector,
-    wake: Callable[[str], Awaitable[None]],
+    engine: Engine,
     references: References,
     version: str,
     checks: Mapping[str, Callable[[], Awaitable[None]]] | None = None,
-    metrics: CollectorRegistry | None = None,
+    closing: Callable[[], bool] | None = None,
 ) -> web.Application:
-    """The application, ready for an aiohttp runner. `wake` is the engine's; `checks` are further dependencies of
-    /readyz beside the control database, each raising while it is away; `metrics` is what /metrics shows."""
+    """The application, ready for an aiohttp runner. `checks` are further dependencies of /readyz beside the control
+    database, each raising while it is away. Once `closing` says so streams end and /readyz says no; without it that
+    is from the application's shutdown on."""
     app = web.Application(client_max_size=LARGEST_BODY, middlewares=[_outermost])
-    closing = app[CLOSING] = asyncio.Event()
+    app[_CLOSED] = asyncio.Event()
     secret_names = frozenset(secret_fields.names_in(JobDefinition))
     app[SERVICES] = Services(
         settings=settings,
@@ -82,14 +79,13 @@ def build(
         store=store,
         registry=registry,
         jobs=Jobs(store, registry, inspector, jobs.define, secret_names),
-        verbs=Verbs(store, wake),
+        verbs=Verbs(store, engine.wake),
         checkpoints=Checkpoints(store, inspector),
         datasources=Datasources(registry, inspector, references, lambda data: validate(DatasourceDefinition, data)),
         credentials=Credentials(registry, lambda data: validate(CredentialDefinition, data), secret_names),
         tokens=Tokens(registry, digest),
         checks={"database": store.ping, **(checks or {})},
-        metrics=HttpMetrics(metrics if metrics is not None else CollectorRegistry()),
-        closing=closing.is_set,
+        closing=closing if closing is not None else app[_CLOSED].is_set,
     )
     register(*settings.secrets())
     health.install(app)
@@ -207,7 +203,7 @@ def _say(request: web.Request, response: web.StreamResponse, seconds: float) -> 
     resource = request.match_info.route.resource
     route = resource.canonical if resource is not None else "none"
     stream = not isinstance(response, web.Response)
-    request.app[SERVICES].metrics.answered(request.method, route, response.status, None if stream else seconds)
+    metrics.answered(request.method, route, response.status, None if stream else seconds)
     quiet = response.status < 400 and request.method in {"GET", "HEAD"}
     _log.log(
         10 if quiet else 20,
@@ -228,4 +224,4 @@ async def _headers(request: web.Request, response: web.StreamResponse) -> None:
 
 
 async def _close(app: web.Application) -> None:
-    app[CLOSING].set()
+    app[_CLOSED].set()

@@ -1,34 +1,22 @@
-"""The HTTP side's own metrics, under the names of `config.names`."""
+"""The HTTP side's own metrics, under the names of `config.names`, in the process's registry."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
 from config import names
 
-if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry
-
-    from config.names import Metric
-
-
-class HttpMetrics:
-    """Counts requests by route, never by path: a path names jobs."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.registry = registry
-        self._requests: Counter = _made(Counter, names.HTTP_REQUESTS, registry)
-        self._seconds: Histogram = _made(Histogram, names.HTTP_SECONDS, registry)
-        self.streams: Gauge = _made(Gauge, names.HTTP_STREAMS, registry)
-
-    def answered(self, method: str, route: str, status: int, seconds: float | None) -> None:
-        """One answer; `seconds` None for a stream, whose length says nothing."""
-        self._requests.labels(method=method, route=route, status=str(status)).inc()
-        if seconds is not None:
-            self._seconds.labels(method=method, route=route).observe(seconds)
+_REQUESTS: Final = Counter(names.HTTP_REQUESTS.name, names.HTTP_REQUESTS.help, names.HTTP_REQUESTS.labels)
+_SECONDS: Final = Histogram(names.HTTP_SECONDS.name, names.HTTP_SECONDS.help, names.HTTP_SECONDS.labels)
+STREAMS: Final = Gauge(names.HTTP_STREAMS.name, names.HTTP_STREAMS.help)
+"""Open event streams."""
 
 
-def _made(kind: Any, metric: Metric, registry: CollectorRegistry) -> Any:
-    return kind(metric.name, metric.help, metric.labels, registry=registry)
+def answered(method: str, route: str, status: int, seconds: float | None) -> None:
+    """One answer; `seconds` None for a stream, whose length says nothing. Counted by route, never by path: a path
+    names jobs."""
+    _REQUESTS.labels(method=method, route=route, status=str(status)).inc()
+    if seconds is not None:
+        _SECONDS.labels(method=method, route=route).observe(seconds)

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from config.settings import Settings
-    from service.api.metrics import HttpMetrics
     from service.domain.ports import JobStore, Registry
     from service.lifecycle.checkpoints import Checkpoints
     from service.lifecycle.jobs import Jobs
@@ -35,7 +34,6 @@ class Services:
     tokens: Tokens
     checks: Mapping[str, Callable[[], Awaitable[None]]]
     """Of /readyz: a dependency's name and what raises while it is away."""
-    metrics: HttpMetrics
     closing: Callable[[], bool]
     """Whether the service is shutting down: streams end then."""
 

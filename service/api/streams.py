@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
+from service.api.metrics import STREAMS
 from service.api.problems import invalid_parameter
 from service.domain.errors import Transient
 
@@ -61,7 +62,7 @@ async def follow(call: Call, look: Callable[[], Awaitable[Sequence[str]]]) -> we
     leaves or the service shuts down; while the control database is away it waits."""
     response = web.StreamResponse(headers={"Content-Type": CONTENT_TYPE, "X-Accel-Buffering": "no"})
     services = call.services
-    services.metrics.streams.inc()
+    STREAMS.inc()
     try:
         await response.prepare(call.request)
         said = time.monotonic()
@@ -79,7 +80,7 @@ async def follow(call: Call, look: Callable[[], Awaitable[Sequence[str]]]) -> we
                     await _pause(call)
             await response.write_eof()
     finally:
-        services.metrics.streams.dec()
+        STREAMS.dec()
     return response
 
 
