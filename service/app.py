@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 from aiohttp import web
+from prometheus_client import REGISTRY
 
 from config import logs
 from config.names import LogEvent
@@ -77,23 +78,21 @@ async def _run(settings: Settings, *, migrating: bool, signals: Signals | None, 
         stack.push_async_callback(engine.stop, settings.shutdown_timeout_seconds)
         await stack.enter_async_context(_task(_wake(store, engine), "wake"))
         await stack.enter_async_context(_task(_purge(store, settings), "retention"))
-        closing = asyncio.Event()
         if listening:
             application = api.build(
                 settings=settings,
-                version=__version__,
                 store=store,
                 registry=store,
                 inspector=inspector,
-                engine=engine,
+                wake=engine.wake,
                 references=references,
-                closing=closing.is_set,
+                version=__version__,
+                metrics=REGISTRY,
             )
             await stack.enter_async_context(_listening(settings, application))
         log.info(LogEvent.SERVICE_STARTED, version=__version__, engine=settings.engine, **_addresses(settings))
         await asked_to_end.wait()
         log.info(LogEvent.SERVICE_STOPPING, steps=engine.steps)
-        closing.set()
     log.info(LogEvent.SERVICE_STOPPED)
 
 
