@@ -13,13 +13,15 @@ import uuid
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import hdrs, web
+from prometheus_client import REGISTRY, CollectorRegistry
 
 from config.logs import bound_contextvars, get_logger
 from config.names import LogEvent
 from config.redaction import register
 from service import secret_fields
-from service.api import bodies, health, idempotency, metrics, not_available, openapi, problems, queries
+from service.api import bodies, health, idempotency, not_available, openapi, problems, queries
 from service.api.auth import Authenticator, Caller, anonymous, check_role, digest, unauthorized
+from service.api.metrics import answered
 from service.api.models import CredentialDefinition, DatasourceDefinition, JobDefinition
 from service.api.native import checkpoints, history, jobs, named, verbs
 from service.api.problems import Problem
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 
     from config.references import References
     from config.settings import Settings
-    from service.domain.ports import Engine, Inspector, JobStore, Registry
+    from service.domain.ports import Inspector, JobStore, Registry
 
 LARGEST_BODY: Final = 1024 * 1024
 TABLE: Final[Sequence[Route]] = (
@@ -61,14 +63,15 @@ def build(
     store: JobStore,
     registry: Registry,
     inspector: Inspector,
-    engine: Engine,
+    wake: Callable[[str], Awaitable[None]],
     references: References,
     version: str,
     checks: Mapping[str, Callable[[], Awaitable[None]]] | None = None,
+    metrics: CollectorRegistry = REGISTRY,
     closing: Callable[[], bool] | None = None,
 ) -> web.Application:
-    """The application, ready for an aiohttp runner. `checks` are further dependencies of /readyz beside the control
-    database, each raising while it is away. Once `closing` says so streams end and /readyz says no; without it that
+    """The application, ready for an aiohttp runner. `wake` is the engine's; `checks` are further dependencies of
+    /readyz beside the control database, each raising while it is away; `metrics` is what /metrics shows. Once `closing` says so streams end and /readyz says no; without it that
     is from the application's shutdown on."""
     app = web.Application(client_max_size=LARGEST_BODY, middlewares=[_outermost])
     app[_CLOSED] = asyncio.Event()
@@ -79,12 +82,13 @@ def build(
         store=store,
         registry=registry,
         jobs=Jobs(store, registry, inspector, jobs.define, secret_names),
-        verbs=Verbs(store, engine.wake),
+        verbs=Verbs(store, wake),
         checkpoints=Checkpoints(store, inspector),
         datasources=Datasources(registry, inspector, references, lambda data: validate(DatasourceDefinition, data)),
         credentials=Credentials(registry, lambda data: validate(CredentialDefinition, data), secret_names),
         tokens=Tokens(registry, digest),
         checks={"database": store.ping, **(checks or {})},
+        metrics=metrics,
         closing=closing if closing is not None else app[_CLOSED].is_set,
     )
     register(*settings.secrets())
@@ -203,7 +207,7 @@ def _say(request: web.Request, response: web.StreamResponse, seconds: float) -> 
     resource = request.match_info.route.resource
     route = resource.canonical if resource is not None else "none"
     stream = not isinstance(response, web.Response)
-    metrics.answered(request.method, route, response.status, None if stream else seconds)
+    answered(request.method, route, response.status, None if stream else seconds)
     quiet = response.status < 400 and request.method in {"GET", "HEAD"}
     _log.log(
         10 if quiet else 20,

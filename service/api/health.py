@@ -72,9 +72,9 @@ async def readyz(call: Call) -> web.StreamResponse:
     )
 
 
-async def metrics(_call: Call) -> web.StreamResponse:
+async def metrics(call: Call) -> web.StreamResponse:
     """Prometheus text."""
-    body = await asyncio.to_thread(generate_latest)
+    body = await asyncio.to_thread(generate_latest, call.services.metrics)
     return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 

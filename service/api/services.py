@@ -10,6 +10,8 @@ from aiohttp import web
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from prometheus_client import CollectorRegistry
+
     from config.settings import Settings
     from service.domain.ports import JobStore, Registry
     from service.lifecycle.checkpoints import Checkpoints
@@ -34,6 +36,8 @@ class Services:
     tokens: Tokens
     checks: Mapping[str, Callable[[], Awaitable[None]]]
     """Of /readyz: a dependency's name and what raises while it is away."""
+    metrics: CollectorRegistry
+    """What /metrics shows."""
     closing: Callable[[], bool]
     """Whether the service is shutting down: streams end then."""
 
