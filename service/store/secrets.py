@@ -71,11 +71,6 @@ class SecretBox:
         values: dict[str, str] = json.loads(text)
         return values
 
-    def reseal(self, sealed: bytes) -> bytes:
-        """The same values under the newest key. Raises as `open`."""
-        sealed_again = self.seal(self.open(sealed))
-        return sealed if sealed_again is None else sealed_again
-
     def _ready(self, why: str) -> MultiFernet:
         if self._fernet is None:
             raise Permanent(

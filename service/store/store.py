@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Self
 
-from service.domain.errors import Transient
+from service.domain.errors import RowferryError, Transient
 from service.store.jobs import Jobs
 from service.store.logs import Logs
 from service.store.notifications import Notifications
@@ -30,6 +30,7 @@ class Store(PostgresStepStore, Jobs, Verbs, Runs, Logs, Requests, Named, Forgett
     def __init__(self, pool: Pool, box: SecretBox, notifications: Notifications) -> None:
         super().__init__(pool, box)
         self._notifications = notifications
+        self._question: asyncio.Task[RowferryError | None] | None = None
 
     @classmethod
     async def open(
@@ -60,6 +61,9 @@ class Store(PostgresStepStore, Jobs, Verbs, Runs, Logs, Requests, Named, Forgett
         """Stop listening and close the pool. Idempotent."""
         await self._notifications.stop()
         await self._pool.close()
+        if self._question is not None:
+            self._question.cancel()
+            await asyncio.wait({self._question})
 
     async def __aenter__(self) -> Self:
         return self
@@ -79,13 +83,25 @@ class Store(PostgresStepStore, Jobs, Verbs, Runs, Logs, Requests, Named, Forgett
 
     async def ping(self) -> None:
         """As `JobStore.ping`. Raises Transient `store_unreachable` when there is no answer within 3 seconds."""
+        # One question for all who ask, and left to itself when it takes long: cancelling it would wait for a frozen
+        # database to take note of that.
+        if self._question is None or self._question.done():
+            self._question = asyncio.create_task(self._ask(), name="rowferry ping")
+        done, _ = await asyncio.wait({self._question}, timeout=_PING_SECONDS)
+        answered = bool(done) and not self._question.cancelled()
+        answer = self._question.result() if answered else None
+        if isinstance(answer, RowferryError):
+            raise answer
+        if not answered:
+            raise Transient("store_unreachable", f"the control database did not answer within {_PING_SECONDS:g} s")
+
+    async def _ask(self) -> RowferryError | None:
         try:
-            async with asyncio.timeout(_PING_SECONDS), self._pool.connection() as connection:
+            async with self._pool.connection() as connection:
                 await connection.fetchval("SELECT 1")
-        except TimeoutError as error:
-            raise Transient(
-                "store_unreachable", f"the control database did not answer within {_PING_SECONDS:g} s"
-            ) from error
+        except RowferryError as error:
+            return error
+        return None
 
 
 if TYPE_CHECKING:
