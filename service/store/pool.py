@@ -77,7 +77,9 @@ def _settings(application_name: str) -> dict[str, str]:
         # Planning a three-row join with the compiler takes longer than running it.
         "jit": "off",
         "lock_timeout": "10s",
-        "idle_in_transaction_session_timeout": "30s",
+        # A process that is frozen in the middle of a transaction holds a job's row; nothing of ours pauses in one, so
+        # the server may take it for dead before its leases run out.
+        "idle_in_transaction_session_timeout": "5s",
     }
 
 

@@ -13,9 +13,10 @@ from service.domain.errors import Aborted, Cause, Conflict, LeaseLost, Stopped, 
 from service.domain.records import Condition, OpenRange, StepKind
 from service.domain.states import Event, State
 from service.store.held import SQL
+from service.store.ids import uuid7
 from service.store.pool import Pool
 from service.store.steps import PostgresStepStore
-from service.store.transitions import transition
+from service.store.transitions import NewRun, transition
 from tests.contract.control_jobs import (
     ANA,
     LEASE_SECONDS,
@@ -111,6 +112,27 @@ async def test_steps_of_an_older_generation_are_not_claimed(control: Control) ->
     step = await control.claimed()
     assert (step.lease.kind, step.lease.generation) == (StepKind.PLAN, 2)
     assert await control.store.claim("one", RUN_KINDS, lease_seconds=LEASE_SECONDS) is None
+
+
+async def test_a_step_that_grew_old_while_its_claim_waited_is_not_claimed(control: Control) -> None:
+    job_id = await control.planned(splits=1)
+    async with control.pool.transaction() as connection:
+        await connection.fetchrow("SELECT FROM jobs WHERE id = $1 FOR UPDATE", job_id)
+        claiming = asyncio.create_task(control.claimed())
+        await until(lambda: lock_waits(control, 1), 10, "the claim has found the split and waits for its job")
+        await transition(connection, job_id, Event.STOP, ANA)
+        await connection.execute(
+            "INSERT INTO generations (job_id, number, begins, spec) SELECT id, 2, 'keep', spec FROM jobs WHERE id = $1",
+            job_id,
+        )
+        await connection.execute(
+            "INSERT INTO steps (job_id, generation, kind, state) VALUES ($1, 2, 'plan', 'ready')", job_id
+        )
+        await connection.execute("UPDATE jobs SET generation = 2 WHERE id = $1", job_id)
+        await transition(connection, job_id, Event.START, ANA, run=NewRun(uuid7(), "api"))
+    lease = (await claiming).lease
+    assert (lease.kind, lease.generation) == (StepKind.PLAN, 2)
+    assert (await control.value("SELECT sum(epoch) FROM steps WHERE kind = 'split'")) == 0
 
 
 async def test_may_resume_after_another_run_or_another_lease(control: Control) -> None:
