@@ -43,8 +43,9 @@ class Sizes:
 
     @property
     def target(self) -> int:
-        """Uncompressed bytes that a batch of several rows may reach."""
-        return min(self.batch_bytes, self.message_bytes)
+        """Uncompressed bytes that a batch of several rows may reach: a row that is too large is alone in its own."""
+        refused = self.refused_row_bytes or self.batch_bytes + 1
+        return min(self.batch_bytes, self.message_bytes, refused - 1)
 
     def learn(self, batch: RecordBatch) -> None:
         """The broker refused the size of this batch: halve, or remember the row, which is found before sending."""

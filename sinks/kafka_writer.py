@@ -52,13 +52,17 @@ class PlainWriter:
 
     async def open(self) -> None:
         """Connect, look at the topic, get a producer id."""
-        async with self._step("opening the split", OPEN_SECONDS):
-            await self._cluster.bootstrap()
-            topic = await self._sink.look_at_topic(self._cluster)
-            producer = self._make_producer(topic)
-            await producer.init()
-            self._topic, self._producer = topic, producer
-            self._stage = Stage(self._sink.spec, topic, self._sink.sizes, producer)
+        try:
+            async with self._step("opening the split", OPEN_SECONDS):
+                await self._cluster.bootstrap()
+                topic = await self._sink.look_at_topic(self._cluster)
+                producer = self._make_producer(topic)
+                await producer.init()
+                self._topic, self._producer = topic, producer
+                self._stage = Stage(self._sink.spec, topic, self._sink.sizes, producer)
+        finally:
+            if self._stage is None:
+                await self._cluster.close()
 
     async def visible(self, prepared: Sequence[Prepared]) -> Mark | None:
         """None: the topic can not tell."""
