@@ -71,8 +71,8 @@ def build(
     closing: Callable[[], bool] | None = None,
 ) -> web.Application:
     """The application, ready for an aiohttp runner. `wake` is the engine's; `checks` are further dependencies of
-    /readyz beside the control database, each raising while it is away; `metrics` is what /metrics shows. Once `closing` says so streams end and /readyz says no; without it that
-    is from the application's shutdown on."""
+    /readyz beside the control database, each raising while it is away; `metrics` is what /metrics shows. Once
+    `closing` says so streams end and /readyz says no; without it that is from the application's shutdown on."""
     app = web.Application(client_max_size=LARGEST_BODY, middlewares=[_outermost])
     app[_CLOSED] = asyncio.Event()
     secret_names = frozenset(secret_fields.names_in(JobDefinition))
