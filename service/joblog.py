@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 MOST_WAITING: Final = 10_000
 MOST_AT_ONCE: Final = 500
 PAUSE_SECONDS: Final = 0.5
+_COLUMNS: Final = ("level", "event", "message", "account", "job_id", "run_id", "split", "epoch", "request_id")
+_LEFT_OUT: Final = frozenset({"timestamp", "job", "logger"})
+"""`job` is the name that the line's `job_id` has anyway."""
 DROPPED: Final = Counter(names.JOB_LOG_DROPPED.name, names.JOB_LOG_DROPPED.help)
 
 
@@ -46,7 +49,7 @@ class JobLog:
             with contextlib.suppress(IndexError):
                 self._lines.popleft()
             DROPPED.inc()
-        self._lines.append(line)
+        self._lines.append(_stored(line))
         if not self._arrived.is_set() and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._arrived.set)
 
@@ -87,3 +90,10 @@ class JobLog:
         for _ in batch:
             with contextlib.suppress(IndexError):
                 self._lines.popleft()
+
+
+def _stored(line: Mapping[str, Any]) -> dict[str, Any]:
+    """A line as the log table has it: what is no column goes into `fields`."""
+    rest = {name: value for name, value in line.items() if name not in _COLUMNS and name not in _LEFT_OUT}
+    stored = {name: line[name] for name in _COLUMNS if line.get(name) is not None}
+    return {**stored, "at": line.get("timestamp"), "fields": rest}

@@ -19,6 +19,7 @@ from workers.limits import MemoryBudget, RateLimit
 from workers.ports import Workplace
 from workers.signals import NoSignals
 from workers.sources.postgres import PostgresSource, check_datasource
+from workers.sources.tables import list_tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from config.destinations import Destinations
+    from service.domain.inspection import TableInfo
     from service.domain.ports import StepStore
     from service.domain.records import StoredCredential, StoredDatasource
     from sinks.base import Sink
@@ -89,6 +91,10 @@ class StoredSources:
             Finding(f.pointer, f.severity, f.code, f.message, f.hint)
             for f in await check_datasource(datasource, connections=self._connections, guard=self._guard)
         ]
+
+    async def tables(self, datasource: Datasource, *, limit: int, after: str | None) -> Sequence[TableInfo]:
+        """See `workers.ports.Sources`."""
+        return await list_tables(datasource, connections=self._connections, guard=self._guard, limit=limit, after=after)
 
     async def _guard(self, host: str, port: int) -> None:
         try:

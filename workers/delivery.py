@@ -12,6 +12,7 @@ from config.names import LogEvent
 from service.domain.errors import Permanent, Transient
 from sinks.base import Cut
 from workers.chunks import batch, settlement, to_prepared, to_record
+from workers.metrics import settled, timed
 from workers.recovery import Action, decide
 from workers.signals import Point
 
@@ -43,7 +44,8 @@ class Delivery:
         """Carry a closed chunk through the three steps. Raises Transient `outcome_unknown` when the sink did not say
         whether it is visible; then only a new writer can tell."""
         store, lease = self._place.store, self._lease
-        prepared = await writer.prepare(cut)
+        with timed(self._sink.kind, "prepare"):
+            prepared = await writer.prepare(cut)
         await self._reached(Point.COMPLETE)
         self._control.check()
         record = to_record(prepared, lease.run_id or "")
@@ -56,6 +58,8 @@ class Delivery:
             self._control.check()
             directive = await self._show_and_settle(writer, prepared, record, scanned_to)
             self.unsettled = False
+        settled(self._sink.kind, record.rows, record.bytes)
+        log.debug(LogEvent.CHUNK_SETTLED, sequence=record.sequence, rows=record.rows, target=record.target)
         await self._reached(Point.SETTLED)
         return directive
 
@@ -80,9 +84,11 @@ class Delivery:
             raise
 
     async def _send(self, writer: Writer, prepared: Prepared, record: ChunkRecord, scanned_to: Key | None) -> Directive:
-        receipt = await _make_visible(writer, prepared)
+        with timed(self._sink.kind, "make_visible"):
+            receipt = await _make_visible(writer, prepared)
         await self._reached(Point.VISIBLE)
-        return await self._place.store.settle(self._lease, settlement(record, receipt, scanned_to))
+        with timed(self._sink.kind, "settle"):
+            return await self._place.store.settle(self._lease, settlement(record, receipt, scanned_to))
 
     def attempt(self, sequence: int) -> int:
         """The next try of `sequence` under this lease; counts over passes, since dropped tries keep their row."""
@@ -127,6 +133,7 @@ class Delivery:
         match action:
             case Action.SETTLE if chunk is not None:
                 self._control.apply(await store.settle(lease, settlement(chunk)))
+                settled(self._sink.kind, chunk.rows, chunk.bytes)
             case Action.DROP:
                 await store.drop_prepared(lease)
             case Action.SEND_AGAIN:

@@ -7,6 +7,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from workers.metrics import PAGE_SECONDS
 from workers.sources.base import Horizon, Page
 
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ class Feed:
 async def bounded(reader: Reader, after: Key | None, upper: Key | None, rows_left: int | None) -> AsyncIterator[Item]:
     """Pages above `after` up to `upper`, at most `rows_left` rows in all."""
     while rows_left is None or rows_left > 0:
-        page = await reader.read(after, upper, max_rows=rows_left)
+        with PAGE_SECONDS.time():
+            page = await reader.read(after, upper, max_rows=rows_left)
         if page.scanned_to is not None:
             after = page.scanned_to
         if rows_left is not None:
@@ -107,7 +109,8 @@ async def following(
         horizon = await frontier.advance()
         if horizon.bound is not None and horizon.bound != read_to:
             while True:
-                page = await reader.read(after, horizon.bound)
+                with PAGE_SECONDS.time():
+                    page = await reader.read(after, horizon.bound)
                 after = page.scanned_to or after
                 if page.values or page.scanned_to is not None:
                     yield page

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Sequence
 
     from service.domain.datasource import Datasource
+    from service.domain.inspection import TableInfo
     from service.domain.records import Key
     from workers.ports import Sinks, Sources
     from workers.sources.base import Reader, Source
@@ -119,6 +120,10 @@ class DefinitionInspector:
     async def check_datasource(self, datasource: Datasource) -> Sequence[Finding]:
         """See the port."""
         return await self._look("", self._sources.check(datasource))
+
+    async def tables(self, datasource: Datasource, *, limit: int, after: str | None) -> Sequence[TableInfo]:
+        """See the port."""
+        return await _in_time(self._sources.tables(datasource, limit=limit, after=after))
 
     # -- one side at a time -------------------------------------------------------------------------------------
 

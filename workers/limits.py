@@ -8,6 +8,8 @@ from collections import deque
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from workers.metrics import MEMORY_HELD
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
@@ -53,7 +55,7 @@ class MemoryBudget:
     async def hold(self, size: int) -> AsyncIterator[None]:
         """Wait for `size` bytes and hold them."""
         if self.fits(size):
-            self._held += size
+            self._hold(size)
         else:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append((size, turn))
@@ -70,10 +72,15 @@ class MemoryBudget:
         finally:
             self._free(size)
 
+    def _hold(self, size: int) -> None:
+        self._held += size
+        MEMORY_HELD.inc(size)
+
     def _free(self, size: int) -> None:
         self._held -= size
+        MEMORY_HELD.dec(size)
         while self._waiting and (self._held == 0 or self._held + self._waiting[0][0] <= self._total):
             given, turn = self._waiting.popleft()
             if not turn.cancelled():
-                self._held += given
+                self._hold(given)
                 turn.set_result(None)

@@ -18,6 +18,7 @@ from config.names import LogEvent
 from service.domain.errors import LeaseLost, Permanent, RowferryError, Transient
 from service.domain.records import Condition
 from sinks.base import Fenced, Restage, SinkError
+from workers.metrics import RETRIES
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -109,6 +110,7 @@ class Retry:
                 "retries_exhausted", f"gave up after {idle:.0f} seconds without progress: {error.message}"
             ) from error
         delay = backoff(self._attempt)
+        RETRIES.labels(code=error.code).inc()
         log.warning(
             LogEvent.RETRYING, attempt=self._attempt, delay_seconds=round(delay, 3), code=error.code, cause=str(error)
         )

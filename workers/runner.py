@@ -36,6 +36,7 @@ from service.domain.spec import JobSpec
 from sinks.base import SinkError
 from workers.closing import put_down
 from workers.finisher import CleanUpWork, FinishWork
+from workers.metrics import STEPS_ENDED, STEPS_RUNNING
 from workers.planner import PlanWork
 from workers.retrying import from_sink
 from workers.signals import Point
@@ -80,36 +81,44 @@ class Runner:
         ):
             log.info(LogEvent.STEP_LEASED)
             guard = asyncio.create_task(_guard_stop(control))
-            work = _Work(step, control, self._place)
             try:
-                await self._place.signals.reached(Point.LEASED, lease)
-                await work.run()
-                log.info(LogEvent.STEP_DONE)
-            except asyncio.CancelledError:
-                if control.ending is None:
-                    raise
-                await self._cancelled(step, control, work)
-            except LeaseLost:
-                log.info(LogEvent.LEASE_LOST)
-            except (Stopped, Aborted) as error:
-                await self._give_back(step, control, work, park=isinstance(error, Stopped))
-            except Exception as error:  # noqa: BLE001 -- whatever it is, the job must say it
-                await self._failed(step, error)
+                with STEPS_RUNNING.labels(kind=lease.kind.value).track_inprogress():
+                    outcome = await self._outcome(step, control)
+                STEPS_ENDED.labels(kind=lease.kind.value, outcome=outcome).inc()
             finally:
                 guard.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await guard
 
-    async def _cancelled(self, step: Step, control: Control, work: _Work) -> None:
+    async def _outcome(self, step: Step, control: Control) -> str:
+        work = _Work(step, control, self._place)
+        try:
+            await self._place.signals.reached(Point.LEASED, step.lease)
+            await work.run()
+        except asyncio.CancelledError:
+            if control.ending is None:
+                raise
+            return await self._cancelled(step, control, work)
+        except LeaseLost:
+            log.info(LogEvent.LEASE_LOST)
+            return "lost"
+        except (Stopped, Aborted) as error:
+            return await self._give_back(step, control, work, park=isinstance(error, Stopped))
+        except Exception as error:  # noqa: BLE001 -- whatever it is, the job must say it
+            return await self._failed(step, error)
+        log.info(LogEvent.STEP_DONE)
+        return "done"
+
+    async def _cancelled(self, step: Step, control: Control, work: _Work) -> str:
         task = asyncio.current_task()
         if task is not None:
             task.uncancel()
         if control.ending is Ending.LOST:
             log.info(LogEvent.LEASE_LOST)
-            return
-        await self._give_back(step, control, work, park=False)
+            return "lost"
+        return await self._give_back(step, control, work, park=False)
 
-    async def _give_back(self, step: Step, control: Control, work: _Work, *, park: bool) -> None:
+    async def _give_back(self, step: Step, control: Control, work: _Work, *, park: bool) -> str:
         store = self._place.store
         parked = park and not work.unsettled
         reason = control.reason
@@ -121,8 +130,9 @@ class Runner:
         await self._tell(store.park(step.lease) if parked else store.release(step.lease, reason))
         log.info(LogEvent.STEP_PARKED if parked else LogEvent.STEP_RELEASED, reason=reason)
         await self._place.signals.reached(Point.PARKED, step.lease)
+        return "parked" if parked else "released"
 
-    async def _failed(self, step: Step, error: Exception) -> None:
+    async def _failed(self, step: Step, error: Exception) -> str:
         if isinstance(error, SinkError):
             error = from_sink(error)
         known = isinstance(error, RowferryError) and not isinstance(error, Interrupted)
@@ -139,6 +149,7 @@ class Runner:
             await self._tell(self._place.store.postpone(step.lease, CLEAN_UP_AGAIN_SECONDS, causes[0]))
         else:
             await self._tell(self._place.store.fail(step.lease, causes))
+        return "failed"
 
     async def _tell(self, write: Awaitable[None]) -> None:
         """Tell the store how it ended; when it does not listen, the lease runs out by itself."""

@@ -1,0 +1,48 @@
+"""The workers' metrics, under the names of `config.names`, in the process's registry."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from config import names
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from config.names import Metric
+
+
+def _counter(metric: Metric) -> Counter:
+    return Counter(metric.name, metric.help, metric.labels)
+
+
+ROWS_READ: Final = _counter(names.ROWS_READ)
+ROWS_SENT: Final = _counter(names.ROWS_SENT)
+BYTES_SENT: Final = _counter(names.BYTES_SENT)
+CHUNKS_SETTLED: Final = _counter(names.CHUNKS_SETTLED)
+RETRIES: Final = _counter(names.RETRIES)
+STEPS_ENDED: Final = _counter(names.STEPS_ENDED)
+STEPS_RUNNING: Final = Gauge(names.STEPS_RUNNING.name, names.STEPS_RUNNING.help, names.STEPS_RUNNING.labels)
+MEMORY_HELD: Final = Gauge(names.MEMORY_HELD.name, names.MEMORY_HELD.help)
+PAGE_SECONDS: Final = Histogram(names.PAGE_SECONDS.name, names.PAGE_SECONDS.help)
+CHUNK_SECONDS: Final = Histogram(names.CHUNK_SECONDS.name, names.CHUNK_SECONDS.help, names.CHUNK_SECONDS.labels)
+
+
+@contextmanager
+def timed(sink: str, step: str) -> Iterator[None]:
+    """Observe how long one step of a chunk took, when it succeeded."""
+    begun = time.monotonic()
+    yield
+    CHUNK_SECONDS.labels(sink=sink, step=step).observe(time.monotonic() - begun)
+
+
+def settled(sink: str, rows: int, size: int) -> None:
+    """Count a settled chunk."""
+    CHUNKS_SETTLED.labels(sink=sink).inc()
+    ROWS_READ.labels(sink=sink).inc(rows)
+    ROWS_SENT.labels(sink=sink).inc(rows)
+    BYTES_SENT.labels(sink=sink).inc(size)
