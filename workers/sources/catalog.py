@@ -49,6 +49,7 @@ class Column:
     category: str
     not_null: bool
     collation: str | None
+    """Quoted and qualified; empty where only asking tells; None where the type has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,16 +111,19 @@ async def query_columns(session: Session, query: str) -> tuple[Column, ...]:
         statement = await connection.prepare(f"SELECT * FROM ({query}) AS q")
         attributes = [(attribute.name, attribute.type.oid) for attribute in statement.get_attributes()]
     rows = await session.fetch(
-        "SELECT oid, format_type(oid, -1) AS type, typcategory::text AS category"
+        "SELECT oid, format_type(oid, -1) AS type, typcategory::text AS category,"
+        " typcollation <> 0 AS collated"
         " FROM pg_type WHERE oid = ANY ($1::oid[])",
         [oid for _, oid in attributes],
     )
-    types = {row["oid"]: (row["type"], row["category"]) for row in rows}
-    return tuple(Column(name, *types[oid], False, None) for name, oid in attributes)
+    types = {row["oid"]: (row["type"], row["category"], False, "" if row["collated"] else None) for row in rows}
+    return tuple(Column(name, *types[oid]) for name, oid in attributes)
 
 
 async def query_collations(session: Session, query: str, names: Sequence[str]) -> dict[str, str | None]:
     """Collations of output columns, asked without reading a row."""
+    if not names:
+        return {}
     asked = ", ".join(f"pg_collation_for(q.{quote_ident(name)})" for name in names)
     row = await session.fetchrow(
         f"SELECT {asked} FROM (SELECT 1) AS one LEFT JOIN (SELECT * FROM ({query}) AS i LIMIT 0) AS q ON true"

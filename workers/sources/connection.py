@@ -55,8 +55,10 @@ PINNED = {
     "idle_in_transaction_session_timeout": "2000",
     "jit": "off",
     "max_parallel_workers_per_gather": "0",
+    "enable_sort": "off",
 }
-"""In the units of pg_settings; checked against it after connecting."""
+"""In the units of pg_settings; checked against it after connecting. Sorting is only discouraged: without statistics the
+planner would rather read and sort half a table than walk the key's index for one page."""
 
 _RESERVED = {name.lower() for name in PINNED} | {"application_name", "role", "session_authorization", "options"}
 
@@ -76,7 +78,12 @@ class Session:
         connections: ConnectionBudget,
         guard: Callable[[str, int], Awaitable[None]] | None = None,
         waiting: Callable[[bool], None] | None = None,
+        seconds: float = STATEMENT_SECONDS,
+        long_is_permanent: bool = False,
     ) -> None:
+        """`seconds` each statement may take. `long_is_permanent`: one that takes longer would again."""
+        self.seconds = seconds
+        self._long_is_permanent = long_is_permanent
         self._datasource = datasource
         self._application_name = application_name
         self._connections = connections
@@ -120,11 +127,14 @@ class Session:
                     self._slot.idle(self._give_back)
 
     async def fetch(self, query: str, *arguments: Any) -> list[asyncpg.Record]:
-        """All rows of a short statement. A statement over its second is Transient `source_timeout`."""
+        """All rows of a short statement. One over its time is Transient `source_timeout`, or Permanent
+        `statement_too_long` where a repeat would take as long."""
         try:
             async with self.in_use() as connection:
-                return await connection.fetch(query, *arguments, timeout=STATEMENT_SECONDS + _ANSWER_MARGIN_SECONDS)
+                return await connection.fetch(query, *arguments, timeout=self.seconds + _ANSWER_MARGIN_SECONDS)
         except asyncpg.QueryCanceledError as error:
+            if self._long_is_permanent:
+                raise failures.too_long(self.what, self.seconds) from error
             raise failures.of_statement(error, self.what) from error
 
     async def fetchrow(self, query: str, *arguments: Any) -> asyncpg.Record | None:
@@ -138,11 +148,12 @@ class Session:
         return None if row is None else row[0]
 
     async def copy(
-        self, query: str, output: Callable[[bytes], Awaitable[bool]], *, seconds: float = STATEMENT_SECONDS
+        self, query: str, output: Callable[[bytes], Awaitable[bool]], *, seconds: float | None = None
     ) -> bool:
         """Stream `COPY (query) TO STDOUT` as text, until `output` answers True: then the statement is cancelled, True
-        comes back and the connection stays usable. `seconds` other than the pinned limit hold for this statement
-        alone. What `output` raises is raised here and costs the connection."""
+        comes back and the connection stays usable. `seconds` hold for this statement alone. What `output` raises is
+        raised here and costs the connection."""
+        seconds = seconds or self.seconds
         async with self.in_use() as connection, self._limit(connection, seconds):
             stream = _Stream(connection, output)
             try:
@@ -156,7 +167,7 @@ class Session:
 
     @asynccontextmanager
     async def _limit(self, connection: asyncpg.Connection, seconds: float) -> AsyncIterator[None]:
-        if seconds == STATEMENT_SECONDS:
+        if seconds == self.seconds:
             yield
             return
         await connection.execute(f"SET statement_timeout = {int(seconds * 1000)}")
@@ -164,7 +175,7 @@ class Session:
             yield
         finally:
             if not connection.is_closed():
-                await connection.execute(f"SET statement_timeout = {PINNED['statement_timeout']}")
+                await connection.execute(f"SET statement_timeout = {int(self.seconds * 1000)}")
 
     async def close(self) -> None:
         """Give the connection back; what runs on it is cancelled. Never raises."""
@@ -177,7 +188,7 @@ class Session:
         try:
             if self._guard is not None:
                 await self._guard(self._datasource.host, self._datasource.port)
-            self._connection = await connect(self._datasource, self._application_name)
+            self._connection = await connect(self._datasource, self._application_name, self.seconds)
         except BaseException:
             self._slot.release()
             self._slot = None
@@ -252,16 +263,19 @@ class _Stream:
                 self._connection.terminate()
 
 
-async def connect(datasource: Datasource, application_name: str) -> asyncpg.Connection:
+async def connect(
+    datasource: Datasource, application_name: str, seconds: float = STATEMENT_SECONDS
+) -> asyncpg.Connection:
     """A checked connection. Raises Permanent (`authentication_failed`, `database_unknown`, `tls_failed`,
     `datasource_properties`, `pooled_connection`) or Transient `source_unreachable`."""
     settings = {name: value for name, value in datasource.properties.items() if name.lower() not in _RESERVED}
-    settings |= PINNED | {"application_name": application_name[:63]}
+    pinned = PINNED | {"statement_timeout": str(int(seconds * 1000))}
+    settings |= pinned | {"application_name": application_name[:63]}
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
             connection = await _connect_by_tls_mode(datasource, settings)
             try:
-                await _check(connection, datasource)
+                await _check(connection, datasource, pinned)
             except BaseException:
                 connection.terminate()
                 raise
@@ -323,14 +337,14 @@ def tls_context(datasource: Datasource) -> ssl.SSLContext | None:
     return context
 
 
-async def _check(connection: asyncpg.Connection, datasource: Datasource) -> None:
+async def _check(connection: asyncpg.Connection, datasource: Datasource, pinned: dict[str, str]) -> None:
     """A pooler between us and Postgres may swallow start-up settings, or give each statement another session."""
     rows = await connection.fetch(
         "SELECT name, setting, pg_backend_pid() AS pid FROM pg_settings WHERE lower(name) = ANY($1)",
-        [name.lower() for name in PINNED],
+        [name.lower() for name in pinned],
     )
     found = {row["name"].lower(): row["setting"] for row in rows}
-    wrong = [name for name, value in PINNED.items() if found.get(name.lower(), value) != value]
+    wrong = [name for name, value in pinned.items() if found.get(name.lower(), value) != value]
     if wrong or (rows and rows[0]["pid"] != connection.get_server_pid()):
         detail = f"settings {', '.join(wrong)} did not take hold" if wrong else "the session is not one server process"
         raise Permanent(

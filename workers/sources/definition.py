@@ -336,7 +336,8 @@ class Resolver:
             return
         collations = {name: by_name[name].collation for name in names}
         if definition.query is not None:
-            collations = await catalog.query_collations(self._session, definition.query.text, names)
+            unknown = [name for name in names if collations[name] == ""]
+            collations |= await catalog.query_collations(self._session, definition.query.text, unknown)
         parts = tuple(KeyPart(name, by_name[name].type, collations[name]) for name in names)
         definition.key = KeyColumns(parts, proven=proven and walked, qualifier=definition.qualifier)
 

@@ -25,6 +25,18 @@ _CONFLICT = frozenset({"40001", "40P01"})
 _AUTHENTICATION = frozenset({"28000", "28P01"})
 _GONE = frozenset({"42P01", "42703", "3F000", "42704", "42883"})
 """Undefined table, column, schema, type, function."""
+
+
+def too_long(what: str, seconds: float) -> Permanent:
+    """A statement that no index makes short."""
+    return Permanent(
+        "statement_too_long",
+        f"{what}: a statement takes longer than {seconds:g} s, because no index gives the rows by key",
+        hint="read a table (with source.where), give the query an index to walk by its key, or set "
+        "options.allow_long_statements",
+    )
+
+
 _PERMANENT = {
     "42P01": ("table_unknown", "write schema.table; names without schema are looked up in public"),
     "3F000": ("table_unknown", "write schema.table; names without schema are looked up in public"),

@@ -16,7 +16,7 @@ from workers.sources import barrier as barriers
 from workers.sources import catalog, failures
 from workers.sources.barrier import Barrier, CommitFrontier, DelayFrontier
 from workers.sources.base import Finding, Horizon, Inspection, Plan, SplitRange
-from workers.sources.connection import Session
+from workers.sources.connection import STATEMENT_SECONDS, Session
 from workers.sources.definition import Definition, Resolver, too_powerful
 from workers.sources.reader import PostgresReader
 from workers.sources.splits import split
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from workers.sources.base import Key
     from workers.sources.budget import ConnectionBudget
 
+_LONG_SECONDS = 300.0
+"""A statement of a query whose owner said `allow_long_statements`."""
 _LAG_COUNTED = 10_000
 """Rows above a position are counted up to here, and estimated beyond."""
 
@@ -56,8 +58,15 @@ class PostgresSource:
         self._mode = mode
         self._options = options
         self._message_key = tuple(message_key or ())
+        long = spec.query is not None and options.allow_long_statements
         self._session = Session(
-            datasource, application_name=application_name, connections=connections, guard=guard, waiting=waiting
+            datasource,
+            application_name=application_name,
+            connections=connections,
+            guard=guard,
+            waiting=waiting,
+            seconds=_LONG_SECONDS if long else STATEMENT_SECONDS,
+            long_is_permanent=spec.query is not None,
         )
         self._session.what = spec.table or "the query"
         self._definition: Definition | None = None
@@ -113,7 +122,6 @@ class PostgresSource:
             page_bytes=self._options.page_bytes,
             max_row_bytes=self._options.max_row_bytes,
             single_row_seconds=self._options.single_row_timeout_seconds,
-            allow_long_statements=self._options.allow_long_statements,
         )
 
     def frontier(self, position: Key | None = None) -> _LazyFrontier:
@@ -261,18 +269,9 @@ class PostgresSource:
             return
         nulls = " OR ".join(f"{column} IS NULL" for column in definition.key.columns())
         filters = "".join(f" AND {condition}" for condition in definition.filters)
-        try:
-            found = await self._session.fetchval(
-                f"SELECT EXISTS (SELECT FROM {definition.source_sql} WHERE ({nulls}){filters})"
-            )
-        except Transient as error:
-            if error.code == "source_timeout" and not self._options.allow_long_statements:
-                raise Permanent(
-                    "statement_too_long",
-                    f"{definition.what}: looking for rows without a key takes over a second",
-                    hint="give the query an index to walk by its key, or set options.allow_long_statements",
-                ) from error
-            raise
+        found = await self._session.fetchval(
+            f"SELECT EXISTS (SELECT FROM {definition.source_sql} WHERE ({nulls}){filters})"
+        )
         if found:
             raise Permanent(
                 "key_is_null",

@@ -31,9 +31,7 @@ _FILL = 0.92
 """Of `page_bytes` that a page aims at: a cut costs a cancelled statement."""
 _EASY_SECONDS = 0.3
 """A statement under this may take more rows next time."""
-_LONG_SECONDS = 300.0
-"""For queries whose owner said `allow_long_statements`."""
-_FIRST_SPAN = 20_000
+_FIRST_SPAN = 2_000
 _MOST_SPAN = 2_000_000
 _BLOCKING_NODES = ("Sort", "Aggregate", "HashAggregate", "Hash", "SetOp", "Materialize", "CTE Scan", "Function Scan")
 """A hash over a small table is harmless, but only the owner of the query can know that it is small."""
@@ -50,14 +48,12 @@ class PostgresReader:
         page_bytes: int,
         max_row_bytes: int,
         single_row_seconds: float,
-        allow_long_statements: bool,
     ) -> None:
         self._session = session
         self._resolve = definition
         self._page_bytes = page_bytes
         self._max_row_bytes = max_row_bytes
         self._single_row_seconds = single_row_seconds
-        self._allow_long = allow_long_statements
         self._rows = _FIRST_ROWS
         self._span = _FIRST_SPAN
         self._stretch: tuple[Key | None, Key | None] | None = None
@@ -85,17 +81,18 @@ class PostgresReader:
             if self._stretch is None or self._stretch[0] != after:
                 self._stretch = (after, await self._stretch_end(definition, after, upper))
             end = self._stretch[1]
+            started = time.monotonic()
             page = await self._read_rows(definition, after, end or upper, max_rows, span=self._span)
             if page is None:
-                self._span = max(1, self._span // 4)
+                self._span = max(1, self._span // 8)
                 self._stretch = None
                 continue
-            if page.end and end is not None:
-                page.end = False
-                self._stretch = None
-                self._span = min(_MOST_SPAN, self._span * 2)
-            else:
+            if end is None or not (page.end or page.scanned_to == end):
                 self._stretch = (page.scanned_to, end)
+                return page
+            page.end = False
+            self._stretch = None
+            self._span = min(_MOST_SPAN, max(1, int(self._span * _pace(time.monotonic() - started))))
             return page
 
     async def _stretch_end(self, definition: Definition, after: Key | None, upper: Key | None) -> Key | None:
@@ -109,43 +106,56 @@ class PostgresReader:
                     row = await connection.fetchrow(f"{query} OFFSET {self._span - 1} LIMIT 1")
             except asyncpg.QueryCanceledError as error:
                 if self._span == 1:
-                    raise _too_long(definition) from error
-                self._span = max(1, self._span // 4)
+                    raise self._too_long(definition) from error
+                self._span = max(1, self._span // 8)
             else:
                 return None if row is None else tuple(row.values())
 
     async def _read_rows(
-        self, definition: Definition, after: Key | None, upper: Key | None, max_rows: int | None, *, span: int = 1
+        self, definition: Definition, after: Key | None, upper: Key | None, max_rows: int | None, *, span: int = 0
     ) -> Page | None:
         """One page of at most `max_rows`, halved while it times out. None: it timed out, and its stretch of `span`
-        rows has to become shorter first."""
+        rows has to become shorter first.
+
+        Rows that came before a timeout, or before a row that Postgres can not write, are a page of their own.
+        """
         held_back = not definition.key.proven
-        rows = min(self._rows, max_rows or self._rows)
+        rows = min(self._rows, max_rows or self._rows, span or self._rows)
         while True:
             builder = self._builder(definition)
             query = definition.page_sql(after, upper, rows + held_back, self._max_row_bytes)
             started = time.monotonic()
             try:
-                cut = await self._session.copy(query, builder.feed, seconds=self._seconds(definition, rows, span))
-            except asyncpg.QueryCanceledError as error:
-                if span > 1:
-                    return None
-                if rows == 1 or (definition.query is not None and not await self._walks(query)):
-                    raise _too_long(definition) from error
-                self._rows = rows = max(1, rows // 2)
-                continue
-            except Permanent as error:
-                if not failures.is_too_large(error.__cause__):
+                more = await self._session.copy(query, builder.feed, seconds=self._seconds(definition, rows))
+            except (asyncpg.QueryCanceledError, Permanent) as error:
+                if not isinstance(error, asyncpg.QueryCanceledError) and not failures.is_too_large(error.__cause__):
                     raise
-                if rows == 1:
-                    raise await self._rejected(definition, after, upper, str(error.__cause__)) from error
-                rows = max(1, rows // 2)
-                continue
+                more = len(builder.values) > held_back
+                if not more:
+                    if span > 1 and isinstance(error, asyncpg.QueryCanceledError):
+                        return None
+                    if rows == 1 and held_back and isinstance(error, Permanent):
+                        await self._refuse_repeat(definition, after, upper)
+                        held_back = False  # of two rows either may be the one: read the first alone
+                        continue
+                    await self._give_up(definition, after, upper, query, rows, error)
+                    self._rows = rows = max(1, rows // 4)
+                    continue
             took = time.monotonic() - started
             self.long_rows += rows == 1 and took > STATEMENT_SECONDS
-            more = cut or len(builder.values) >= rows + held_back
             self._adapt(builder, rows, took)
-            return self._finish(definition, builder, after, upper, limit=rows, more=more)
+            more = more or len(builder.values) >= rows + held_back
+            return self._finish(definition, builder, after, upper, limit=rows, more=more, held_back=held_back)
+
+    async def _give_up(
+        self, definition: Definition, after: Key | None, upper: Key | None, query: str, rows: int, error: Exception
+    ) -> None:
+        """Raises when asking for fewer rows would not help."""
+        if isinstance(error, asyncpg.QueryCanceledError):
+            if rows == 1 or (definition.relation is None and not await self._walks(query)):
+                raise self._too_long(definition) from error
+        elif rows == 1:
+            raise await self._rejected(definition, after, upper, str(error.__cause__)) from error
 
     def _builder(self, definition: Definition) -> PageBuilder:
         return PageBuilder(
@@ -155,11 +165,21 @@ class PostgresReader:
             page_bytes=self._page_bytes,
         )
 
-    def _seconds(self, definition: Definition, rows: int, span: int) -> float:
-        """How long the statement may take: only a single row of a table may take longer than a second unasked."""
+    def _seconds(self, definition: Definition, rows: int) -> float:
+        """How long the statement may take: a single row of a table may take longer than the others."""
+        if rows == 1 and definition.relation is not None:
+            return max(self._session.seconds, self._single_row_seconds)
+        return self._session.seconds
+
+    def _too_long(self, definition: Definition) -> Permanent:
         if definition.relation is None:
-            return _LONG_SECONDS if self._allow_long else STATEMENT_SECONDS
-        return max(STATEMENT_SECONDS, self._single_row_seconds) if rows == 1 and span == 1 else STATEMENT_SECONDS
+            return failures.too_long(definition.what, self._session.seconds)
+        return Permanent(
+            "statement_too_long",
+            f"{definition.what}: the next row could not be read within single_row_timeout_seconds"
+            f" ({self._single_row_seconds:g} s)",
+            hint="raise options.single_row_timeout_seconds, or look for what slows this row down (locks, functions)",
+        )
 
     async def _walks(self, query: str) -> bool:
         """The plan reads no more than it gives: nothing in it has to see all rows before the first."""
@@ -175,6 +195,7 @@ class PostgresReader:
         *,
         limit: int,
         more: bool,
+        held_back: bool,
     ) -> Page:
         """What was read as a page, after the checks that come before anything is given out."""
         _check_unique(definition, builder)
@@ -182,7 +203,7 @@ class PostgresReader:
             raise _too_large(definition, decode_key(builder.raw_keys[0]), self._max_row_bytes)
         if builder.oversized is not None:
             builder.keep(builder.oversized)
-        elif more and not definition.key.proven:
+        elif more and held_back:
             builder.keep(len(builder.values) - 1)
         builder.keep(limit)
         more = builder.fit() or more
@@ -197,11 +218,14 @@ class PostgresReader:
         if not builder.values:
             return
         fitting = int(_FILL * self._page_bytes * len(builder.values) / max(1, builder.bytes))
-        growth = 8 if took < _EASY_SECONDS / 3 else 2 if took < _EASY_SECONDS else 1
-        timely = self._rows * growth if rows < self._rows else rows * growth
-        if took > STATEMENT_SECONDS / 2:
-            timely = int(rows / (2 * took))
+        timely = int(max(rows, self._rows) * _pace(took))
         self._rows = max(1, min(fitting, timely, _MOST_ROWS))
+
+    async def _refuse_repeat(self, definition: Definition, after: Key | None, upper: Key | None) -> None:
+        query = definition.rows_sql(definition.key.texts(), after, upper, order=definition.key.order())
+        rows = await self._session.fetch(f"{query} LIMIT 2")
+        if len(rows) == 2 and tuple(rows[0].values()) == tuple(rows[1].values()):
+            raise _not_unique(definition, tuple(rows[0].values()))
 
     async def _rejected(
         self, definition: Definition, after: Key | None, upper: Key | None, reason: str
@@ -221,17 +245,21 @@ def _check_unique(definition: Definition, builder: PageBuilder) -> None:
     elif any(map(eq, keys, islice(keys, 1, None))):
         position = next(index for index in range(1, len(keys)) if keys[index] == keys[index - 1])
     if position is not None:
-        raise Permanent(
-            "key_not_unique",
-            f"{definition.what}: more than one row has the key {', '.join(decode_key(keys[position]))}",
-            hint="name columns in source.key that tell every two rows apart",
-        )
+        raise _not_unique(definition, decode_key(keys[position]))
     if not definition.key.proven and any(NULL in key.split(b"\t") for key in keys if b"\\N" in key):
         raise Permanent(
             "key_is_null",
             f"{definition.what}: a row has NULL in its key ({', '.join(definition.key.names)})",
             hint="leave such rows out in `where`, or name another key",
         )
+
+
+def _not_unique(definition: Definition, key: Key) -> Permanent:
+    return Permanent(
+        "key_not_unique",
+        f"{definition.what}: more than one row has the key {', '.join(key)}",
+        hint="name columns in source.key that tell every two rows apart",
+    )
 
 
 def _too_large(definition: Definition, key: Key, limit: int) -> RowsRejected:
@@ -243,16 +271,8 @@ def _too_large(definition: Definition, key: Key, limit: int) -> RowsRejected:
     )
 
 
-def _too_long(definition: Definition) -> Permanent:
-    if definition.relation is not None:
-        return Permanent(
-            "statement_too_long",
-            f"{definition.what}: the next row could not be read within single_row_timeout_seconds",
-            hint="raise options.single_row_timeout_seconds, or look for what slows this row down (locks, functions)",
-        )
-    return Permanent(
-        "statement_too_long",
-        f"{definition.what}: a page takes longer than {STATEMENT_SECONDS:g} s, because no index gives the rows by key",
-        hint="read a table (with source.where), give the query an index to walk by its key, or set "
-        "options.allow_long_statements",
-    )
+def _pace(took: float) -> float:
+    """By how much more, or less, the next statement may do than one that took so long."""
+    if took > STATEMENT_SECONDS / 2:
+        return STATEMENT_SECONDS / (2 * took)
+    return 8 if took < _EASY_SECONDS / 3 else 2 if took < _EASY_SECONDS else 1
