@@ -227,6 +227,6 @@ async def _settle_held(connection: Connection, lease: Lease, settlement: Settlem
     await show_last_id(connection, lease.job_id, lease.generation, lease.run_id)
     if await connection.execute(SQL["settled_condition"], *step_key(lease)) != "UPDATE 0":
         await show_condition(connection, lease.job_id)
-    row = await connection.fetchrow(LEASES["directive"], lease.job_id)
+    row = await connection.fetchrow(LEASES["directive"], lease.job_id, lease.owner)
     assert row is not None, "its row is locked"
     return directive(lease, row)

@@ -72,7 +72,8 @@ def key_out(value: Sequence[str] | None) -> Key | None:
 
 def directive(lease: Lease, row: Row) -> Directive:
     """A row of `renew` or `directive`."""
-    sharers = max(1, row["sharers"]) if lease.kind is StepKind.SPLIT else 1
+    # Nobody's splits are leased in a plan or finish step: it has the whole.
+    share = row["own"] / row["of_all"] if lease.kind is StepKind.SPLIT and row["own"] else 1.0
     valid: bool = row["valid"]
     in_time = row["stop_in"]
     return Directive(
@@ -80,14 +81,14 @@ def directive(lease: Lease, row: Row) -> Directive:
         valid=valid,
         state=State(row["state"]) if valid else None,
         stop_in_seconds=None if in_time is None or row["state"] != "stopping" else max(0.0, in_time),
-        rows_per_second=_share(row["rows_per_second"], sharers),
-        bytes_per_second=_share(row["bytes_per_second"], sharers),
+        rows_per_second=_part(row["rows_per_second"], share),
+        bytes_per_second=_part(row["bytes_per_second"], share),
         max_without_progress_seconds=_PATIENCE_SECONDS if row["patience"] is None else row["patience"],
     )
 
 
-def _share(limit: float | None, sharers: int) -> float | None:
-    return None if limit is None else limit / sharers
+def _part(limit: float | None, share: float) -> float | None:
+    return None if limit is None else limit * share
 
 
 async def give_back(

@@ -205,18 +205,25 @@ async def test_renewing_extends_by_the_clock_of_the_database_and_brings_the_stat
     assert await control.store.renew([], lease_seconds=60) == []
 
 
-async def test_options_come_from_the_job_as_it_is_now_and_are_shared_by_its_leased_splits(control: Control) -> None:
+async def test_options_come_from_the_job_as_it_is_now_and_are_shared_by_the_owners_of_its_splits(
+    control: Control,
+) -> None:
     job_id = await control.planned(splits=3, options={"rate": {"rows_per_second": 5}})
-    leases = await control.leases(2)
-    live = {"rate": {"rows_per_second": 100, "bytes_per_second": 1000}, "retry": {"max_without_progress_seconds": 7}}
+    leases = [*await control.leases(2), *await control.leases(1, owner="two")]
+    live = {"rate": {"rows_per_second": 90, "bytes_per_second": 900}, "retry": {"max_without_progress_seconds": 7}}
     await control.sql("UPDATE jobs SET spec = jsonb_set(spec, '{options}', $2) WHERE id = $1", job_id, live)
-    for directive in await control.store.renew(leases, lease_seconds=60):
-        assert (directive.rows_per_second, directive.bytes_per_second) == (50, 500)
-        assert directive.max_without_progress_seconds == 7
-        assert (directive.state, directive.stop_in_seconds) == (State.RUNNING, None)
-    await control.store.finish_split(leases[0], None)
-    lost, alone = await control.store.renew(leases, lease_seconds=60)
-    assert (lost.valid, alone.rows_per_second) == (False, 100)
+    directives = await control.store.renew(leases, lease_seconds=60)
+    # What the two splits of the first owner may move together, and the one of the second.
+    assert [d.rows_per_second for d in directives] == pytest.approx([60, 60, 30])
+    assert [d.bytes_per_second for d in directives] == pytest.approx([600, 600, 300])
+    assert {(d.max_without_progress_seconds, d.state, d.stop_in_seconds) for d in directives} == {
+        (7, State.RUNNING, None)
+    }
+    settled = await control.store.prepare_and_settle(leases[2], settlement(chunk(leases[2])))
+    assert (settled.rows_per_second, settled.bytes_per_second) == pytest.approx((30, 300))
+    await control.store.finish_split(leases[2], None)
+    first, _, lost = await control.store.renew(leases, lease_seconds=60)
+    assert (first.rows_per_second, lost.valid) == (90, False)
 
 
 async def test_without_options_there_is_no_limit_and_the_default_patience(control: Control) -> None:

@@ -54,7 +54,7 @@ WHERE j.id = $1;
 -- state, epoch and owner are checked under the lock of the step's own row, and because it changes nothing but
 -- leased_until: whoever frees the step looks at leased_until under the same lock. Rows are locked in the order of their
 -- key, as everywhere, so that two statements never wait for each other. State and options are those of now, not of the
--- generation's snapshot. A limit of the whole job is shared by its leased splits.
+-- generation's snapshot. A limit of the whole job is shared by the processes that hold its splits, by their numbers.
 WITH asked AS (
     SELECT * FROM unnest($1::uuid[], $2::int[], $3::text[], $4::int[], $5::bigint[], $6::text[])
         WITH ORDINALITY AS a (job_id, generation, kind, ordinal, epoch, owner, place)
@@ -74,8 +74,12 @@ SELECT r.place IS NOT NULL AS valid, j.state, extract(epoch FROM j.stop_deadline
     (j.spec #>> '{options,rate,rows_per_second}')::float8 AS rows_per_second,
     (j.spec #>> '{options,rate,bytes_per_second}')::float8 AS bytes_per_second,
     (j.spec #>> '{options,retry,max_without_progress_seconds}')::float8 AS patience,
-    (SELECT count(*) FROM steps l WHERE l.job_id = j.id AND l.state = 'leased' AND l.kind = 'split') AS sharers
+    share.own, share.of_all
 FROM asked a LEFT JOIN renewed r USING (place) LEFT JOIN jobs j ON j.id = a.job_id
+CROSS JOIN LATERAL (
+    SELECT count(*) FILTER (WHERE l.owner = a.owner) AS own, count(*) AS of_all
+    FROM steps l WHERE l.job_id = a.job_id AND l.state = 'leased' AND l.kind = 'split'
+) share
 ORDER BY a.place;
 
 -- name: directive
@@ -84,8 +88,13 @@ SELECT true AS valid, j.state, extract(epoch FROM j.stop_deadline - clock_timest
     (j.spec #>> '{options,rate,rows_per_second}')::float8 AS rows_per_second,
     (j.spec #>> '{options,rate,bytes_per_second}')::float8 AS bytes_per_second,
     (j.spec #>> '{options,retry,max_without_progress_seconds}')::float8 AS patience,
-    (SELECT count(*) FROM steps l WHERE l.job_id = j.id AND l.state = 'leased' AND l.kind = 'split') AS sharers
-FROM jobs j WHERE j.id = $1;
+    share.own, share.of_all
+FROM jobs j
+CROSS JOIN LATERAL (
+    SELECT count(*) FILTER (WHERE l.owner = $2) AS own, count(*) AS of_all
+    FROM steps l WHERE l.job_id = j.id AND l.state = 'leased' AND l.kind = 'split'
+) share
+WHERE j.id = $1;
 
 -- name: give_back
 UPDATE steps SET state = 'ready', owner = NULL, leased_until = NULL, condition = NULL, ready_at = clock_timestamp(),
