@@ -110,7 +110,8 @@ class Leases(Held):
 
     async def renew(self, leases: Sequence[Lease], *, lease_seconds: float) -> Sequence[Directive]:
         """As `StepStore.renew`; directives in the order of `leases`. A lease that has run out and that nobody has
-        freed yet is still its holder's. Rates are the share of the lease's owner: what its leased splits of the job may move together."""
+        freed yet is still its holder's. Rates are the owner's share: what its leased splits of the job may move
+        together."""
         if not leases:
             return []
         columns = zip(*((*step_key(lease), lease.epoch, lease.owner) for lease in leases), strict=True)
