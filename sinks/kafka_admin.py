@@ -144,7 +144,8 @@ class Check:
             else:
                 self._note("/sink/topic", "error", topic_missing(names))
             return
-        if not Operation.WRITE.allowed(topic.operations):
+        needed = [Operation.WRITE] + [Operation.READ] * (spec.delivery == "exactly_once")
+        if not all(operation.allowed(topic.operations) for operation in needed):
             refusal = missing_right(names, Code.TOPIC_AUTHORIZATION_FAILED)
             assert refusal is not None
             self._note("/sink/topic", "error", refusal)

@@ -294,10 +294,10 @@ class Cluster:
                     sasl_plain_password=security.password.get_secret_value() if security.password else "",
                 )
                 return made
-        except ValueError as error:
-            # SCRAM: the server could not prove that it knows the password.
-            raise SinkRefused(
-                "authentication_failed", f"{doing}: the broker's part of {security.mechanism} is wrong."
-            ) from error
         except Exception as error:
+            if isinstance(error, ValueError) and not isinstance(error, ssl.SSLError):
+                # SCRAM: the server could not prove that it knows the password.
+                raise SinkRefused(
+                    "authentication_failed", f"{doing}: the broker's part of {security.mechanism} is wrong."
+                ) from error
             raise from_exception(self.names, doing, error) from error

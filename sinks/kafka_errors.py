@@ -102,7 +102,8 @@ def topic_recreated(names: Names, expected: str, found: str) -> SinkRefused:
 def missing_right(names: Names, code: int) -> SinkRefused | None:
     """The refusal that names the right, where the code is one of authorization."""
     rights = {
-        Code.TOPIC_AUTHORIZATION_FAILED: f"Write and Describe on topic {names.topic!r}",
+        # Committing an offset, also within a transaction, needs Read on the topic it is for.
+        Code.TOPIC_AUTHORIZATION_FAILED: f"{'Write and Read' if names.group else 'Write'} on topic {names.topic!r}",
         Code.GROUP_AUTHORIZATION_FAILED: f"Read on group {names.group!r}",
         Code.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: f"Write on transactional id {names.transactional_id!r}",
         Code.CLUSTER_AUTHORIZATION_FAILED: "IdempotentWrite on the cluster, or Write on the topic",
@@ -156,6 +157,9 @@ def from_exception(names: Names, doing: str, error: Exception) -> SinkError:
     """What an exception of a connection or of aiokafka means to the runner."""
     if isinstance(error, SinkError):
         return error
+    if isinstance(error, KafkaError) and isinstance(error.__cause__, ssl.SSLError):
+        # With TLS 1.3 the broker refuses a client's certificate after the handshake, in the stream.
+        error = error.__cause__
     if isinstance(error, _AUTHENTICATION):
         return SinkRefused(
             "authentication_failed",
