@@ -1,0 +1,152 @@
+"""The servers, and one lap of each contender over them."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import asyncpg
+
+from bench import table, watch
+from tests.support.kafka import KafkaServer
+from tests.support.postgres import PostgresServer
+from tests.support.service import ServiceProcess
+from tests.support.topics import topic_ends
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_LONGEST_LAP_SECONDS = 1800
+
+
+@dataclass(frozen=True, slots=True)
+class Lap:
+    """One lap. `cpu_micros` and `peak_rss` are the service's alone, None for the pipe."""
+
+    rows_per_second: float
+    longest: watch.Longest
+    cpu_micros: float | None = None
+    peak_rss: int | None = None
+
+
+class Course:
+    """An async context manager around Postgres, with a table of `rows` rows in it, and Kafka; all gone afterwards."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+        self.row_bytes = 0.0
+        self._folder = Path(tempfile.mkdtemp(prefix="rowferry-bench-"))
+        self._folder.chmod(0o711)  # Postgres runs as another user when we are root
+        self._laps = 0
+        # As a production server would keep the service's own tables.
+        self._postgres = PostgresServer(
+            folder=self._folder / "postgres",
+            fsync=True,
+            settings={"shared_buffers": "256MB", "max_wal_size": "4GB", **watch.SETTINGS},
+        )
+        self._kafka = KafkaServer(folder=self._folder / "kafka")
+        self._source = ""
+
+    async def __aenter__(self) -> Self:
+        """Start both and fill the table."""
+        try:
+            self._postgres.start()
+            await self._kafka.start_async()
+            self._source = await self._postgres.create_database("bench")
+            self.row_bytes = await table.make(self._source, self.rows)
+            await self._log_statements()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close."""
+        self.close()
+
+    def close(self) -> None:
+        """End the servers and remove their data."""
+        self._kafka.close()
+        self._postgres.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    async def pipe(self) -> Lap:
+        """The command `psql -c "COPY (SELECT row_to_json…) TO STDOUT" | kcat -P`."""
+        topic = await asyncio.to_thread(self._kafka.create_topic)
+        log = self._log()
+        seconds = await asyncio.to_thread(self._pipe, topic)
+        ends = await asyncio.to_thread(topic_ends, self._kafka.bootstrap, topic)
+        self._require(sum(end.high for end in ends.values()))
+        await asyncio.to_thread(self._kafka.delete_topic, topic)
+        return Lap(self.rows / seconds, log.longest())
+
+    async def kafka(self, splits: int) -> Lap:
+        """Our job, exactly once."""
+        topic = await asyncio.to_thread(self._kafka.create_topic)
+        sink = {"kind": "kafka", "bootstrap_servers": self._kafka.bootstrap, "topic": topic, "delivery": "exactly_once"}
+        lap = await self._job(sink, splits)
+        await asyncio.to_thread(self._kafka.delete_topic, topic)
+        return lap
+
+    async def file(self, splits: int) -> Lap:
+        """Our job into JSON-lines files."""
+        return await self._job({"kind": "file", "path": "bench"}, splits)
+
+    async def _job(self, sink: Mapping[str, Any], splits: int) -> Lap:
+        """A service of its own for each lap: its peak memory is then the lap's."""
+        self._laps += 1
+        control = await self._postgres.create_database()
+        folder = self._folder / f"service-{self._laps}"
+        spec = {
+            "name": "bench",
+            "source": {"datasource": "bench", "table": table.NAME},
+            "sink": dict(sink),
+            "options": {"splits": splits},
+        }
+        try:
+            async with ServiceProcess(control, folder=folder) as service, service.client() as api:
+                await api.put_datasource("bench", self._source)
+                await api.create(spec)
+                log, cpu, began = self._log(), service.cpu_seconds(), time.monotonic()
+                await api.start("bench")
+                job = await api.wait_for_state("bench", "successful", timeout=_LONGEST_LAP_SECONDS)
+                seconds = time.monotonic() - began
+                cpu, peak = service.cpu_seconds() - cpu, service.peak_rss_bytes()
+                self._require(job["totals"]["rows_sent"])
+            return Lap(self.rows / seconds, log.longest(), cpu * 1e6 / self.rows, peak)
+        finally:
+            await self._postgres.drop_database(control)
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _pipe(self, topic: str) -> float:
+        copy = f"COPY (SELECT row_to_json(t) FROM {table.NAME} t) TO STDOUT"
+        began = time.monotonic()
+        with subprocess.Popen(
+            [self._postgres.program("psql"), "-X", "-q", "-d", self._source, "-c", copy], stdout=subprocess.PIPE
+        ) as reader:
+            kcat = ["kcat", "-P", "-q", "-b", self._kafka.bootstrap, "-t", topic]
+            subprocess.run(kcat, stdin=reader.stdout, check=True, timeout=_LONGEST_LAP_SECONDS)
+        if reader.returncode:
+            raise RuntimeError(f"psql ended with {reader.returncode}")
+        return time.monotonic() - began
+
+    def _log(self) -> watch.SourceLog:
+        return watch.SourceLog(self._postgres.log, table.NAME)
+
+    def _require(self, rows: int) -> None:
+        if rows != self.rows:
+            raise RuntimeError(f"{rows:,} rows arrived instead of {self.rows:,}: nothing was measured")
+
+    async def _log_statements(self) -> None:
+        connection = await asyncpg.connect(self._postgres.dsn())
+        try:
+            for name, value in watch.DATABASE_SETTINGS.items():
+                await connection.execute(f"ALTER DATABASE {table.NAME} SET {name} = {value}")
+        finally:
+            await connection.close()
