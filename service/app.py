@@ -21,7 +21,7 @@ from config.references import References
 from service import __version__
 from service.api import app as api
 from service.domain.errors import Permanent, RowferryError
-from service.engine.local import LocalEngine
+from service.engine.local import LEASE_SECONDS, LocalEngine
 from service.joblog import JobLog
 from service.store import embedded
 from service.store.migrate import migrate, pending
@@ -48,18 +48,26 @@ LEAVE_CONNECTIONS_SECONDS = 2.0
 log = logs.get_logger("rowferry.service")
 
 
-async def serve(settings: Settings, *, migrating: bool = True, signals: Signals | None = None) -> None:
+async def serve(
+    settings: Settings,
+    *,
+    migrating: bool = True,
+    signals: Signals | None = None,
+    lease_seconds: float = LEASE_SECONDS,
+) -> None:
     """Serve and work until SIGTERM or SIGINT; running splits are parked at a position then. A second signal leaves at
     once. Raises Permanent for what has to be set right before anything can be served."""
-    await _run(settings, migrating=migrating, signals=signals, listening=True)
+    await _run(settings, migrating=migrating, signals=signals, listening=True, lease_seconds=lease_seconds)
 
 
-async def work(settings: Settings, *, signals: Signals | None = None) -> None:
+async def work(settings: Settings, *, signals: Signals | None = None, lease_seconds: float = LEASE_SECONDS) -> None:
     """As `serve`, without HTTP: one more process that runs steps of the same control database."""
-    await _run(settings, migrating=False, signals=signals, listening=False)
+    await _run(settings, migrating=False, signals=signals, listening=False, lease_seconds=lease_seconds)
 
 
-async def _run(settings: Settings, *, migrating: bool, signals: Signals | None, listening: bool) -> None:
+async def _run(
+    settings: Settings, *, migrating: bool, signals: Signals | None, listening: bool, lease_seconds: float
+) -> None:
     asked_to_end = _asked_to_end()
     async with AsyncExitStack() as stack:
         job_log = JobLog()
@@ -72,7 +80,7 @@ async def _run(settings: Settings, *, migrating: bool, signals: Signals | None, 
         if listening and settings.admin_token is None and not await store.any_token():
             raise _nobody_can_come_in()
         references = References(os.environ, settings.secrets_dir)
-        engine, inspector = _worker(settings, store, references, signals or NoSignals())
+        engine, inspector = _worker(settings, store, references, signals or NoSignals(), lease_seconds)
         await engine.start()
         stack.push_async_callback(all_put_down, 1.0)
         stack.push_async_callback(engine.stop, settings.shutdown_timeout_seconds)
@@ -97,7 +105,7 @@ async def _run(settings: Settings, *, migrating: bool, signals: Signals | None, 
 
 
 def _worker(
-    settings: Settings, store: Store, references: References, signals: Signals
+    settings: Settings, store: Store, references: References, signals: Signals, lease_seconds: float
 ) -> tuple[LocalEngine, DefinitionInspector]:
     if settings.engine != "local":
         raise Permanent(
@@ -114,6 +122,7 @@ def _worker(
         owner=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
         max_splits=settings.max_splits,
         max_runs=settings.max_runs,
+        lease_seconds=lease_seconds,
     )
     return engine, DefinitionInspector(sources, sinks)
 

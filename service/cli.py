@@ -19,15 +19,18 @@ if TYPE_CHECKING:
     from workers.signals import Signals
 
 
-def main(arguments: Sequence[str] | None = None, *, signals: Signals | None = None) -> None:
-    """Parse, run, exit. `signals` is for the test suite: who hears of the points that workers reach."""
+def main(
+    arguments: Sequence[str] | None = None, *, signals: Signals | None = None, lease_seconds: float = 10.0
+) -> None:
+    """Parse, run, exit. For the test suite: `signals` hears of the points that workers reach; shorter leases make the
+    successor of a dead process come sooner."""
     options = _parser().parse_args(arguments)
     if options.command == "version":
         print(f"rowferry {__version__}")
         return
     try:
         settings = load(toml_path=options.config)
-        code = _execute(_command(options, settings, signals))
+        code = _execute(_command(options, settings, signals, lease_seconds))
     except SettingsError as error:
         _complain(*error.problems)
         code = 1
@@ -38,16 +41,16 @@ def main(arguments: Sequence[str] | None = None, *, signals: Signals | None = No
 
 
 def _command(
-    options: argparse.Namespace, settings: Settings, signals: Signals | None
+    options: argparse.Namespace, settings: Settings, signals: Signals | None, lease_seconds: float
 ) -> Coroutine[object, object, int | None]:
     # Imported here: `rowferry version` and wrong settings answer without loading drivers.
     from service import app, check  # noqa: PLC0415
 
     match options.command:
         case "serve":
-            return app.serve(settings, migrating=not options.no_migrate, signals=signals)
+            return app.serve(settings, migrating=not options.no_migrate, signals=signals, lease_seconds=lease_seconds)
         case "worker":
-            return app.work(settings, signals=signals)
+            return app.work(settings, signals=signals, lease_seconds=lease_seconds)
         case "migrate":
             return check.migrate_only(settings)
         case _:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MARGIN_SECONDS = 2.0
 """How much earlier than the database the holder believes its lease to have ended: covers slow clocks and the time
-between a check and the write it allows."""
+between a check and the write it allows. At most a fifth of the lease."""
 
 STOP_SECONDS = 30.0
 """For settling what is in flight, where the job does not say how long."""
@@ -76,7 +76,7 @@ class Control:
     @property
     def expires_at(self) -> float:
         """Monotonic time at which the holder must have stopped."""
-        return self._expires_at - MARGIN_SECONDS
+        return self._expires_at - min(MARGIN_SECONDS, self._lease_seconds / 5)
 
     def attach(self, task: asyncio.Task[None]) -> None:
         """The task to cancel on abort and loss."""

@@ -1,7 +1,8 @@
 """The service with its workers' points in the hands of a test: `python -m tests.support.signalled serve`.
 
 At every point the service asks, over a unix socket that ROWFERRY_TEST_SIGNALS names, whether it may go on. `Points` is
-the test's end: points that nobody armed are let through at once.
+the test's end: points that nobody armed are let through at once. ROWFERRY_TEST_LEASE_SECONDS shortens the leases, so
+that a test need not wait ten seconds for those of a dead process to run out.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class Hold:
     point: str
     pid: int | None
     ordinal: int | None
+    job_id: str | None
     skip: int
     reached: asyncio.Event = field(default_factory=asyncio.Event)
     """Somebody is held here."""
@@ -68,7 +70,8 @@ class Hold:
         """Whether this is the one to hold; counts down `skip`."""
         if self.reached.is_set() or question["point"] != self.point:
             return False
-        if self.pid not in {None, question["pid"]} or self.ordinal not in {None, question["ordinal"]}:
+        wanted = {"pid": self.pid, "ordinal": self.ordinal, "job_id": self.job_id}
+        if any(value is not None and value != question[name] for name, value in wanted.items()):
             return False
         if self.skip:
             self.skip -= 1
@@ -86,9 +89,17 @@ class Points:
         self._holds: list[Hold] = []
         self._server: asyncio.Server | None = None
 
-    def hold(self, point: str, *, pid: int | None = None, ordinal: int | None = None, skip: int = 0) -> Hold:
-        """Hold the next one at `point` (after letting `skip` pass); only that process and split where given."""
-        hold = Hold(point, pid, ordinal, skip)
+    def hold(
+        self,
+        point: str,
+        *,
+        pid: int | None = None,
+        ordinal: int | None = None,
+        job_id: str | None = None,
+        skip: int = 0,
+    ) -> Hold:
+        """Hold the next one at `point` (after letting `skip` pass); only that process, split and job where given."""
+        hold = Hold(point, pid, ordinal, job_id, skip)
         self._holds.append(hold)
         return hold
 
@@ -126,7 +137,10 @@ def main() -> None:
     """`rowferry`, with the points connected."""
     from service.cli import main as rowferry
 
-    rowferry(signals=SocketSignals(os.environ["ROWFERRY_TEST_SIGNALS"]))
+    rowferry(
+        signals=SocketSignals(os.environ["ROWFERRY_TEST_SIGNALS"]),
+        lease_seconds=float(os.environ.get("ROWFERRY_TEST_LEASE_SECONDS", "10")),
+    )
 
 
 if __name__ == "__main__":
