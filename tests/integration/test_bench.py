@@ -13,6 +13,7 @@ import pytest
 
 from bench import watch
 from tests.support.postgres import PostgresServer
+from tests.support.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -41,8 +42,8 @@ async def test_the_longest_statement_and_transaction_of_one_database() -> None:
         # A page that is cut in the middle is cancelled: the log gives it no duration.
         with pytest.raises(TimeoutError):
             await before.execute("SELECT pg_sleep(10)", timeout=0.5)
-        found = log.longest()
-        assert 0.4 <= found.statement < 1.5
+        await until(lambda: log.longest().statement >= 0.4, 10, "the cancelled statement is in the log")
+        assert log.longest().statement < 5
         await before.close()
         await aside.close()
 
