@@ -10,7 +10,9 @@ OLD = "the old key: a sentence that is long enough"
 NEW = "the new key: a sentence that is long enough"
 
 
-@pytest.mark.parametrize("key", [Fernet.generate_key().decode(), OLD, "é" * 32])
+@pytest.mark.parametrize(
+    "key", [Fernet.generate_key().decode(), OLD, "é" * 32], ids=["fernet", "sentence", "beyond ascii"]
+)
 def test_what_was_sealed_comes_out_again_and_is_not_readable(key: str) -> None:
     sealed = SecretBox(key).seal({"/sink/security/password": "hunter2 ✓"})
     assert sealed is not None
