@@ -37,7 +37,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
 Key = tuple[str, ...]
 """A row's key: the text of each key column, as Postgres writes it. Never compared in Python."""
@@ -272,9 +272,11 @@ class Sink(Protocol):
     async def check(self) -> list[Finding]:
         """Connect, look, change nothing: reachability, existence, rights. Never raises SinkError."""
 
-    async def prepare_target(self) -> None:
+    async def prepare_target(self) -> Mapping[str, object]:
         """Before the first split of a generation: create what the definition asks to be created (a topic, a
-        folder) and refuse what is impossible (a topic that is missing, limits that do not fit)."""
+        folder) and refuse what is impossible (a topic that is missing, limits that do not fit). What it returns is
+        kept with the generation and given to every sink made for it later (`registry.Context.target`): how a target
+        that was deleted and made again is told from the one that rows went to."""
 
     def writer(self, owner: Owner) -> Writer:
         """A writer for one split under one lease."""

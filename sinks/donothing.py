@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sinks.base import Guarantee, Prepared, Promise, Receipt, Shows
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from sinks.base import Batch, Cut, Finding, Mark, Owner
 
@@ -78,8 +78,9 @@ class DonothingSink:
         """Nothing can be wrong."""
         return []
 
-    async def prepare_target(self) -> None:
+    async def prepare_target(self) -> Mapping[str, object]:
         """Nothing to make."""
+        return {}
 
     def writer(self, owner: Owner) -> DonothingWriter:
         """A counter."""

@@ -19,7 +19,7 @@ from sinks.lanes import Lane
 from sinks.manifest import close_generation
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from pathlib import Path
 
     from sinks.base import Owner, Prepared
@@ -59,9 +59,10 @@ class FileSink:
         except SinkError as error:
             return [Finding("/sink/path", "error", error.code, error.message)]
 
-    async def prepare_target(self) -> None:
+    async def prepare_target(self) -> Mapping[str, object]:
         """Make the folder, and try whether its file system has hard links. Repeatable."""
         await self._run(self._make, "making the folder")
+        return {}
 
     def writer(self, owner: Owner) -> FileWriter:
         """A writer with its own thread, which starts at `open`."""

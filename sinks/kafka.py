@@ -28,7 +28,7 @@ from sinks.kafka_staging import DEFAULT_MESSAGE_BYTES, Sizes
 from sinks.kafka_writer import PlainWriter, TransactionalWriter
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from sinks.base import Finding, Owner, Prepared, Writer
     from sinks.kafka_client import Guard
@@ -77,7 +77,7 @@ class KafkaSink:
         finally:
             await cluster.close()
 
-    async def prepare_target(self) -> None:
+    async def prepare_target(self) -> Mapping[str, object]:
         """Create the topic where the definition says so; refuse a missing topic and a time-out over the broker's."""
         cluster = Cluster(self.spec, self._names("prepare.0.0"), self.guard)
         try:
@@ -88,7 +88,8 @@ class KafkaSink:
             # A topic that this generation has written to is never made anew: its rows would be gone unsaid.
             if missing and self.spec.topic_settings.create and self.topic_id is None:
                 await create_topic(cluster, self.spec)
-            await self.look_at_topic(cluster)
+            topic = await self.look_at_topic(cluster)
+            return {"topic_id": topic.id}
         finally:
             await cluster.close()
 

@@ -5,7 +5,7 @@ A sink's module is imported when its first job is built: a process without Kafka
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import TypeAdapter
@@ -56,6 +56,8 @@ class Context:
     files: Path
     """The account's own folder, `<data folder>/files/<account>`: file jobs write below it only."""
     guard: Guard | None = None
+    target: Mapping[str, object] = field(default_factory=dict)
+    """What `Sink.prepare_target` said when the generation was planned."""
     """Awaited with host and port before a sink connects anywhere; raises SinkRefused. None: every address may be."""
 
 
@@ -115,7 +117,8 @@ def build(definition: Definition, context: Context) -> Sink:
         return DonothingSink()
     from sinks.kafka import KafkaSink  # noqa: PLC0415 - see the module's docstring
 
-    return KafkaSink(sink, guard=context.guard)
+    topic_id = context.target.get("topic_id")
+    return KafkaSink(sink, guard=context.guard, topic_id=None if topic_id is None else str(topic_id))
 
 
 def _refuse_planned(pointer: str, value: object, planned: frozenset[str], known: tuple[str, ...]) -> None:

@@ -146,7 +146,13 @@ class StoredSinks:
         self._things, self._references, self._destinations = things, references, destinations
         self._data_dir, self._learn_secret = data_dir, learn_secret
 
-    async def sink(self, account: str, spec: Mapping[str, object], secrets: Mapping[str, str]) -> Sink:
+    async def sink(
+        self,
+        account: str,
+        spec: Mapping[str, object],
+        secrets: Mapping[str, str],
+        target: Mapping[str, object] | None = None,
+    ) -> Sink:
         """See `workers.ports.Sinks`."""
         definition = copy.deepcopy(dict(spec))
         sink = _section(definition, "sink")
@@ -158,7 +164,7 @@ class StoredSinks:
             await self._add_credential(account, str(name), sink)
         try:
             parsed = registry.parse(sink, _section(definition, "format"))
-            return registry.build(parsed, self._context(account))
+            return registry.build(parsed, self._context(account, target))
         except registry.DefinitionRefused as error:
             raise Permanent(error.code, error.message) from None
         except ValidationError as error:
@@ -166,7 +172,7 @@ class StoredSinks:
             where = ".".join(map(str, first["loc"]))
             raise Permanent("definition_refused", f"sink.{where}: {first['msg']}") from None
 
-    def _context(self, account: str) -> registry.Context:
+    def _context(self, account: str, target: Mapping[str, object] | None) -> registry.Context:
         async def guard(host: str, port: int) -> None:
             try:
                 await self._destinations.check("kafka", host, port)
@@ -176,7 +182,7 @@ class StoredSinks:
                 text = f"{host} can not be resolved: {error.strerror or error}"
                 raise SinkUnavailable("sink_unreachable", text) from error
 
-        return registry.Context(files=self._data_dir / "files" / account, guard=guard)
+        return registry.Context(files=self._data_dir / "files" / account, guard=guard, target=target or {})
 
     async def _add_credential(self, account: str, name: str, sink: dict[str, Any]) -> None:
         """A credential's fields stand beside the sink's own: for Kafka in its `security`."""

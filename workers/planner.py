@@ -21,7 +21,7 @@ from workers.signals import Point
 from workers.splits import owner, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from service.domain.control import Control
     from service.domain.records import GenerationState, Key, SplitState, Step
@@ -63,9 +63,9 @@ class PlanWork:
                 await self._close(before)
                 before = await store.generation(lease, number)
             history.append(before)
-        await self._sink.prepare_target()
+        target = await self._sink.prepare_target()
         await self._retry.recovered()
-        await self._bound(_ranges([*history, generation], self._spec.mode))
+        await self._bound(_ranges([*history, generation], self._spec.mode), target)
         await self._reached(Point.PLANNED)
 
     # -- closing the generation before ---------------------------------------------------------------------------
@@ -74,7 +74,7 @@ class PlanWork:
         """Fence every split that was ever opened, and settle or drop what it had prepared (design.md, section 5)."""
         same_target = dict(old.spec).get("sink") == dict(self._step.spec).get("sink")
         fenced = True
-        sink = await self._place.sinks.sink(self._step.account, old.spec, old.secrets)
+        sink = await self._place.sinks.sink(self._step.account, old.spec, old.secrets, old.target)
         source = await self._place.sources.source(self._step.account, old.spec, name=self._place.title(self._step))
         try:
             async with asyncio.timeout(None if same_target else LONGEST_FENCING_SECONDS):
@@ -137,7 +137,7 @@ class PlanWork:
 
     # -- bounds and splits ---------------------------------------------------------------------------------------
 
-    async def _bound(self, ranges: Sequence[OpenRange]) -> None:
+    async def _bound(self, ranges: Sequence[OpenRange], target: Mapping[str, object]) -> None:
         splits: list[OpenRange] = []
         end, rows = None, 0
         for given in ranges:
@@ -150,7 +150,9 @@ class PlanWork:
         if tail:
             splits.append(OpenRange(end, None))
         await self._reached(Point.BOUNDED)
-        await self._place.store.save_plan(self._lease, splits, bound=end, tail=tail, estimated_rows=rows or None)
+        await self._place.store.save_plan(
+            self._lease, splits, bound=end, tail=tail, estimated_rows=rows or None, target=target
+        )
         log.info(LogEvent.PLANNED, splits=len(splits), bound=shown(end), estimated_rows=rows)
 
     def _show_horizon(self, horizon: Horizon | None) -> None:

@@ -38,8 +38,15 @@ class Sources(Protocol):
 class Sinks(Protocol):
     """Makes the sink of a definition."""
 
-    async def sink(self, account: str, spec: Mapping[str, object], secrets: Mapping[str, str]) -> Sink:
-        """A sink for the stored definition, secrets and stored credential put in."""
+    async def sink(
+        self,
+        account: str,
+        spec: Mapping[str, object],
+        secrets: Mapping[str, str],
+        target: Mapping[str, object] | None = None,
+    ) -> Sink:
+        """A sink for the stored definition, secrets and stored credential put in; `target` is what the sink said of
+        its target when the generation was planned."""
 
 
 @dataclass(frozen=True, slots=True)

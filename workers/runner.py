@@ -28,7 +28,6 @@ from service.domain.errors import (
     LeaseLost,
     RowferryError,
     Stopped,
-    Transient,
     cause_chain,
 )
 from service.domain.records import Condition, StepKind
@@ -158,7 +157,7 @@ class Runner:
                 await write
         except LeaseLost:
             log.info(LogEvent.LEASE_LOST)
-        except (TimeoutError, Transient) as error:
+        except (TimeoutError, RowferryError) as error:
             log.warning(LogEvent.OUTCOME_NOT_STORED, cause=str(error))
 
 
@@ -186,7 +185,7 @@ class _Work:
 
     async def _with_sink(self) -> None:
         step, control, place = self._step, self._control, self._place
-        sink = await place.sinks.sink(step.account, step.spec, step.secrets)
+        sink = await place.sinks.sink(step.account, step.spec, step.secrets, step.target)
         try:
             match step.lease.kind:
                 case StepKind.FINISH:

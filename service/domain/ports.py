@@ -93,10 +93,17 @@ class StepStore(Protocol):
         """Mark a predecessor closed; not fenced: event `old_generation_not_fenced`."""
 
     async def save_plan(
-        self, lease: Lease, splits: Sequence[OpenRange], *, bound: Key | None, tail: bool, estimated_rows: int | None
+        self,
+        lease: Lease,
+        splits: Sequence[OpenRange],
+        *,
+        bound: Key | None,
+        tail: bool,
+        estimated_rows: int | None,
+        target: Mapping[str, object] | None = None,
     ) -> None:
         """The plan step is done: splits and their steps exist (`tail`: the last one waits until the others are done);
-        without any split the finish step is ready."""
+        without any split the finish step is ready. `target` is kept for the sinks of later steps."""
 
     async def split(self, lease: Lease) -> SplitState:
         """Where the leased split stands."""

@@ -59,6 +59,8 @@ class Step:
     secrets: Mapping[str, str] = field(repr=False)
     """JSON pointer into `spec` -> value, decrypted."""
     lease_seconds: float
+    target: Mapping[str, object] = field(default_factory=dict)
+    """What the sink said of its target when the generation was planned; empty before."""
     may_resume: bool = False
     """The job has run before in this generation."""
 
@@ -163,6 +165,7 @@ class GenerationState:
     spec: Mapping[str, object]
     secrets: Mapping[str, str] = field(repr=False)
     splits: Sequence[SplitState] = ()
+    target: Mapping[str, object] = field(default_factory=dict)
     epochs: Mapping[int, int] = field(default_factory=dict)
     """The highest epoch of each split."""
 

@@ -94,6 +94,7 @@ class Leases(Held):
             spec=work["spec"],
             secrets=self._box.open(work["secrets"]),
             lease_seconds=lease_seconds,
+            target=work["target"],
             may_resume=work["earlier_run"] or lease.epoch > 1,
         )
 

@@ -16,7 +16,7 @@ from service.store.sql import load
 from service.store.transitions import end_if_idle, record_event
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from service.domain.records import ChunkRecord, Key, Lease, Settlement
@@ -55,6 +55,7 @@ class Plans(Held):
             spec=row["spec"],
             secrets=self._box.open(row["secrets"]),
             splits=[split_state(split, prepared) for split in splits],
+            target=row["target"],
             epochs={epoch["ordinal"]: epoch["epoch"] for epoch in epochs},
         )
 
@@ -96,7 +97,14 @@ class Plans(Held):
                 await record_event(connection, job, "old_generation_not_fenced", by_holder(lease), details=details)
 
     async def save_plan(
-        self, lease: Lease, splits: Sequence[OpenRange], *, bound: Key | None, tail: bool, estimated_rows: int | None
+        self,
+        lease: Lease,
+        splits: Sequence[OpenRange],
+        *,
+        bound: Key | None,
+        tail: bool,
+        estimated_rows: int | None,
+        target: Mapping[str, object] | None = None,
     ) -> None:
         """As `StepStore.save_plan`; ordinals are places in `splits`."""
         async with self._held(lease, StepKind.PLAN) as (connection, job):
@@ -105,7 +113,7 @@ class Plans(Held):
             await connection.execute(SQL["insert_splits"], *generation, ranges, tail)
             await connection.execute(SQL["insert_split_steps"], *generation)
             await connection.execute(SQL["insert_finish_step"], *generation, len(splits))
-            await connection.execute(SQL["planned"], *generation, key_in(bound), estimated_rows)
+            await connection.execute(SQL["planned"], *generation, key_in(bound), estimated_rows, dict(target or {}))
             await connection.execute(SQL["plan_of_run"], lease.run_id, len(splits), estimated_rows)
             await show_last_id(connection, *generation, lease.run_id)
             await connection.execute(LEASES["note_progress"], lease.job_id)

@@ -108,6 +108,7 @@ CREATE TABLE rowferry.generations (
     secrets bytea,
     bound jsonb,
     estimated_rows bigint,
+    target jsonb NOT NULL DEFAULT '{}', -- what the sink knew of its target when this generation was planned
     created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     planned_at timestamptz,
     finished_at timestamptz, -- its finish step is settled

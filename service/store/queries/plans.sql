@@ -1,6 +1,6 @@
 -- name: generation
 SELECT number, begins, ranges, bound, planned_at IS NOT NULL AS planned,
-    closed_at IS NOT NULL OR finished_at IS NOT NULL AS closed, spec, secrets
+    closed_at IS NOT NULL OR finished_at IS NOT NULL AS closed, spec, secrets, target
 FROM generations WHERE job_id = $1 AND number = $2;
 
 -- name: epochs
@@ -37,7 +37,7 @@ INSERT INTO steps (job_id, generation, kind, state)
 SELECT $1, $2, 'finish', CASE WHEN $3 = 0 THEN 'ready' ELSE 'waiting' END;
 
 -- name: planned
-UPDATE generations SET planned_at = clock_timestamp(), bound = $3, estimated_rows = $4
+UPDATE generations SET planned_at = clock_timestamp(), bound = $3, estimated_rows = $4, target = $5
 WHERE job_id = $1 AND number = $2;
 
 -- name: plan_of_run
