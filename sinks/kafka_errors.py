@@ -180,9 +180,11 @@ def _tls_refusal(doing: str, error: ssl.SSLError) -> SinkRefused:
             f"{doing}: the broker's certificate is not trusted: {error.verify_message}. "
             "Put its authority into security.ca and use a host name that it certifies.",
         )
+    # The reason is there only when OpenSSL gave one.
+    reason = getattr(error, "reason", None) or "handshake failed"
     return SinkRefused(
         "tls_failed",
-        f"{doing}: no TLS with the broker ({error.reason or 'handshake failed'}). Check that "
+        f"{doing}: no TLS with the broker ({reason}). Check that "
         "security.protocol is the listener's and that it accepts security.certificate.",
     )
 

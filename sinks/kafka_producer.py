@@ -86,6 +86,7 @@ class Producer:
         """Take a batch that is not finished yet; returns when it fits into IN_FLIGHT_BYTES."""
         await self._until(lambda: self._pending_bytes == 0 or self._pending_bytes + batch.raw_bytes <= IN_FLIGHT_BYTES)
         self._pending_bytes += batch.raw_bytes
+        self.in_transaction = self._transactional_id is not None
         batch.finish()
         lane = self._lanes.setdefault(partition, Lane(self._sending, partition))
         lane.queue.append(batch)

@@ -82,8 +82,7 @@ class PlainWriter:
         async with self._step("completing the chunk", None):
             producer, stage, topic = self._opened()
             staged = await stage.flush()
-            # A topic deleted and made again takes the rest of a chunk without a word: the start of it is lost.
-            await self._sink.look_at_topic(self._cluster, sizes=False)
+            await self._same_topic()
             offsets = {str(number): list(span) for number, span in sorted(producer.offsets.items())}
             return Prepared(
                 sequence=cut.sequence,
@@ -120,6 +119,21 @@ class PlainWriter:
 
     def _make_producer(self, topic: Topic) -> Producer:
         return Producer(self._cluster, topic, patience=self.patience)
+
+    async def _same_topic(self) -> None:
+        """A topic deleted and made again takes the rest of a chunk without a word: the start of it is lost."""
+        loop, pause = asyncio.get_running_loop(), _FIRST_PAUSE
+        deadline = loop.time() + self.patience
+        while True:
+            try:
+                await self._sink.look_at_topic(self._cluster, sizes=False)
+            except SinkUnavailable:
+                if loop.time() > deadline:
+                    raise
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _LONGEST_PAUSE)
+            else:
+                return
 
     def _opened(self) -> tuple[Producer, Stage, Topic]:
         if self._producer is None or self._stage is None or self._topic is None:
