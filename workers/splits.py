@@ -11,7 +11,8 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from service.domain.errors import RowsRejected, Stopped
+from service.domain.control import Ending
+from service.domain.errors import Aborted, RowsRejected, Stopped
 from service.domain.records import Condition
 from service.domain.spec import JobSpec
 from sinks.base import Cut, Owner, RowRejected
@@ -173,6 +174,8 @@ class SplitWork:
         self._begin_chunk(chunk.last_key)
         self._retry.progressed()
         self._control.apply(directive)
+        if self._control.ending is Ending.ABORT:
+            raise Aborted
 
     # -- beside the rows ----------------------------------------------------------------------------------------
 
