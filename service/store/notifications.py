@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 import structlog
 
+from config.names import LogEvent
 from service.domain.errors import RowferryError
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ class Notifications:
             try:
                 await self._listen()
             except (RowferryError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-                _log.warning("notifications_lost", error=str(error), again_in_seconds=round(pause, 1))
+                _log.warning(LogEvent.NOTIFICATIONS_LOST, error=str(error), again_in_seconds=round(pause, 1))
             if self.listening.is_set():
                 self.listening.clear()
                 pause = _FIRST_PAUSE_SECONDS

@@ -1,0 +1,1 @@
+"""The documentation. `make` makes its generated pages."""
