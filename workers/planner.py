@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from service.domain.control import Control
-    from service.domain.records import GenerationState, Key, SplitState, Step
+    from service.domain.records import GenerationState, Key, Lease, SplitState, Step
     from sinks.base import Sink
     from workers.ports import Workplace
     from workers.sources.base import Horizon, Source
@@ -56,22 +56,26 @@ class PlanWork:
         generation = await store.generation(lease, lease.generation)
         if generation.planned:
             return
-        history: list[GenerationState] = []
-        for number in range(1, lease.generation):
-            before = await store.generation(lease, number)
-            if not before.closed:
-                await self._close(before)
-                before = await store.generation(lease, number)
-            history.append(before)
+        history = [before if before.closed else await self._close(before) for before in await self._predecessors(lease)]
         target = await self._sink.prepare_target()
         await self._retry.recovered()
         await self._bound(_ranges([*history, generation], self._spec.mode), target)
         await self._reached(Point.PLANNED)
 
+    async def _predecessors(self, lease: Lease) -> Sequence[GenerationState]:
+        """Back to the last one that was planned, oldest first: that one has closed all before it."""
+        found: list[GenerationState] = []
+        for number in range(lease.generation - 1, 0, -1):
+            found.append(await self._place.store.generation(lease, number))
+            if found[-1].planned:
+                break
+        return found[::-1]
+
     # -- closing the generation before ---------------------------------------------------------------------------
 
-    async def _close(self, old: GenerationState) -> None:
-        """Fence every split that was ever opened, and settle or drop what it had prepared (design.md, section 5)."""
+    async def _close(self, old: GenerationState) -> GenerationState:
+        """Fence every split that was ever opened, and settle or drop what it had prepared (design.md, section 5).
+        Answers the generation as it is then."""
         same_target = dict(old.spec).get("sink") == dict(self._step.spec).get("sink")
         fenced = True
         sink = await self._place.sinks.sink(self._step.account, old.spec, old.secrets, old.target)
@@ -91,6 +95,7 @@ class PlanWork:
             await source.close()
         await self._place.store.close_generation(self._lease, old.number, fenced=fenced)
         await self._reached(Point.CLOSED)
+        return await self._place.store.generation(self._lease, old.number)
 
     async def _fence(self, sink: Sink, source: Source, old: GenerationState, split: SplitState) -> None:
         store, lease = self._place.store, self._lease
@@ -112,7 +117,8 @@ class PlanWork:
             )
             match decision.action:
                 case Action.SETTLE if decision.chunk is not None:
-                    await store.settle_closed(lease, old.number, split.ordinal, settlement(decision.chunk))
+                    receipt = sink.receipt(to_prepared(decision.chunk))
+                    await store.settle_closed(lease, old.number, split.ordinal, settlement(decision.chunk, receipt))
                 case Action.DROP | Action.SEND_AGAIN:
                     await store.drop_closed(lease, old.number, split.ordinal)
                 case Action.REPEAT if decision.chunk is not None:

@@ -132,8 +132,20 @@ class Pool:
     async def transaction(self) -> AsyncIterator[Connection]:
         """One READ COMMITTED transaction; rolled back by any exception. A `store_unreachable` that comes out of
         the end of it leaves open whether it was committed."""
-        async with self.connection() as connection, connection.transaction():
-            yield connection
+        cancelled = False
+        try:
+            async with self.connection() as connection, connection.transaction():
+                try:
+                    yield connection
+                except asyncio.CancelledError:
+                    # Rolling back in good order would wait for a server that may be frozen: cut, the server rolls back.
+                    cancelled = True
+                    connection.terminate()
+                    raise
+        except RowferryError:
+            if cancelled:
+                raise asyncio.CancelledError from None
+            raise
 
     async def close(self, timeout_seconds: float = 5.0) -> None:
         """Wait for connections in use, then cut them."""
