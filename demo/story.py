@@ -27,7 +27,7 @@ TO_KAFKA, TO_FILES = "flights-to-kafka", "flights-to-files"
 _SHORT = {TO_KAFKA: "kafka", TO_FILES: "files"}
 TOPIC, PATH = "flights", "flights"
 _STOP_AT, _KILL_AT = 0.25, 0.55
-_POLL_SECONDS = 0.1
+_POLL_SECONDS = 0.2
 _PATIENCE_SECONDS = 90.0
 
 
@@ -74,7 +74,9 @@ def definitions(bootstrap: str) -> tuple[Json, Json]:
 async def play(stage: Stage, screen: Screen) -> Measured:
     """The whole story; RuntimeError with the job's own cause chain when something does not happen."""
     assert stage.kafka is not None
-    measured = Measured()
+    assert stage.service is not None
+    # The start of a Python program costs as much as 100,000 rows: only the work since it was ready counts.
+    measured = Measured(cpu=-stage.service.cpu_seconds())
     async with stage.client() as api:
         screen.step("Two jobs")
         await _create(stage, screen, api)
@@ -126,11 +128,13 @@ async def _kill_in_the_middle(stage: Stage, screen: Screen, api: Client, measure
     for name in both:
         await api.start(name)
     before = await _watch(api, screen, both, lambda jobs: _share(jobs[TO_KAFKA]) >= _KILL_AT)
-    measured.cpu, measured.peak_rss = service.cpu_seconds(), service.peak_rss_bytes()
+    measured.cpu += service.cpu_seconds()
+    measured.peak_rss = service.peak_rss_bytes()
     killed = time.monotonic()
     service.kill()
     await service.start()
     measured.down = time.monotonic() - killed
+    measured.cpu -= service.cpu_seconds()
     screen.say(f"kill -9; ready again after {measured.down:.1f} s; the leases of the dead run out within 10 s")
     sent = _rows(before)
     await _watch(api, screen, both, lambda jobs: _rows(jobs) > sent)
