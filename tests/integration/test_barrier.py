@@ -142,7 +142,7 @@ async def test_a_sequence_set_back_is_told(orders, change: str) -> None:
     dsn, one, _ = orders
     await one.execute(change)
     async with source(dsn, "orders", mode="incremental") as made:
-        with pytest.raises(Permanent, match="checkpoint") as caught:
+        with pytest.raises(Permanent, match="below the position") as caught:
             await made.plan(("3",), 1, waiting=unheard)
         assert caught.value.code == "key_went_back"
         with pytest.raises(Permanent) as caught:

@@ -15,8 +15,10 @@ FROM pg_attribute a
 JOIN pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p')
 LEFT JOIN pg_attrdef ad ON ad.adrelid = a.attrelid AND ad.adnum = a.attnum
 LEFT JOIN LATERAL (
+    -- a default also depends on its own table
     SELECT d.refobjid AS oid
     FROM pg_depend d
+    JOIN pg_class sequence ON sequence.oid = d.refobjid AND sequence.relkind = 'S'
     WHERE d.classid = 'pg_attrdef'::regclass AND d.objid = ad.oid AND d.refclassid = 'pg_class'::regclass
   UNION
     SELECT d.objid
