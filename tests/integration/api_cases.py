@@ -113,7 +113,7 @@ class ApiCase:
         if data is not None:
             sent.setdefault("Content-Type", "application/json")
         async with self.client.request(method, path, data=data, headers=sent) as answer:
-            return Reply(answer.status, dict(answer.headers), await answer.read())
+            return Reply(answer.status, answer.headers.copy(), await answer.read())
 
     async def ok(self, method: str, path: str, body: Any = None, status: int = 200, **more: Any) -> Any:
         """One request that must have this status; its body."""
@@ -148,6 +148,14 @@ class ApiCase:
         made = await self.ok("POST", "/v1/tokens", {"name": f"{role}-token", "role": role, "account": account}, 201)
         text: str = made["token"]
         return text
+
+    async def control(self, statement: str) -> list[Any]:
+        """Look into the control database."""
+        connection = await asyncpg.connect(self.control_dsn)
+        try:
+            return list(await connection.fetch(statement))
+        finally:
+            await connection.close()
 
     async def until_state(self, job: str, *states: str) -> Any:
         """Wait until the job is in one of `states`."""

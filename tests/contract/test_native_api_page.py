@@ -1,0 +1,167 @@
+"""docs/native-api.md and the code say the same, both ways, but for the one list of what is not available yet."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, get_args
+
+import pytest
+from openapi_spec_validator import validate
+
+from config import settings
+from service.api import answers, health, not_available, openapi, queries
+from service.api.app import TABLE
+from service.api.auth import ACCOUNT_HEADER
+from service.api.models import DatasourceDefinition, JobDefinition
+from service.api.problems import FieldError, Problem
+from service.domain.spec import Mode, Options
+from service.domain.states import State
+from sinks.specs import DonothingSinkSpec, FileSinkSpec, FormatSpec, KafkaSecurity, KafkaSinkSpec
+from tests.contract import native_api_page as page
+
+
+def names(model: Any) -> set[str]:
+    return {field.alias or name for name, field in model.model_fields.items()}
+
+
+def test_every_request_of_the_page_is_a_route_with_its_role_and_the_other_way_round() -> None:
+    absent = {(method, path): role for method, path, role in not_available.ROUTES}
+    existing = {(route.method, route.path): route.role.word for route in TABLE}
+    assert not absent.keys() & existing.keys(), "it exists: take it off the list"
+    assert page.routes() == {**existing, **absent}
+
+
+def test_every_setting_of_the_page_exists_and_the_other_way_round() -> None:
+    existing = set(settings.names())
+    assert not existing & not_available.SETTINGS
+    assert page.settings() == existing | not_available.SETTINGS
+
+
+def test_the_fields_of_a_job_as_given() -> None:
+    given = page.example("A job as given")
+    assert given.keys() == names(JobDefinition) | {pointer[1:] for pointer in not_available.FIELDS}
+    assert given["source"].keys() | {"query"} == names(JobDefinition.model_fields["source"].annotation)
+    assert given["source"]["time"].keys() == {"column", "from", "to"}
+    text = page.section("A job as given").split("further options:", 1)[1].split("A schedule needs", 1)[0]
+    options = {name for name in page.code(text) if re.fullmatch(r"[a-z_]+", name)}
+    assert given["options"].keys() | options == names(Options) | not_available.OPTIONS
+    assert not names(Options) & not_available.OPTIONS, "it exists: take it off the list"
+    for part in ("chunk", "rate", "dead_letters", "retry"):
+        assert given["options"][part].keys() == names(Options.model_fields[part].annotation), part
+
+
+def test_a_job_as_given_on_the_page_is_taken_but_for_what_is_not_available() -> None:
+    given = page.example("A job as given")
+    with pytest.raises(Problem) as refused:
+        not_available.refuse(given)
+    assert [entry.pointer for entry in refused.value.errors] == ["/schedule"]
+    del given["schedule"]
+    not_available.refuse(given)
+    definition = JobDefinition.model_validate(given)
+    assert isinstance(definition.sink, KafkaSinkSpec)
+
+
+def test_the_sinks_of_the_page() -> None:
+    text = page.section("A job as given").split("Sinks: ", 1)[1].split("**User SQL**", 1)[0]
+    kinds = dict(re.findall(r"`([a-z0-9]+)`\s\(((?:[^()]|\{[^}]*\})*)\)", text.split("For Kafka", 1)[0]))
+    kinds |= {"donothing": ""}
+    assert "`donothing`" in text
+    assert kinds.keys() == set(health.sink_kinds()) | not_available.SINKS
+    assert not set(health.sink_kinds()) & not_available.SINKS, "it exists: take it off the list"
+    security = re.search(r"`security \{([^}]*)\}`", kinds["kafka"])
+    assert security is not None
+    assert {one.strip() for one in security[1].split(",")} == names(KafkaSecurity)
+    kafka = {name for name in page.code(kinds["kafka"]) if name.isidentifier()} | {"kind", "security", "credential"}
+    kafka |= set(page.code(text.split("Kafka also takes", 1)[1].split(";", 1)[0]))
+    assert kafka == names(KafkaSinkSpec)
+    assert set(page.code(kinds["file"])) | {"kind"} == names(FileSinkSpec)
+    assert names(DonothingSinkSpec) == {"kind"}
+
+
+def test_modes_and_formats_of_the_page() -> None:
+    modes = {page.code(row[0])[0] for row in page.table(page.section("A job as given"))}
+    assert modes == set(get_args(Mode))
+    formats = set(get_args(FormatSpec.model_fields["kind"].annotation))
+    assert not formats & not_available.FORMATS, "it exists: take it off the list"
+    states = page.section("A job as answered").split("States: `", 1)[1].split("`", 1)[0]
+    assert set(states.split()) == set(State)
+
+
+def test_the_fields_of_a_job_as_answered() -> None:
+    shown = page.example("A job as answered")
+    assert shown.keys() == names(answers.JobAnswer)
+    assert shown["totals"].keys() == names(answers.TotalsAnswer)
+    assert shown["position"]["splits"][0].keys() == names(answers.SplitAnswer)
+    text = page.section("A job as answered")
+    added = names(answers.RunAnswer) - shown["run"].keys()
+    assert not shown["run"].keys() - names(answers.RunAnswer)
+    assert all(f"`{name}`" in text for name in added), added
+
+
+@pytest.mark.parametrize(
+    ("request_", "model", "key"),
+    [
+        ("GET /v1/jobs/{job}/log", answers.LogLineAnswer, "lines"),
+        ("GET /v1/jobs/{job}/outputs", answers.OutputAnswer, "outputs"),
+        ("POST /v1/jobs:validate", answers.FindingAnswer, "findings"),
+        ("POST /v1/jobs:preview", answers.PreviewRowAnswer, "rows"),
+    ],
+)
+def test_the_fields_of_lists_as_answered(request_: str, model: Any, key: str) -> None:
+    block = re.search(rf'"{key}": \[\{{([^}}]*)\}}\]', page.answer_of(request_))
+    assert block is not None
+    assert set(re.findall(r'"([a-z_]+)"', block[1])) == names(model)
+
+
+@pytest.mark.parametrize(
+    ("request_", "model", "known"),
+    [
+        ("GET /v1/jobs`", queries.JobsQuery, set()),
+        ("GET /v1/jobs/{job}/runs", queries.RunsQuery, set()),
+        # Paging stands in a paragraph of its own there.
+        ("GET /v1/jobs/{job}/log", queries.LogQuery, {"limit", "after"}),
+    ],
+)
+def test_the_parameters_of_lists(request_: str, model: Any, known: set[str]) -> None:
+    spans = [span.partition("=")[0] for span in page.code(page.answer_of(request_))]
+    listed = {span for span in spans if re.fullmatch(r"[a-z_]+", span)}
+    assert listed | known == names(model)
+
+
+def test_the_fields_of_a_datasource() -> None:
+    shown = page.answer_of("GET/PUT/DELETE /v1/datasources/{name}")
+    fields = set(re.findall(r'"([a-z_]+)"', shown)) - {"mode", "ca"}
+    assert fields == names(DatasourceDefinition)
+    assert names(answers.DatasourceAnswer) - fields == {"created_at", "updated_at"}
+
+
+def test_the_members_of_a_problem() -> None:
+    text = page.TEXT.split("**Errors.**", 1)[1].split("400 malformed", 1)[0]
+    listed = {word for word in page.code(text) if re.fullmatch(r"[a-z_]+", word)}
+    body = Problem(422, "x", "y", errors=[FieldError("/a", "b", "c")]).body(instance="/", request_id="1")
+    assert body.keys() == listed | {"errors"}
+    assert set(re.findall(r'"([a-z]+)"', text)) == {"pointer", "message", "hint"} <= body["errors"][0].keys()
+
+
+def test_names_of_headers() -> None:
+    assert f"`{ACCOUNT_HEADER}`" in page.TEXT
+
+
+def test_the_openapi_document_is_valid_and_holds_nothing_that_is_not_available() -> None:
+    document = openapi.document(TABLE, "1")
+    validate(document)
+    described = {(method.upper(), path) for path, item in document["paths"].items() for method in item}
+    assert described == {(route.method, route.path) for route in TABLE}
+    text = str(document)
+    for word in (*not_available.SINKS, *not_available.FORMATS, *not_available.OPTIONS, "schedule"):
+        assert f"'{word}'" not in text, word
+    limits = document["components"]["schemas"]["DeadLetterOptions"]["properties"]
+    assert not_available.DEAD_LETTERS & limits.keys() == {"max_rows"}
+    assert limits["max_rows"]["maximum"] == 0
+
+
+def test_every_operation_says_its_role_and_has_an_id_of_its_own() -> None:
+    document = openapi.document(TABLE, "1")
+    operations = [operation for item in document["paths"].values() for operation in item.values()]
+    assert len({operation["operationId"] for operation in operations}) == len(operations)
+    assert all(operation["x-rowferry-role"] in {"public", "viewer", "operator", "admin"} for operation in operations)
