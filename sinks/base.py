@@ -281,6 +281,9 @@ class Sink(Protocol):
     def writer(self, owner: Owner) -> Writer:
         """A writer for one split under one lease."""
 
+    def receipt(self, prepared: Prepared) -> Receipt:
+        """The receipt of a chunk that another owner made visible and did not live to settle, from its record alone."""
+
     async def finish(self, owner: Owner, chunks: AsyncIterator[Prepared]) -> None:
         """The finish step: compare what is in the target with the settled chunks of the generation (size and
         checksum) and write what closes it. Repeatable. Raises PositionConflict when something is gone or differs."""

@@ -86,6 +86,10 @@ class DonothingSink:
         """A counter."""
         return DonothingWriter(owner)
 
+    def receipt(self, prepared: Prepared) -> Receipt:
+        """There is nothing to see."""
+        return Receipt(target=prepared.target)
+
     async def finish(self, owner: Owner, chunks: AsyncIterator[Prepared]) -> None:
         """Nothing to compare."""
 

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from sinks import folders, naming
-from sinks.base import Finding, Guarantee, Promise, Shows, SinkError, SinkRefused
+from sinks.base import Finding, Guarantee, Promise, Receipt, Shows, SinkError, SinkRefused
 from sinks.file_writer import FileWriter
 from sinks.lanes import Lane
 from sinks.manifest import close_generation
@@ -67,6 +67,10 @@ class FileSink:
     def writer(self, owner: Owner) -> FileWriter:
         """A writer with its own thread, which starts at `open`."""
         return FileWriter(self._root, self._path, self._form, owner, self._patience)
+
+    def receipt(self, prepared: Prepared) -> Receipt:
+        """The name says it all."""
+        return Receipt(target=prepared.target)
 
     async def finish(self, owner: Owner, chunks: AsyncIterator[Prepared]) -> None:
         """Compare every file with its chunk, then write `_manifest-<job>-g<generation>.json` beside them and remove

@@ -25,12 +25,12 @@ from sinks.kafka_client import Cluster, Topic
 from sinks.kafka_errors import Names, topic_missing, topic_recreated
 from sinks.kafka_producer import Producer
 from sinks.kafka_staging import DEFAULT_MESSAGE_BYTES, Sizes
-from sinks.kafka_writer import PlainWriter, TransactionalWriter
+from sinks.kafka_writer import PlainWriter, TransactionalWriter, receipt
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
-    from sinks.base import Finding, Owner, Prepared, Writer
+    from sinks.base import Finding, Owner, Prepared, Receipt, Writer
     from sinks.kafka_client import Guard
     from sinks.specs import KafkaSinkSpec
 
@@ -99,6 +99,10 @@ class KafkaSink:
         if self.spec.delivery == "exactly_once":
             return TransactionalWriter(self, owner, names)
         return PlainWriter(self, owner, names)
+
+    def receipt(self, prepared: Prepared) -> Receipt:
+        """With the offsets, where the chunk went into one partition."""
+        return receipt(prepared)
 
     async def finish(self, owner: Owner, chunks: AsyncIterator[Prepared]) -> None:
         """Every chunk went into the topic that is there now; `topic_recreated` otherwise."""

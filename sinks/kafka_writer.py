@@ -100,7 +100,7 @@ class PlainWriter:
     async def make_visible(self, prepared: Prepared) -> Receipt:
         """The rows are visible already."""
         self._opened()[0].offsets = {}
-        return _receipt(prepared)
+        return receipt(prepared)
 
     async def discard(self) -> None:
         """Send no more. What was acknowledged can not be taken back."""
@@ -194,7 +194,7 @@ class TransactionalWriter(PlainWriter):
         """Position and rows in one commit. Whatever is raised: unknown whether it happened."""
         async with self._step("committing the chunk", COMMIT_SECONDS):
             await self._commit(prepared.sequence, prepared.attempt)
-        return _receipt(prepared)
+        return receipt(prepared)
 
     async def discard(self) -> None:
         """Abort the transaction, unless its commit was sent: nothing is sent against that."""
@@ -279,7 +279,8 @@ def _mark(offset: int, metadata: str, names: Names) -> Mark:
         ) from None
 
 
-def _receipt(prepared: Prepared) -> Receipt:
+def receipt(prepared: Prepared) -> Receipt:
+    """What a visible chunk looks like from outside: its offsets, where it went into one partition."""
     offsets = prepared.details.get("offsets")
     if isinstance(offsets, dict) and len(offsets) == 1:
         ((partition, (first, last)),) = offsets.items()

@@ -132,7 +132,8 @@ class Delivery:
         store, lease = self._place.store, self._lease
         match action:
             case Action.SETTLE if chunk is not None:
-                self._control.apply(await store.settle(lease, settlement(chunk)))
+                receipt = self._sink.receipt(to_prepared(chunk))
+                self._control.apply(await store.settle(lease, settlement(chunk, receipt)))
                 settled(self._sink.kind, chunk.rows, chunk.bytes)
             case Action.DROP:
                 await store.drop_prepared(lease)
