@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import ssl
+from collections import defaultdict
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Protocol
@@ -139,7 +140,7 @@ class Cluster:
         self._brokers: dict[int, tuple[str, int]] = {}
         self._connections: dict[tuple[int, Purpose], Connection] = {}
         self._coordinators: dict[tuple[CoordinatorKind, str], int] = {}
-        self._connecting = asyncio.Lock()
+        self._connecting: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._closed = False
 
     async def bootstrap(self) -> None:
@@ -167,7 +168,7 @@ class Cluster:
         held = self._connections.get((node, purpose))
         if held is not None and held.connected():
             return held
-        async with self._connecting:
+        async with self._connecting[node]:
             held = self._connections.get((node, purpose))
             if held is None or not held.connected():
                 held = await self._connect(node)

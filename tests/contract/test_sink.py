@@ -297,7 +297,8 @@ async def test_the_promise_is_a_guarantee_and_a_sentence(sink: Sink):
 
 
 async def test_the_target_is_prepared_finished_and_cleaned_up_as_often_as_asked(case: SinkCase, sink: Sink):
-    await sink.prepare_target()
+    first, second = await sink.prepare_target(), await sink.prepare_target()
+    assert json.loads(json.dumps(dict(first))) == second
     writer = await opened(sink, OWNER)
     chunks = []
     for sequence in (1, 2):

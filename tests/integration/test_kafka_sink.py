@@ -12,6 +12,7 @@ from confluent_kafka import Producer as OtherProducer
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from sinks.base import Batch, Guarantee, PositionConflict, Restage, RowRejected, Shows, SinkRefused
+from sinks.kafka_lanes import Lane
 from tests.support.kafka_rows import OWNER, cut, deliver, kafka_sink, prepared, values
 from tests.support.proxy import FaultProxy
 from tests.support.topics import read_topic, topic_ends
@@ -75,6 +76,37 @@ async def test_rows_without_a_key_go_round_the_partitions_in_whole_batches(kafka
     for partition in range(4):
         numbers = [order[record.value] for record in records if record.partition == partition]
         assert numbers == sorted(numbers)
+
+
+async def test_many_small_stages_over_many_lanes_leave_no_batch_behind(kafka_server: KafkaServer):
+    topic = kafka_server.create_topic(partitions=6)
+    sink = kafka_sink(kafka_server.bootstrap, topic, key=["id"])
+    sink.sizes.batch_bytes = 1024
+    writer = sink.writer(OWNER)
+    await writer.open()
+    rows = [b"%d" % number for number in range(6000)]
+    for start in range(0, 6000, 60):
+        part = rows[start : start + 60]
+        await writer.stage(Batch(part, list(part)))
+        if start % 1200 == 0:
+            await asyncio.sleep(0)
+    await writer.make_visible(await writer.prepare(cut(1, len(rows))))
+    await writer.close()
+    assert sorted(int(record.value) for record in read_topic(kafka_server.bootstrap, topic)) == list(range(6000))
+
+
+async def test_sequence_numbers_begin_again_after_the_largest(kafka_server: KafkaServer, topic: str):
+    sink = kafka_sink(kafka_server.bootstrap, topic)
+    sink.sizes.batch_bytes = 1024
+    writer = sink.writer(OWNER)
+    await writer.open()
+    producer = writer._producer
+    producer._lanes[0] = Lane(producer._sending, 0, sequence=2**31 - 5)
+    rows = values(1, 200, size=100)
+    await deliver(writer, 1, rows)
+    assert producer._lanes[0].sequence == 195
+    await writer.close()
+    assert [record.value for record in read_topic(kafka_server.bootstrap, topic)] == rows
 
 
 async def test_null_keys_among_keys(kafka_server: KafkaServer):
