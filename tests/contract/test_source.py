@@ -22,7 +22,7 @@ class Case:
     setup: str
     spec: dict[str, Any]
     order: str
-    """The oracle: keys in order, asked of Postgres. Qualified, or the texts would be sorted instead of the keys."""
+    """The oracle: keys in order, asked of Postgres. Qualified, or it would sort the texts instead of the keys."""
     splits: int = 4
     """At least so many of 4 asked for."""
     invalid: tuple[str, ...] = ("x",)
@@ -57,8 +57,9 @@ CASES = {
     "composite": Case(
         "CREATE TABLE t (a text, b timestamptz, c char(4), v int, UNIQUE (a, b, c));"
         " ALTER TABLE t ALTER a SET NOT NULL, ALTER b SET NOT NULL, ALTER c SET NOT NULL;"
-        f" INSERT INTO t SELECT 'a' || i % 3, '2026-01-01 00:00+00'::timestamptz + i % 700 * '1.5 s'::interval, i % 71, i"
-        f" FROM {SERIES} ON CONFLICT DO NOTHING; INSERT INTO t SELECT 'z', now(), i, i FROM generate_series(1, 9) i",
+        " INSERT INTO t SELECT 'a' || i % 3, '2026-01-01 00:00+00'::timestamptz + i % 700 * '1.5 s'::interval,"
+        f" i % 71, i FROM {SERIES} ON CONFLICT DO NOTHING;"
+        " INSERT INTO t SELECT 'z', now(), i, i FROM generate_series(1, 9) i",
         {"table": "t", "key": ["a", "b", "c"]},
         "SELECT a::text, b::text, c::text FROM t ORDER BY t.a, t.b, t.c",
         invalid=("a", "yesterday-ish", "b"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -10,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 import asyncpg
 
 from service.domain.datasource import Datasource
+from service.domain.errors import RowferryError
 from service.domain.spec import Options, SourceSpec
 from workers.sources.budget import ConnectionBudget
 from workers.sources.postgres import PostgresSource
@@ -83,14 +83,18 @@ async def read_all(made: PostgresSource, after: Key | None = None, upper: Key | 
 
 async def read_keys(made: PostgresSource, after: Key | None = None, upper: Key | None = None) -> list[Key]:
     """The keys of a range, in order."""
-    return [
-        page.key(index) async for page in pages(made.reader(), after, upper) for index in range(len(page.values))
-    ]
+    return [page.key(index) async for page in pages(made.reader(), after, upper) for index in range(len(page.values))]
 
 
-async def read_column(made: PostgresSource, column: str) -> list[Any]:
-    """One column of all rows."""
-    return [json.loads(value)[column] for value in await read_all(made)]
+async def read_until_refused(made: PostgresSource) -> tuple[list[Key], RowferryError]:
+    """All keys up to the first error, and the error."""
+    seen: list[Key] = []
+    try:
+        async for page in pages(made.reader()):
+            seen += [page.key(index) for index in range(len(page.values))]
+    except RowferryError as error:
+        return seen, error
+    raise AssertionError("nothing was refused")
 
 
 def unheard(_: Horizon | None) -> None:

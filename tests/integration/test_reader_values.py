@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.integration.source_cases import connected, datasource, read_all, source
-from tests.support.postgres import PostgresServer
+
+if TYPE_CHECKING:
+    from tests.support.postgres import PostgresServer
 
 ODD = """
 CREATE TYPE mood AS ENUM ('sad', 'glad "quoted"');
@@ -20,13 +23,13 @@ CREATE TABLE odd (
 );
 """
 ROWS = [
-    "(1, 'NaN', 'Infinity', '-Infinity', E'tab\\there\\nnew\\\\line\\r\\b\\f\\x0b', E'{\"a\" :\\n\\t1,\\r \"b\": \"x\\\\ny\"}',"
-    " '{\"b\": 1e400}', '\\x00ff5c', 'infinity', '-infinity', 'infinity', '1 year 2 mons -3 days 04:05:06.789', 1234.5,"
-    " '{{1,NULL},{3,4}}', '{\"a,b\",NULL,\"c\\\\\\\\d\"}', '[1,5)', 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', '10.0.0.1/8',"
-    " B'10110', NULL, 'a:1 b:2', '(1.5,2)', 'glad \"quoted\"', '(1,\"x y\")', 5, '12:00+05', 7, 'ab', '{[1,2),[5,6]}')",
-    "(2, 12345678901234567890123456789012345678901234567890.12345678901234567890, 0.1, 0.1, '\\N', '[1,\t2]', '{}', '',"
-    " '0001-01-01', '294276-12-31 23:59:59.999999+00', '5874897-12-31', '-1 mons', '-0.01', '{}', '{}', 'empty', NULL,"
-    " NULL, NULL, NULL, '', NULL, 'sad', NULL, NULL, NULL, NULL, '', NULL)",
+    r"""(1, 'NaN', 'Infinity', '-Infinity', E'tab\there\nnew\\line\r\b\f\x0b', E'{"a" :\n\t1,\r "b": "x\\ny"}',
+    '{"b": 1e400}', '\x00ff5c', 'infinity', '-infinity', 'infinity', '1 year 2 mons -3 days 04:05:06.789', 1234.5,
+    '{{1,NULL},{3,4}}', '{"a,b",NULL,"c\\d"}', '[1,5)', 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', '10.0.0.1/8', B'10110',
+    NULL, 'a:1 b:2', '(1.5,2)', 'glad "quoted"', '(1,"x y")', 5, '12:00+05', 7, 'ab', '{[1,2),[5,6]}')""",
+    r"""(2, 12345678901234567890123456789012345678901234567890.12345678901234567890, 0.1, 0.1, '\N', E'[1,\t2]', '{}',
+    '', '0001-01-01', '294276-12-31 23:59:59.999999+00', '5874897-12-31', '-1 mons', '-0.01', '{}', '{}', 'empty', NULL,
+    NULL, NULL, NULL, '', NULL, 'sad', NULL, NULL, NULL, NULL, '', NULL)""",
     f"(3{', NULL' * 28})",
 ]
 ORACLE = "SELECT row_to_json(o)::text FROM odd o ORDER BY id"
@@ -63,10 +66,14 @@ async def test_every_value_is_what_row_to_json_writes(odd: str) -> None:
 async def test_chosen_columns_keep_their_names_and_the_key_may_be_left_out(odd: str) -> None:
     async with source(odd, "odd", columns=["t", 'Quoted "col', "n"]) as made:
         rows = await read_all(made)
-    assert rows == await oracle(odd, 'SELECT row_to_json(o)::text FROM (SELECT t, "Quoted ""col", n FROM odd ORDER BY id) o')
+    assert rows == await oracle(
+        odd, 'SELECT row_to_json(o)::text FROM (SELECT t, "Quoted ""col", n FROM odd ORDER BY id) o'
+    )
 
 
-async def test_settings_of_the_role_and_the_datasource_change_nothing(odd: str, postgres_server: PostgresServer) -> None:
+async def test_settings_of_the_role_and_the_datasource_change_nothing(
+    odd: str, postgres_server: PostgresServer
+) -> None:
     name = odd.rpartition("/")[2]
     await postgres_server.create_user("styled", "secret-of-styled")
     async with connected(odd) as connection:

@@ -82,7 +82,8 @@ def test_only_text_written_back_from_the_tree_is_kept(text: str, written: str) -
 
 def test_names_in_a_query_are_collected() -> None:
     parsed = parse_query(
-        "WITH c AS (SELECT 1 AS x) SELECT lower(o.name), pg_catalog.upper('a') FROM shop.orders o JOIN c ON c.x @> o.id, lines"
+        "WITH c AS (SELECT 1 AS x) SELECT lower(o.name), pg_catalog.upper('a')"
+        " FROM shop.orders o JOIN c ON c.x @> o.id, lines"
     )
     assert parsed.relations == (("shop", "orders"), ("lines",))
     assert {("lower",), ("pg_catalog", "upper")} <= parsed.functions

@@ -230,28 +230,39 @@ class Resolver:
             definition.selected = tuple(known)
             if not known:
                 definition.error("/source", "column_unknown", f"{definition.what} has no columns")
-            return
+        else:
+            self._named(known)
+        for name in definition.message_key:
+            if name not in known:
+                self._no_column("/sink/key", name)
+
+    def _named(self, known: Sequence[str]) -> None:
+        definition = self._definition
         for index, name in enumerate(self._spec.columns):
             if name not in known:
-                plain = name.replace("_", "a").isalnum()
+                if name.replace("_", "a").isalnum():
+                    self._no_column(f"/source/columns/{index}", name)
+                    continue
                 definition.error(
                     f"/source/columns/{index}",
-                    "column_unknown" if plain else "not_available",
-                    f"{definition.what} has no column {name!r}"
-                    + ("" if plain else "; expressions and renames are not available yet"),
+                    "not_available",
+                    f"source.columns: {definition.what} has no column {name!r}; expressions and renames are not "
+                    "available yet",
                     f"its columns: {', '.join(known)}",
                 )
         if len(set(self._spec.columns)) != len(self._spec.columns):
             definition.error("/source/columns", "column_doubled", "a column is named more than once")
         definition.selected = tuple(self._spec.columns)
-        for name in definition.message_key:
-            if name not in known:
-                definition.error(
-                    "/sink/key",
-                    "column_unknown",
-                    f"{definition.what} has no column {name!r}",
-                    f"its columns: {', '.join(known)}",
-                )
+
+    def _no_column(self, pointer: str, name: str) -> None:
+        """`pointer` names the field that asks for the column, the message too: in a cause chain there is no pointer."""
+        field = ".".join(part for part in pointer.split("/") if part and not part.isdigit())
+        self._definition.error(
+            pointer,
+            "column_unknown",
+            f"{field}: {self._definition.what} has no column {name!r}",
+            f"its columns: {', '.join(column.name for column in self._definition.columns)}",
+        )
 
     def _time(self) -> None:
         time = self._spec.time
@@ -260,9 +271,7 @@ class Resolver:
         definition = self._definition
         column = next((column for column in definition.columns if column.name == time.column), None)
         if column is None:
-            definition.error(
-                "/source/time/column", "column_unknown", f"{definition.what} has no column {time.column!r}"
-            )
+            self._no_column("/source/time/column", time.column)
             return
         if column.type not in {"timestamp with time zone", "timestamp without time zone", "date"}:
             definition.error(
@@ -323,7 +332,7 @@ class Resolver:
         by_name = {column.name: column for column in definition.columns}
         for index, name in enumerate(names):
             if name not in by_name:
-                definition.error(f"/source/key/{index}", "column_unknown", f"{definition.what} has no column {name!r}")
+                self._no_column(f"/source/key/{index}", name)
         if len(set(names)) != len(names):
             definition.error("/source/key", "column_doubled", "a key column is named more than once")
         if definition.refused:
@@ -367,7 +376,10 @@ class Resolver:
         except Transient:
             raise
         except Permanent as error:
-            definition.error(pointer, error.code, error.message, error.hint)
+            hint = error.hint
+            if error.code == "column_unknown":
+                hint = f"its columns: {', '.join(column.name for column in definition.columns)}"
+            definition.error(pointer, error.code, f"{pointer[1:].replace('/', '.')}: {error.message}", hint)
 
 
 def too_powerful(pointer: str, datasource: Datasource, power: str) -> Finding:

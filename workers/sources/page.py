@@ -36,7 +36,8 @@ def unescape(field: bytes) -> bytes:
 
 
 def unescape_line(field: bytes) -> bytes:
-    """A JSON text as one line: white space that type json kept raw becomes one space a character."""
+    """JSON texts, one a line, each kept on its line: white space that type json kept raw becomes one space a
+    character."""
     if b"\\" not in field:
         return field
     field = field.replace(b"\\\\", b"\0")
@@ -57,6 +58,13 @@ def unescape_long_line(field: bytes) -> bytes:
         parts.append(unescape_line(field[start:end]))
         start = end
     return b"".join(parts)
+
+
+def _fields(buffer: bytes) -> list[bytes]:
+    """All fields of whole lines. asyncpg hands out a bytearray, whose parts would be bytearrays too."""
+    fields = bytes(buffer).replace(b"\n", b"\t").split(b"\t")
+    fields.pop()
+    return fields
 
 
 class PageBuilder:
@@ -81,13 +89,17 @@ class PageBuilder:
 
     async def feed(self, buffer: bytes) -> bool:
         """One buffer of whole rows. True when the page is full: nothing more of the stream is wanted."""
-        buffer = bytes(buffer)  # asyncpg hands out a bytearray, whose parts would be bytearrays too
-        fields = buffer.replace(b"\n", b"\t").split(b"\t")
-        fields.pop()  # the last line's end
+        long = len(buffer) > _SLICE
+        fields = await asyncio.to_thread(_fields, buffer) if long else _fields(buffer)
         width = self._width
         values = fields[self._keys :: width]
+        if NULL in values:
+            self.oversized = len(self.values) + values.index(NULL)
         if b"\\" in buffer:
-            values = await self._unescaped(buffer, values)
+            if long:
+                values = await asyncio.to_thread(lambda: [unescape_long_line(value) for value in values])
+            else:  # all at once: a call a value would cost more than the work
+                values = unescape_line(b"\n".join(values)).split(b"\n")
         self._take_keys(fields)
         if self.message_keys is not None:
             texts = fields[self._keys + 1 :: width]
@@ -104,16 +116,6 @@ class PageBuilder:
         else:
             columns = [fields[index :: self._width] for index in range(self._keys)]
             self.raw_keys += map(b"\t".join, zip(*columns, strict=True))
-
-    async def _unescaped(self, buffer: bytes, values: list[bytes]) -> list[bytes]:
-        if NULL in values:
-            self.oversized = len(self.values) + values.index(NULL)
-        if len(buffer) <= _SLICE:
-            return [unescape_line(value) if b"\\" in value else value for value in values]
-        return [
-            await asyncio.to_thread(unescape_long_line, value) if len(value) > _SLICE else unescape_line(value)
-            for value in values
-        ]
 
     def keep(self, rows: int) -> None:
         """Let go of what comes after the first `rows` rows."""
