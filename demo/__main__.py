@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -33,7 +34,9 @@ async def _run(screen: Screen, *, keep: bool) -> None:
         if keep:
             screen.say()
             screen.say("Everything stays up until Ctrl-C.")
-            await asyncio.Event().wait()
+            with contextlib.suppress(asyncio.CancelledError):  # this Ctrl-C is the proper end
+                await asyncio.Event().wait()
+            print()
 
 
 def _tell(screen: Screen, measured: Measured) -> None:

@@ -44,16 +44,25 @@ def said(scratch: Path) -> str:
     return (scratch / "output").read_text()
 
 
-def processes_of(scratch: Path) -> list[str]:
-    found = []
+def processes() -> dict[int, str]:
+    """By pid: the parent's pid and the command line."""
+    found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if str(scratch) in command:
-            found.append(f"{folder.name}: {command}")
+        found[int(folder.name)] = f"{parent} {command}"
     return found
+
+
+def children_of(pid: int) -> list[str]:
+    return [line for line in processes().values() if line.startswith(f"{pid} ")]
+
+
+def processes_of(scratch: Path) -> list[str]:
+    return [line for line in processes().values() if str(scratch) in line]
 
 
 def assert_nothing_is_left(scratch: Path) -> None:
@@ -88,6 +97,24 @@ def test_a_killed_demo_leaves_no_process(scratch: Path):
         demo.kill()
         demo.wait(10)
     until_blocking(lambda: not processes_of(scratch), 10, "no process of the demo is left")
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(400)  # starts three servers and moves 673,552 rows through a stop and a kill
+def test_the_demo_proves_every_row_and_keeps_everything_up_until_it_is_interrupted(scratch: Path):
+    demo = start_demo(scratch, KEEP="1")
+    try:
+        until_blocking(lambda: "until Ctrl-C" in said(scratch) or demo.poll() is not None, 380, "the proof")
+        assert demo.poll() is None, said(scratch)
+        assert said(scratch).count("336,776 rows; missing 0, doubled 0, out of order 0, other values 0") == 2
+        assert any("service serve" in line for line in children_of(demo.pid))
+        demo.send_signal(signal.SIGINT)
+        assert demo.wait(30) == 0, said(scratch)
+    finally:
+        demo.kill()
+        demo.wait(10)
+    assert "every row once. Everything that was started is gone." in said(scratch)
+    assert_nothing_is_left(scratch)
 
 
 def test_a_failed_demo_says_why_and_leaves_nothing(scratch: Path):
