@@ -26,7 +26,7 @@ OPEN_BYTES = 4 * 1024 * 1024
 DEFAULT_MESSAGE_BYTES = 1_048_588
 """Kafka's default of `max.message.bytes`, for topics whose settings we may not read."""
 _SMALLEST_BATCH = 1024
-_SLICE = 8192
+_SLICE = 2048
 
 
 @dataclass(slots=True)

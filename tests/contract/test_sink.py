@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from dataclasses import asdict, replace
@@ -11,6 +12,7 @@ import pytest
 
 from sinks.base import Batch, Cut, Guarantee, Mark, Owner, Shows, SinkError
 from tests.contract.sink_cases import CASES, SinkCase
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -72,6 +74,19 @@ async def opened(sink: Sink, owner: Owner, *, anchor: int | None = 0) -> Writer:
     return writer
 
 
+async def shows(case: SinkCase, expected: list[bytes], *, any_order: bool = False) -> None:
+    """Exactly these rows are visible; a target may take a moment after it said yes (Kafka's commit markers)."""
+    seen: list[bytes] = []
+
+    async def as_expected() -> bool:
+        seen[:] = await case.read()
+        return (sorted(seen) == sorted(expected)) if any_order else (seen == expected)
+
+    with contextlib.suppress(TimeoutError):
+        await until(as_expected, 10, "the rows are visible")
+    assert (sorted(seen) if any_order else seen) == (sorted(expected) if any_order else expected)
+
+
 async def settled(prepared: Iterable[Prepared]) -> AsyncIterator[Prepared]:
     for chunk in prepared:
         yield chunk
@@ -85,7 +100,7 @@ async def test_nothing_is_visible_before_make_visible_and_all_of_it_after(case: 
     receipt = await writer.make_visible(prepared)
     assert receipt.target == prepared.target
     if case.keeps_rows:
-        assert await case.read() == rows(1, 100)
+        await shows(case, rows(1, 100))
     await writer.close()
 
 
@@ -95,7 +110,7 @@ async def test_chunks_follow_each_other_in_order(case: SinkCase, sink: Sink):
         await writer.make_visible(await prepare(writer, sequence, sequence * 10 - 9, sequence * 10))
     await writer.close()
     if case.keeps_rows:
-        assert await case.read() == rows(1, 50)
+        await shows(case, rows(1, 50))
 
 
 async def test_prepared_says_what_the_runner_must_store(sink: Sink):
@@ -151,7 +166,7 @@ async def test_a_prepared_chunk_that_was_left_is_not_shown(case: SinkCase, sink:
         again = await prepare(writer, 2, 11, 20)
     await writer.make_visible(again)
     if case.keeps_rows and sink.shows is not Shows.NOTHING:
-        assert await case.read() == rows(1, 20)
+        await shows(case, rows(1, 20))
     await writer.close()
     await other.close()
 
@@ -170,7 +185,7 @@ async def test_an_older_owner_can_make_nothing_visible(case: SinkCase, sink: Sin
     assert await case.read() == []
     more = {"attempt": 2, "repeat_of": prepared} if sink.shows is Shows.NAMES else {}
     await new.make_visible(await prepare(new, 1, 1, 10, **more))
-    assert await case.read() == rows(1, 10)
+    await shows(case, rows(1, 10))
     await new.close()
     await other.close()
 
@@ -190,7 +205,7 @@ async def test_discard_drops_what_is_staged_and_what_is_prepared(case: SinkCase,
         writer = await opened(sink, replace(OWNER, epoch=6))
         await writer.make_visible(await prepare(writer, 1, 1, 50))
         await writer.close()
-        assert await case.read() == rows(1, 50)
+        await shows(case, rows(1, 50))
 
 
 async def test_discard_leaves_a_chunk_that_was_made_visible(case: SinkCase, sink: Sink):
@@ -199,7 +214,7 @@ async def test_discard_leaves_a_chunk_that_was_made_visible(case: SinkCase, sink
     await writer.discard()
     await writer.close()
     if case.keeps_rows:
-        assert await case.read() == rows(1, 10)
+        await shows(case, rows(1, 10))
 
 
 async def test_splits_do_not_disturb_each_other(case: SinkCase, sink: Sink):
@@ -212,7 +227,7 @@ async def test_splits_do_not_disturb_each_other(case: SinkCase, sink: Sink):
     await one.close()
     await two.close()
     if case.keeps_rows:
-        assert sorted(await case.read()) == sorted(rows(1, 10) + rows(101, 110))
+        await shows(case, rows(1, 10) + rows(101, 110), any_order=True)
 
 
 async def test_a_position_counts_only_in_its_own_generation(case: SinkCase, sink: Sink):
@@ -227,7 +242,7 @@ async def test_a_position_counts_only_in_its_own_generation(case: SinkCase, sink
     await writer.make_visible(await prepare(writer, 1, 1, 10))
     await writer.close()
     if case.keeps_rows:
-        assert sorted(await case.read()) == sorted(rows(1, 10) * 2)
+        await shows(case, rows(1, 10) * 2, any_order=True)
 
 
 async def test_an_anchor_is_a_position_without_a_row(case: SinkCase, sink: Sink):
@@ -242,7 +257,7 @@ async def test_an_anchor_is_a_position_without_a_row(case: SinkCase, sink: Sink)
     assert mark is not None
     assert mark.sequence == 8
     await writer.close()
-    assert await case.read() == rows(1, 10)
+    await shows(case, rows(1, 10))
 
 
 async def test_close_and_discard_may_be_called_at_any_time_and_twice(sink: Sink):
@@ -279,7 +294,7 @@ async def test_a_lost_target_is_an_error_in_time_and_nobody_hangs(case: SinkCase
     await writer.make_visible(await prepare(writer, 1, 1, 10))
     await writer.close()
     if case.keeps_rows and sink.shows is not Shows.NOTHING:
-        assert await case.read() == rows(1, 10)
+        await shows(case, rows(1, 10))
 
 
 async def test_check_finds_no_error_in_a_good_target_and_changes_nothing(case: SinkCase, sink: Sink):
@@ -311,7 +326,7 @@ async def test_the_target_is_prepared_finished_and_cleaned_up_as_often_as_asked(
     for _ in range(2):
         await sink.clean_up([OWNER])
     if case.keeps_rows:
-        assert await case.read() == rows(1, 20)
+        await shows(case, rows(1, 20))
 
 
 async def test_cleaning_up_fences_a_writer_that_was_left(case: SinkCase, sink: Sink):
@@ -338,4 +353,4 @@ async def test_many_rows_go_through_in_one_chunk(case: SinkCase, sink: Sink):
     await writer.close()
     assert prepared.rows == len(values)
     if case.keeps_rows:
-        assert await case.read() == values
+        await shows(case, values)

@@ -13,7 +13,7 @@ from confluent_kafka import OFFSET_INVALID, ConsumerGroupTopicPartitions, TopicP
 
 from sinks.base import Batch, Fenced, Mark, SinkError, SinkRefused, SinkUnavailable
 from tests.support.kafka import KafkaServer
-from tests.support.kafka_rows import OWNER, cut, deliver, kafka_sink, prepared, values
+from tests.support.kafka_rows import OWNER, cut, deliver, kafka_sink, prepared, read_settled, values
 from tests.support.proxy import (
     ADD_PARTITIONS_TO_TXN,
     END_TXN,
@@ -51,8 +51,8 @@ async def nothing_is_lost_in_the_loop() -> AsyncIterator[None]:
     assert complaints == []
 
 
-def read(kafka_server: KafkaServer, topic: str) -> list[bytes | None]:
-    return [record.value for record in read_topic(kafka_server.bootstrap, topic)]
+async def read(kafka_server: KafkaServer, topic: str) -> list[bytes | None]:
+    return [record.value for record in await read_settled(kafka_server, topic)]
 
 
 @pytest.mark.parametrize(("action", "executed"), [("cut_after", True), ("cut_before", False)])
@@ -79,7 +79,7 @@ async def test_a_lost_reply_to_a_commit_is_unknown_and_the_position_tells(
         await deliver(writer, 2, values(11, 20))
     await deliver(writer, 3, values(21, 30))
     await writer.close()
-    assert read(kafka_server, topic) == values(1, 30)
+    assert await read(kafka_server, topic) == values(1, 30)
 
 
 async def test_a_commit_whose_reply_never_comes_is_given_up_in_time_and_never_aborted(
@@ -98,7 +98,7 @@ async def test_a_commit_whose_reply_never_comes_is_given_up_in_time_and_never_ab
     await writer.discard()
     await writer.close()
     assert aborts.hits == 0
-    assert read(kafka_server, topic) == values(1, 10)
+    assert await read(kafka_server, topic) == values(1, 10)
 
 
 @pytest.mark.parametrize("api_key", [PRODUCE, ADD_PARTITIONS_TO_TXN, TXN_OFFSET_COMMIT, OFFSET_FETCH, INIT_PRODUCER_ID])
@@ -114,7 +114,7 @@ async def test_a_connection_cut_anywhere_else_is_mended_inside(
         await deliver(writer, sequence, values(sequence * 100 - 99, sequence * 100))
     assert rule.hits == 1
     await writer.close()
-    assert read(kafka_server, topic) == values(1, 300)
+    assert await read(kafka_server, topic) == values(1, 300)
 
 
 async def test_order_survives_cuts_among_many_batches_in_flight(
@@ -130,7 +130,7 @@ async def test_order_survives_cuts_among_many_batches_in_flight(
         await deliver(writer, sequence, rows[start : start + 1000])
     assert [rule.hits for rule in rules] == [1] * 4
     await writer.close()
-    assert read(kafka_server, topic) == rows
+    assert await read(kafka_server, topic) == rows
 
 
 async def test_a_second_writer_fences_the_first_whatever_it_does_next(
@@ -148,7 +148,7 @@ async def test_a_second_writer_fences_the_first_whatever_it_does_next(
     await old.close()
     await deliver(new, 1, values(1, 10))
     await new.close()
-    assert read(kafka_server, topic) == values(1, 10)
+    assert await read(kafka_server, topic) == values(1, 10)
 
 
 async def test_a_zombie_that_wakes_before_its_open_fences_the_valid_owner_who_opens_again(
@@ -171,7 +171,7 @@ async def test_a_zombie_that_wakes_before_its_open_fences_the_valid_owner_who_op
     await zombie.close()
     await deliver(again, 1, values(1, 10))
     await again.close()
-    assert read(kafka_server, topic) == values(1, 10)
+    assert await read(kafka_server, topic) == values(1, 10)
 
 
 async def test_a_transaction_that_times_out_is_fenced_and_the_sole_owner_goes_on(topic: str):
@@ -192,7 +192,7 @@ async def test_a_transaction_that_times_out_is_fenced_and_the_sole_owner_goes_on
         assert await writer.visible([chunk]) == Mark(3, 5, 0)
         await deliver(writer, 1, values(1, 10))
         await writer.close()
-        assert read(server, topic) == values(1, 10)
+        assert await read(server, topic) == values(1, 10)
 
 
 @pytest.mark.parametrize("how", ["open", "clean_up"])
@@ -209,14 +209,14 @@ async def test_an_orphan_transaction_holds_readers_up_until_it_is_fenced(
     await other.open()
     await deliver(other, 1, values(50, 60))
     await other.close()
-    assert read(kafka_server, topic) == []
+    assert read_topic(kafka_server.bootstrap, topic) == []
     if how == "open":
         closing = sink.writer(NEXT)
         await closing.open()
         await closing.close()
     else:
         await sink.clean_up([OWNER])
-    assert read(kafka_server, topic) == values(50, 60)
+    assert await read(kafka_server, topic) == values(50, 60)
 
 
 async def test_cleaning_up_deletes_the_group(sink: KafkaSink, kafka_server: KafkaServer, topic: str):
@@ -257,7 +257,7 @@ async def test_a_broker_killed_in_the_middle_loses_and_doubles_nothing(topic: st
         assert await writer.visible([]) == Mark(3, 5, 1, 1)
         await deliver(writer, 2, values(1001, 2000))
         await writer.close()
-        assert read(server, topic) == values(1, 2000)
+        assert await read(server, topic) == values(1, 2000)
 
 
 @pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
@@ -357,7 +357,7 @@ async def test_a_topic_deleted_and_made_again_is_never_taken_for_the_old_one(
     with pytest.raises(SinkRefused) as caught:
         await sink.writer(NEXT).open()
     assert caught.value.code == "topic_recreated"
-    assert read(kafka_server, topic) == []
+    assert await read(kafka_server, topic) == []
 
 
 async def test_a_topic_made_again_while_nobody_looked_is_found_by_its_id(kafka_server: KafkaServer, topic: str):
@@ -403,4 +403,4 @@ async def test_at_least_once_rides_over_a_restart_without_a_gap_or_a_double():
         except SinkError as error:
             pytest.fail(f"the restart took longer than the patience: {error}")
         await writer.close()
-        assert read(server, topic) == rows
+        assert await read(server, topic) == rows

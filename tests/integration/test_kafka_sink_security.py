@@ -26,7 +26,7 @@ from pydantic import SecretStr
 
 from sinks.base import SinkError, SinkRefused
 from tests.support.kafka import KafkaServer
-from tests.support.kafka_rows import OWNER, deliver, kafka_sink, values
+from tests.support.kafka_rows import OWNER, deliver, kafka_sink, read_settled, values
 from tests.support.ports import free_port
 from tests.support.topics import read_topic
 
@@ -215,7 +215,7 @@ async def test_a_user_with_the_four_rights_delivers(server: SecureKafka, topic: 
     await writer.anchor(0)
     await deliver(writer, 1, values(1, 10))
     await writer.close()
-    assert [record.value for record in read_topic(server.bootstrap, topic)] == values(1, 10)
+    assert [record.value for record in await read_settled(server, topic)] == values(1, 10)
     await sink.clean_up([OWNER])  # the group may not be deleted by this user: it is left to expire
 
 
@@ -305,7 +305,7 @@ async def test_tls_with_a_client_certificate(server: SecureKafka, authority: Aut
     await writer.open()
     await deliver(writer, 1, values(1, 10))
     await writer.close()
-    assert [record.value for record in read_topic(server.bootstrap, topic)] == values(1, 10)
+    assert [record.value for record in await read_settled(server, topic)] == values(1, 10)
     await sink.clean_up([OWNER])
 
 

@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING, Any
 from sinks.base import Batch, Cut, Owner
 from sinks.kafka import KafkaSink
 from sinks.specs import KafkaSinkSpec
+from tests.support.topics import read_topic, topic_ends
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from sinks.base import Prepared, Receipt, Writer
+    from tests.support.kafka import KafkaServer
+    from tests.support.topics import Record
 
 OWNER = Owner(account="default", job_id="job1", job_name="orders", run_id="r1", generation=3, split="0", epoch=5)
 
@@ -40,3 +44,17 @@ async def prepared(writer: Writer, sequence: int, rows: list[bytes]) -> Prepared
 async def deliver(writer: Writer, sequence: int, rows: list[bytes]) -> Receipt:
     """One chunk, visible."""
     return await writer.make_visible(await prepared(writer, sequence, rows))
+
+
+async def read_settled(server: KafkaServer, topic: str) -> list[Record]:
+    """
+    Every committed record, once no transaction is open any more.
+
+    A commit is answered when the coordinator has decided it; its markers reach the partitions a moment later.
+    """
+
+    def no_open_transaction() -> bool:
+        return all(end.stable == end.high for end in topic_ends(server.bootstrap, topic).values())
+
+    await until(no_open_transaction, 20, f"{topic} has no open transaction")
+    return read_topic(server.bootstrap, topic)
