@@ -75,6 +75,7 @@ def build(
     `closing` says so streams end and /readyz says no; without it that is from the application's shutdown on."""
     app = web.Application(client_max_size=LARGEST_BODY, middlewares=[_outermost])
     app[_CLOSED] = asyncio.Event()
+    closing = closing if closing is not None else app[_CLOSED].is_set
     secret_names = frozenset(secret_fields.names_in(JobDefinition))
     app[SERVICES] = Services(
         settings=settings,
@@ -82,14 +83,14 @@ def build(
         store=store,
         registry=registry,
         jobs=Jobs(store, registry, inspector, jobs.define, secret_names),
-        verbs=Verbs(store, wake),
+        verbs=Verbs(store, wake, closing),
         checkpoints=Checkpoints(store, inspector),
         datasources=Datasources(registry, inspector, references, lambda data: validate(DatasourceDefinition, data)),
         credentials=Credentials(registry, lambda data: validate(CredentialDefinition, data), secret_names),
         tokens=Tokens(registry, digest),
         checks={"database": store.ping, **(checks or {})},
         metrics=metrics,
-        closing=closing if closing is not None else app[_CLOSED].is_set,
+        closing=closing,
     )
     register(*settings.secrets())
     health.install(app)

@@ -38,9 +38,16 @@ class BulkResult:
 class Verbs:
     """What sets jobs in motion. `wake` tells the engine to look now."""
 
-    def __init__(self, store: JobStore, wake: Callable[[str], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        wake: Callable[[str], Awaitable[None]],
+        closing: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`closing` ends every wait early: the process is going down."""
         self._store = store
         self.wake = wake
+        self._closing = closing
         self._starting: dict[str, asyncio.Lock] = {}
 
     async def act(
@@ -88,7 +95,7 @@ class Verbs:
         deadline = time.monotonic() + FORCE_SECONDS
         while (left := await self._store.get(account, job.id)) is not None:
             remaining = deadline - time.monotonic()
-            if remaining <= 0:
+            if remaining <= 0 or self._closing():
                 return left
             await self._store.wait_changed(min(remaining, _LOOK_SECONDS))
         return None
@@ -128,7 +135,7 @@ class Verbs:
             if ended or fresh is None:
                 return fresh or job, True
             remaining = deadline - time.monotonic()
-            if remaining <= 0:
+            if remaining <= 0 or self._closing():
                 return fresh, False
             await self._store.wait_changed(min(remaining, _LOOK_SECONDS))
 
