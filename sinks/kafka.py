@@ -20,6 +20,7 @@ from sinks.kafka_admin import (
     create_topic,
     delete_group,
     topic_settings,
+    wait_until_written,
 )
 from sinks.kafka_client import Cluster, Topic
 from sinks.kafka_errors import Names, topic_missing, topic_recreated
@@ -105,9 +106,13 @@ class KafkaSink:
         return receipt(prepared)
 
     async def finish(self, owner: Owner, chunks: AsyncIterator[Prepared]) -> None:
-        """Every chunk went into the topic that is there now; `topic_recreated` otherwise."""
+        """Every chunk went into the topic that is there now, and the last one of each split has reached it.
+
+        A commit is answered when it is decided; that readers see it takes until its markers are written.
+        """
         del owner
         cluster = Cluster(self.spec, self._names("finish.0.0"), self.guard)
+        writers: set[str] = set()
         try:
             await cluster.bootstrap()
             topic = await self.look_at_topic(cluster, sizes=False)
@@ -115,6 +120,10 @@ class KafkaSink:
                 written_to = chunk.details.get("topic_id")
                 if chunk.target == topic.name and isinstance(written_to, str) and written_to != topic.id:
                     raise topic_recreated(cluster.names, written_to, topic.id)
+                if isinstance(transactional_id := chunk.details.get("transactional_id"), str):
+                    writers.add(transactional_id)
+            for transactional_id in sorted(writers):
+                await wait_until_written(cluster, transactional_id)
         finally:
             await cluster.close()
 

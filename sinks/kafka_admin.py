@@ -9,9 +9,10 @@ from aiokafka.protocol.admin import DeleteGroupsRequest, DescribeConfigsRequest
 from aiokafka.protocol.transaction import InitProducerIdRequest
 
 from sinks.base import Finding, SinkError, SinkRefused, SinkUnavailable
+from sinks.kafka_admin_protocol import CreateTopicRequest, GroupRightsRequest, TransactionStateRequest
 from sinks.kafka_client import CoordinatorKind
-from sinks.kafka_errors import missing_right, topic_missing
-from sinks.kafka_protocol import Code, CreateTopicRequest, GroupRightsRequest, Operation
+from sinks.kafka_errors import COORDINATOR_MOVED, RETRIABLE, missing_right, topic_missing
+from sinks.kafka_protocol import Code, Operation
 
 if TYPE_CHECKING:
     from sinks.kafka_client import Cluster, Topic
@@ -96,6 +97,33 @@ async def delete_group(cluster: Cluster, group: str) -> bool:
     node = await cluster.coordinator(CoordinatorKind.GROUP, group)
     _, code = (await cluster.send(node, DeleteGroupsRequest([group]))).results[0]
     return code in {Code.NONE, Code.GROUP_ID_NOT_FOUND}
+
+
+async def wait_until_written(cluster: Cluster, transactional_id: str) -> None:
+    """Wait until a commit that the coordinator has decided is written into every partition, so that readers see it.
+
+    SinkUnavailable when that takes longer than 15 seconds. A broker before Kafka 3.0 is not asked.
+    """
+    loop, pause = asyncio.get_running_loop(), _PAUSE / 10
+    deadline = loop.time() + _CREATE_SECONDS
+    while True:
+        node = await cluster.coordinator(CoordinatorKind.TRANSACTION, transactional_id)
+        try:
+            answer = await cluster.send(node, TransactionStateRequest([transactional_id]))
+        except SinkRefused as error:
+            if error.code == "broker_too_old":
+                return
+            raise
+        code, _, state, *_ = answer.transactions[0]
+        if code not in RETRIABLE and state != "PrepareCommit":
+            return
+        if code in COORDINATOR_MOVED:
+            cluster.forget_coordinator(CoordinatorKind.TRANSACTION, transactional_id)
+        if loop.time() > deadline:
+            raise SinkUnavailable(
+                "commit_not_written", f"the last transaction of {transactional_id!r} is not in all partitions yet."
+            )
+        await asyncio.sleep(pause)
 
 
 class Check:

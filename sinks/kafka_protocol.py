@@ -4,10 +4,8 @@ Each class holds exactly one version: the oldest that knows the field needed. Fi
 https://kafka.apache.org/protocol. A broker without that version raises `NotImplementedError` in `prepare`, which
 `sinks.kafka_client` turns into the refusal `broker_too_old`.
 
-    Metadata        v10   topic ids, no topic made by asking, rights on the topic    Kafka 2.8
-    OffsetFetch     v7    require_stable                                             Kafka 2.5
-    CreateTopics    v4    -1 for the broker's own partitions and replication         Kafka 2.4
-    DescribeGroups  v3    rights on the group                                        Kafka 2.3
+    Metadata     v10   topic ids, no topic made by asking, rights on the topic    Kafka 2.8
+    OffsetFetch  v7    require_stable                                             Kafka 2.5
 """
 
 from __future__ import annotations
@@ -19,16 +17,13 @@ from typing import TYPE_CHECKING
 from aiokafka.protocol.abstract import AbstractType
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import (
-    Array,
     Boolean,
-    Bytes,
     CompactArray,
     CompactString,
     Int16,
     Int32,
     Int64,
     Schema,
-    String,
     TaggedFields,
 )
 
@@ -259,109 +254,3 @@ class StableOffsetFetchRequest(Request[OffsetFetchRequestV7]):
     def build(self, request_struct_class: type[OffsetFetchRequestV7]) -> OffsetFetchRequestV7:
         """The request at its one version."""
         return request_struct_class(self._group, [(self._topic, [self._partition], {})], True, {})
-
-
-class CreateTopicsResponseV4(Response):
-    """One error a topic."""
-
-    API_KEY = 19
-    API_VERSION = 4
-    SCHEMA = Schema(
-        ("throttle_time_ms", Int32),
-        (
-            "topics",
-            Array(("topic", String("utf-8")), ("error_code", Int16), ("error_message", String("utf-8"))),
-        ),
-    )
-
-
-class CreateTopicsRequestV4(RequestStruct):
-    """As v3, where -1 became allowed (KIP-464)."""
-
-    API_KEY = 19
-    API_VERSION = 4
-    RESPONSE_TYPE = CreateTopicsResponseV4
-    SCHEMA = Schema(
-        (
-            "topics",
-            Array(
-                ("topic", String("utf-8")),
-                ("partitions", Int32),
-                ("replication_factor", Int16),
-                ("assignments", Array(("partition", Int32), ("replicas", Array(Int32)))),
-                ("configs", Array(("name", String("utf-8")), ("value", String("utf-8")))),
-            ),
-        ),
-        ("timeout_ms", Int32),
-        ("validate_only", Boolean),
-    )
-
-
-class CreateTopicRequest(Request[CreateTopicsRequestV4]):
-    """Make one topic."""
-
-    API_KEY = 19
-
-    def __init__(
-        self, topic: str, partitions: int, replication_factor: int, config: dict[str, str], timeout_ms: int
-    ) -> None:
-        by_hand: list[tuple[int, list[int]]] = []
-        self._topic = (topic, partitions, replication_factor, by_hand, sorted(config.items()))
-        self._timeout_ms = timeout_ms
-
-    def build(self, request_struct_class: type[CreateTopicsRequestV4]) -> CreateTopicsRequestV4:
-        """The request at its one version."""
-        return request_struct_class([self._topic], self._timeout_ms, False)
-
-
-class DescribeGroupsResponseV3(Response):
-    """One group, with the caller's rights on it."""
-
-    API_KEY = 15
-    API_VERSION = 3
-    SCHEMA = Schema(
-        ("throttle_time_ms", Int32),
-        (
-            "groups",
-            Array(
-                ("error_code", Int16),
-                ("group", String("utf-8")),
-                ("state", String("utf-8")),
-                ("protocol_type", String("utf-8")),
-                ("protocol", String("utf-8")),
-                (
-                    "members",
-                    Array(
-                        ("member_id", String("utf-8")),
-                        ("client_id", String("utf-8")),
-                        ("client_host", String("utf-8")),
-                        ("member_metadata", Bytes),
-                        ("member_assignment", Bytes),
-                    ),
-                ),
-                ("authorized_operations", Int32),
-            ),
-        ),
-    )
-
-
-class DescribeGroupsRequestV3(RequestStruct):
-    """aiokafka's own v3 decodes the answer as v2 and loses the rights."""
-
-    API_KEY = 15
-    API_VERSION = 3
-    RESPONSE_TYPE = DescribeGroupsResponseV3
-    SCHEMA = Schema(("groups", Array(String("utf-8"))), ("include_authorized_operations", Boolean))
-
-
-class GroupRightsRequest(Request[DescribeGroupsRequestV3]):
-    """What the caller may do with one group."""
-
-    API_KEY = 15
-
-    def __init__(self, group: str) -> None:
-        self._group = group
-
-    def build(self, request_struct_class: type[DescribeGroupsRequestV3]) -> DescribeGroupsRequestV3:
-        """The request at its one version."""
-        return request_struct_class([self._group], True)

@@ -84,6 +84,9 @@ class PlainWriter:
             staged = await stage.flush()
             await self._same_topic()
             offsets = {str(number): list(span) for number, span in sorted(producer.offsets.items())}
+            details: dict[str, object] = {"topic_id": topic.id, "offsets": offsets}
+            if self._names.transactional_id is not None:
+                details["transactional_id"] = self._names.transactional_id
             return Prepared(
                 sequence=cut.sequence,
                 epoch=self._owner.epoch,
@@ -94,7 +97,7 @@ class PlainWriter:
                 last_key=cut.last_key,
                 lower=cut.lower,
                 target=topic.name,
-                details={"topic_id": topic.id, "offsets": offsets},
+                details=details,
             )
 
     async def make_visible(self, prepared: Prepared) -> Receipt:

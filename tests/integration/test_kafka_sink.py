@@ -18,6 +18,9 @@ from tests.support.proxy import FaultProxy
 from tests.support.topics import topic_ends
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from sinks.base import Prepared
     from tests.support.kafka import KafkaServer
 
 pytestmark = pytest.mark.kafka
@@ -341,6 +344,25 @@ async def test_too_few_replicas_are_a_warning(kafka_server: KafkaServer):
     topic = kafka_server.create_topic(config={"min.insync.replicas": "2"})
     sink = kafka_sink(kafka_server.bootstrap, topic)
     assert [(f.severity, f.code) for f in await sink.check()] == [("warning", "not_enough_replicas")]
+
+
+async def test_after_the_finish_step_readers_see_every_row_at_once(kafka_server: KafkaServer):
+    topic = kafka_server.create_topic(partitions=8)
+    for number in range(5):
+        sink = kafka_sink(kafka_server.bootstrap, topic)
+        sink.sizes.batch_bytes = 1024
+        writer = sink.writer(replace(OWNER, generation=number))
+        await writer.open()
+        chunk = await prepared(writer, 1, values(1, 200, size=100))
+        await writer.make_visible(chunk)
+        await writer.close()
+
+        async def chunks(last: Prepared = chunk) -> AsyncIterator[Prepared]:
+            yield last
+
+        await sink.finish(replace(OWNER, generation=number), chunks())
+        ends = topic_ends(kafka_server.bootstrap, topic).values()
+        assert all(end.stable == end.high for end in ends)
 
 
 async def test_a_foreign_offset_under_our_groups_name_is_a_conflict(kafka_server: KafkaServer, topic: str):

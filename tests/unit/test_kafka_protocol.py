@@ -9,11 +9,10 @@ import pytest
 from aiokafka.errors import IncompatibleBrokerVersion, KafkaConnectionError, SaslAuthenticationFailed
 
 from sinks.base import Fenced, SinkError, SinkRefused, SinkUnavailable
+from sinks.kafka_admin_protocol import CreateTopicRequest, GroupRightsRequest, TransactionStateRequest
 from sinks.kafka_errors import FENCING, RETRIABLE, Names, from_code, from_exception
 from sinks.kafka_protocol import (
     Code,
-    CreateTopicRequest,
-    GroupRightsRequest,
     MetadataResponseV10,
     OffsetFetchResponseV7,
     Operation,
@@ -83,6 +82,12 @@ def test_create_topic_can_leave_the_replication_to_the_broker():
 
 def test_group_rights_are_asked_for():
     assert GroupRightsRequest("g").prepare(ANY_VERSION).encode() == struct.pack(">i", 1) + b"\x00\x01g" + b"\x01"
+
+
+def test_transaction_states_are_asked_for_by_id():
+    request = TransactionStateRequest(["ab"]).prepare(ANY_VERSION)
+    assert (request.API_KEY, request.API_VERSION, request.FLEXIBLE_VERSION) == (65, 0, True)
+    assert request.encode() == b"\x02\x03ab\x00"
 
 
 def test_an_older_broker_is_refused_in_words():
