@@ -107,12 +107,14 @@ class Retry:
         idle = self._monotonic() - self._progress_at
         if idle > self._control.max_without_progress_seconds:
             raise Permanent(
-                "retries_exhausted", f"gave up after {idle:.0f} seconds without progress: {error.message}"
+                "retries_exhausted",
+                f"gave up after {idle:.0f} seconds without progress: {error.message}",
+                hint="mend it and start the job again; options.retry.max_without_progress_seconds says how long to try",
             ) from error
         delay = backoff(self._attempt)
         RETRIES.labels(code=error.code).inc()
         log.warning(
-            LogEvent.RETRYING, attempt=self._attempt, delay_seconds=round(delay, 3), code=error.code, cause=str(error)
+            LogEvent.RETRYING, attempt=self._attempt, delay_seconds=round(delay, 3), code=error.code, cause=error.whole
         )
         await self._show(error, delay)
         await self._control.pause(delay)
@@ -122,7 +124,7 @@ class Retry:
         shown = {
             "attempt": self._attempt,
             "next_at": (datetime.now(UTC) + timedelta(seconds=delay)).isoformat(timespec="microseconds"),
-            "cause": {"code": error.code, "message": error.message},
+            "cause": {"code": error.code, "message": error.whole},
         }
         try:
             await self._control.report(Condition(retrying=shown))

@@ -136,7 +136,8 @@ class Runner:
             error = from_sink(error)
         known = isinstance(error, RowferryError) and not isinstance(error, Interrupted)
         if known:
-            log.error(LogEvent.STEP_FAILED, code=getattr(error, "code", None), cause=str(error))
+            said = getattr(error, "whole", str(error))
+            log.error(LogEvent.STEP_FAILED, code=getattr(error, "code", None), cause=said)
         else:
             log.error(LogEvent.STEP_CRASHED, exc_info=error)
         now = datetime.now(UTC)

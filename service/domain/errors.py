@@ -35,6 +35,11 @@ class RowferryError(Exception):
         self.message = message
         self.hint = hint
 
+    @property
+    def whole(self) -> str:
+        """Message and remedy in one text, for places that have no field for the remedy."""
+        return f"{self.message}; {self.hint}" if self.hint else self.message
+
 
 class Transient(RowferryError):
     """May succeed later without anybody's doing."""
@@ -115,14 +120,14 @@ def chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def cause_chain(error: BaseException, at: datetime) -> list[Cause]:
-    """The chain as records. Foreign exceptions keep their class as code and their text as message; links that say
-    the same as the one before them are left out."""
+    """The chain as records, each with its remedy. Foreign exceptions keep their class as code and their text as
+    message; links that say the same as the one before them are left out."""
     links: list[Cause] = []
     for link in chain(error):
         code = getattr(link, "code", None)
         if not isinstance(code, str):
             code = type(link).__name__
-        message = str(getattr(link, "message", None) or link) or code
+        message = str(getattr(link, "whole", None) or getattr(link, "message", None) or link) or code
         if links and links[-1].message == message:
             continue
         links.append(Cause(code, message, at, bool(getattr(link, "retryable", False))))
