@@ -1,12 +1,16 @@
 """Every metric name and every log event name, with what it means. Nothing is measured or logged under another name.
 
-docs/metrics.md and docs/log-events.md are made from this module.
+`python -m config.names` prints them as two Markdown tables: docs/metrics-and-log-events.md.
 """
 
 from __future__ import annotations
 
+import ast
+import sys
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
+from pathlib import Path
 from typing import Final
 
 
@@ -45,7 +49,7 @@ class LogEvent(StrEnum):
     STORE_BACK = "store_back"
     """The control database answers again."""
     NOTIFICATIONS_LOST = "notifications_lost"
-    """The connection that brings changes of jobs at once was lost; they are looked for every moment until it is back."""
+    """The connection that brings changes of jobs at once was lost; they are looked for by asking until it is back."""
     STEP_LEASED = "step_leased"
     """This process works on a step now."""
     STEP_PARKED = "step_parked"
@@ -108,3 +112,30 @@ PAGE_SECONDS: Final = Metric("rowferry_source_page_duration_seconds", "histogram
 MEMORY_HELD: Final = Metric("rowferry_memory_held_bytes", "gauge", "Pages and chunks in flight")
 
 METRICS: Final[tuple[Metric, ...]] = tuple(value for value in dict(globals()).values() if isinstance(value, Metric))
+
+
+def documented() -> dict[LogEvent, str]:
+    """What stands behind each log event in this file."""
+    tree = ast.parse(Path(__file__).read_text(encoding="utf-8"))
+    body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == LogEvent.__name__)
+    found = {}
+    for one, after in pairwise(body):
+        if isinstance(one, ast.Assign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+            target = one.targets[0]
+            assert isinstance(target, ast.Name)
+            found[LogEvent[target.id]] = " ".join(str(after.value.value).split())
+    return found
+
+
+def as_markdown() -> str:
+    """The page."""
+    lines = ["# Metrics and log events", "", "Made by `python -m config.names`; a test compares it.", ""]
+    lines += ["| metric | kind | labels | meaning |", "|---|---|---|---|"]
+    lines += [f"| `{one.name}` | {one.kind} | {', '.join(one.labels)} | {one.help} |" for one in METRICS]
+    lines += ["", "| log event | written when |", "|---|---|"]
+    lines += [f"| `{event}` | {text} |" for event, text in documented().items()]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(as_markdown())

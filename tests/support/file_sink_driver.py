@@ -96,7 +96,7 @@ class Store:
 
     def position(self) -> int:
         self._change(lambda _: None)
-        return self.read()["settled"]
+        return int(self.read()["settled"])
 
     def prepare(self, prepared: Prepared) -> None:
         self._change(lambda state: state["tries"].append(asdict(prepared)))
