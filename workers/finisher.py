@@ -34,6 +34,7 @@ class FinishWork:
         await self._place.signals.reached(Point.CHECKED, self._step.lease)
         self._control.check()
         await self._place.store.finish_run(self._step.lease)
+        self._control.over = True
         await self._place.signals.reached(Point.FINISHED, self._step.lease)
 
     async def _chunks(self) -> AsyncIterator[Prepared]:

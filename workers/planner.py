@@ -159,6 +159,7 @@ class PlanWork:
         await self._place.store.save_plan(
             self._lease, splits, bound=end, tail=tail, estimated_rows=rows or None, target=target
         )
+        self._control.over = True
         log.info(LogEvent.PLANNED, splits=len(splits), bound=shown(end), estimated_rows=rows)
 
     def _show_horizon(self, horizon: Horizon | None) -> None:

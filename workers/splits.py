@@ -108,6 +108,7 @@ class SplitWork:
                     case End():
                         await self._close(writer, scanned)
                         await self._place.store.finish_split(self._lease, split.upper or scanned)
+                        self._control.over = True
                         await self._reached(Point.SPLIT_DONE)
                         return
                     case Idle():

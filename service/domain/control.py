@@ -53,6 +53,8 @@ class Control:
         """`leased_at` is the monotonic time at which the claim was sent."""
         self.lease = lease
         self.ending: Ending | None = None
+        self.over = False
+        """The step's own last write is stored: there is no lease any more that could be lost."""
         self.rows_per_second: float | None = None
         self.bytes_per_second: float | None = None
         self.max_without_progress_seconds = 900.0
@@ -98,6 +100,8 @@ class Control:
 
     def apply(self, directive: Directive, sent_at: float | None = None) -> None:
         """Take in what the store said; `sent_at` is when a renewal was sent, None when this was not one."""
+        if self.over:
+            return
         if not directive.valid:
             self.end(Ending.LOST)
             return
@@ -119,6 +123,8 @@ class Control:
 
     def end(self, ending: Ending) -> None:
         """Cancel the step's task; the first reason stays, but a lost lease outweighs all."""
+        if self.over and ending is Ending.LOST:
+            return
         if self.ending is None or ending is Ending.LOST:
             first = self.ending is None
             self.ending = ending

@@ -26,14 +26,14 @@ def directive(*, valid: bool = True, state: State = State.RUNNING, stop_in: floa
     return Directive(LEASE, valid, state, stop_in, 50.0, None, 12.0)
 
 
-def make(clock: Clock, answers: list[Directive] | None = None) -> Control:
+def make(clock: Clock, answers: list[Directive] | None = None, lease_seconds: float = 10.0) -> Control:
     async def renew(lease: Lease) -> Directive:
         return (answers or [directive()]).pop(0)
 
     async def report(lease: Lease, condition: Condition) -> None:
         raise AssertionError("nothing is reported here")
 
-    return Control(LEASE, lease_seconds=10, leased_at=clock.now, renew=renew, report=report, monotonic=clock)
+    return Control(LEASE, lease_seconds=lease_seconds, leased_at=clock.now, renew=renew, report=report, monotonic=clock)
 
 
 async def test_the_holder_stops_itself_before_the_database_would_take_the_lease_away():
@@ -122,3 +122,20 @@ async def test_a_stop_ends_a_pause():
     control.park(1)
     with pytest.raises(Stopped):
         await waiting
+
+
+async def test_a_step_that_has_ended_can_not_lose_its_lease():
+    clock = Clock()
+    control = make(clock)
+    control.over = True
+    control.apply(directive(valid=False), clock.now)
+    control.end(Ending.LOST)
+    assert control.ending is None
+    control.end(Ending.OVERDUE)
+    assert control.ending is Ending.OVERDUE
+
+
+async def test_the_margin_of_a_short_lease_is_a_fifth_of_it():
+    clock = Clock()
+    control = make(clock, lease_seconds=1.0)
+    assert control.expires_at == clock.now + 0.8
