@@ -216,6 +216,10 @@ REFUSED = {
         "CREATE SEQUENCE s; CREATE TABLE t (id int PRIMARY KEY DEFAULT nextval('s') * 2)",
         "more than nextval",
     ),
+    "subscribed": (
+        "CREATE TABLE t (id serial PRIMARY KEY); INSERT INTO pg_subscription_rel VALUES (1, 't'::regclass, 'r', NULL)",
+        "logical replication",
+    ),
     "view": ("CREATE TABLE b (id serial PRIMARY KEY); CREATE VIEW t AS SELECT * FROM b", "a view"),
     "materialised": (
         "CREATE MATERIALIZED VIEW t AS SELECT 1 AS id; CREATE UNIQUE INDEX ON t (id)",

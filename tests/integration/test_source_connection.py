@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import struct
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from service.domain.errors import Permanent, RowferryError, Transient, chain
 from tests.integration.source_cases import connected, datasource, source
 from tests.support.ports import free_port
+from tests.support.postgres import PostgresServer
 from tests.support.waiting import until
 from workers.sources.budget import ConnectionBudget
 from workers.sources.connection import PINNED, connect
 from workers.sources.postgres import check_datasource
 
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+PEM_UNENCRYPTED = (
+    serialization.Encoding.PEM,
+    serialization.PrivateFormat.PKCS8,
+    serialization.NoEncryption(),
+)
 SECRET = "the-secret-that-nobody-shows"
 
 
@@ -24,7 +41,7 @@ SECRET = "the-secret-that-nobody-shows"
         ({"database": "no_such_database"}, Permanent, "database_unknown"),
         ({"port": 0}, Transient, "source_unreachable"),
         ({"host": "host.invalid"}, Transient, "source_unreachable"),
-        ({"tls_mode": "require"}, Transient, "source_unreachable"),
+        ({"tls_mode": "require"}, Permanent, "tls_failed"),
         ({"properties": {"work_mem": "much"}}, Permanent, "datasource_properties"),
         ({"properties": {"no_such_setting": "1"}}, Permanent, "datasource_properties"),
     ],
@@ -79,12 +96,95 @@ async def test_a_session_is_pinned_read_only_and_named(database: str, tls_mode: 
         await connection.close()
 
 
-async def test_settings_that_do_not_take_hold_are_noticed(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As behind a pooler that ignores start-up settings: here the server is asked for what it was not told."""
-    monkeypatch.setitem(PINNED, "TimeZone", "utc ")
-    with pytest.raises(Permanent) as caught:
-        await connect(datasource(database), "rowferry test")
-    assert caught.value.code in {"pooled_connection", "datasource_properties"}
+async def test_a_pooler_that_ignores_settings_is_noticed(database: str) -> None:
+    """A stand-in for one: it passes everything on but the start-up settings."""
+    store = datasource(database)
+    pipes: list[asyncio.Task[None]] = []
+
+    async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        length = struct.unpack("!I", await reader.readexactly(4))[0]
+        fields = (await reader.readexactly(length - 4))[4:].rstrip(b"\0").split(b"\0")
+        settings = dict(zip(fields[::2], fields[1::2], strict=True))
+        kept = b"".join(name + b"\0" + settings[name] + b"\0" for name in (b"user", b"database")) + b"\0"
+        server_reader, server_writer = await asyncio.open_connection(store.host, store.port)
+        server_writer.write(struct.pack("!II", len(kept) + 8, 196608) + kept)
+        pipes.extend(
+            (asyncio.create_task(pipe(reader, server_writer)), asyncio.create_task(pipe(server_reader, writer)))
+        )
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as pooler:
+        port = pooler.sockets[0].getsockname()[1]
+        with pytest.raises(Permanent, match="TimeZone") as caught:
+            await connect(datasource(database, port=port), "rowferry test")
+        assert caught.value.code == "pooled_connection"
+        await asyncio.wait(pipes, timeout=5)
+
+
+def debian_binaries() -> list[Path]:
+    return sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+
+
+@pytest.fixture
+async def tls_server() -> AsyncIterator[tuple[PostgresServer, str]]:
+    """A server that speaks TLS, where a build with OpenSSL is installed, and the certificate of its authority."""
+    debian = debian_binaries()
+    if not debian:
+        pytest.skip("needs a PostgreSQL built with OpenSSL, such as Debian's")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROWFERRY_TEST_POSTGRES_BIN", str(debian[-1]))
+        server = PostgresServer()
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+        .public_bytes(serialization.Encoding.PEM)
+    )
+    async with server:
+        files = {"server.crt": certificate, "server.key": key.private_bytes(*PEM_UNENCRYPTED)}
+        for file, content in files.items():
+            path = server.data / file
+            path.write_bytes(content)
+            path.chmod(0o600)
+            shutil.chown(path, (server.data / "PG_VERSION").owner())
+        async with connected(server.dsn()) as connection:
+            await connection.execute("ALTER SYSTEM SET ssl = on")
+        server.restart()
+        yield server, certificate.decode()
+
+
+async def test_tls_modes_mean_what_they_mean_to_libpq(tls_server: tuple[PostgresServer, str]) -> None:
+    server, authority = tls_server
+    encrypted = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
+    for mode, ca, host, expected in (
+        ("disable", None, "127.0.0.1", False),
+        ("prefer", None, "127.0.0.1", True),
+        ("require", None, "127.0.0.1", True),
+        ("require", authority, "127.0.0.1", True),
+        ("verify-ca", authority, "127.0.0.1", True),
+        ("verify-ca", None, "127.0.0.1", "tls_failed"),
+        ("verify-full", authority, "127.0.0.1", "tls_failed"),
+        ("verify-full", "nonsense", "127.0.0.1", "tls_failed"),
+    ):
+        store = datasource(server.dsn(), tls_mode=mode, tls_ca=ca, host=host)
+        if isinstance(expected, str):
+            with pytest.raises(Permanent) as caught:
+                await connect(store, "rowferry test")
+            assert caught.value.code == expected
+            continue
+        connection = await connect(store, "rowferry test")
+        assert await connection.fetchval(encrypted) is expected
+        await connection.close()
 
 
 async def test_a_refused_destination_connects_nowhere(database: str) -> None:

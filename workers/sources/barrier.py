@@ -166,28 +166,24 @@ class Barrier:
 
 
 class CommitFrontier:
-    """The moving bound: a queue of candidates, one a poll, let go from the front."""
+    """The moving bound: a queue of candidates, one a poll, let go from the front.
 
-    def __init__(self, session: Session, barrier: Barrier, position: Key | None) -> None:
-        self._session = session
+    Virtual transactions keep their names however often our own connection is opened anew. A restart of the server
+    ends all of them but the prepared ones, and those hold every candidate.
+    """
+
+    def __init__(self, barrier: Barrier, position: Key | None) -> None:
         self._barrier = barrier
         self._bound = position
         self._queue: deque[Candidate] = deque()
-        self._opened = session.opened
 
     async def advance(self) -> Horizon:
         """One look: three short statements, two when nothing was written."""
         newest = self._queue[-1].bound if self._queue else self._bound
         drawn = await self._barrier.draw(newest)
-        if self._session.opened != self._opened:
-            # a restart in between ends the virtual transactions we know by name
-            self._queue.clear()
-            self._opened = self._session.opened
         if drawn.key is None and not self._queue:
             return Horizon(self._bound, (), drawn.ahead)
         now = await self._barrier.holders()
-        if self._session.opened != self._opened:
-            return Horizon(self._bound, (), drawn.ahead)
         if drawn.key is not None and len(self._queue) < _MOST_CANDIDATES:
             self._queue.append(Candidate(drawn.key, frozenset(now), time.monotonic()))
         while self._queue and not still_held(self._queue[0].holders, now):

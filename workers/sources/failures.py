@@ -88,12 +88,8 @@ def of_connecting(error: BaseException, datasource: Datasource) -> RowferryError
         return Permanent(
             "database_unknown", f"{where}: {error}", hint="check `database` of the datasource; nothing was created"
         )
-    if isinstance(error, (ssl.SSLCertVerificationError, ssl.CertificateError)):
-        return Permanent(
-            "tls_failed",
-            f"{where}: the server's certificate was not accepted: {error}",
-            hint="give the authority that signed it in `tls.ca`, or check that the host is the one it names",
-        )
+    if tls := _of_tls(error, where):
+        return tls
     if state in {"53300", "53000"}:
         return Transient(
             "source_unreachable",
@@ -112,6 +108,19 @@ def of_connecting(error: BaseException, datasource: Datasource) -> RowferryError
         f"{where} can not be reached: {detail}",
         hint="check that Postgres runs, and that host and port of the datasource are right",
     )
+
+
+def _of_tls(error: BaseException, where: str) -> Permanent | None:
+    if isinstance(error, ConnectionError) and "SSL upgrade" in str(error):
+        hint = "turn ssl on there, or set tls.mode to disable"
+        return Permanent("tls_failed", f"{where}: the server does not speak TLS", hint=hint)
+    if isinstance(error, (ssl.SSLCertVerificationError, ssl.CertificateError)):
+        return Permanent(
+            "tls_failed",
+            f"{where}: the server's certificate was not accepted: {error}",
+            hint="give the authority that signed it in `tls.ca`, or check that the host is the one it names",
+        )
+    return None
 
 
 def of_statement(error: BaseException, what: str, *, reading: bool = False) -> RowferryError:

@@ -85,7 +85,8 @@ class PostgresSource:
         if not definition.refused:
             findings += await self._safety_findings(definition)
             findings += self._shape_findings(definition)
-            estimate = await self._estimate(definition, None, None)
+            if not any(finding.severity == "error" for finding in findings):
+                estimate = await self._estimate(definition, None, None)
         return Inspection(
             tuple(part.public for part in definition.key.parts),
             tuple(column.name for column in definition.columns),
@@ -135,7 +136,7 @@ class PostgresSource:
         barrier = Barrier(self._session, definition, generated=safety.kind == "commit")
         if safety.kind == "commit":
             await self._refuse_unsafe(definition)
-            return CommitFrontier(self._session, barrier, position)
+            return CommitFrontier(barrier, position)
         return DelayFrontier(barrier, position, safety.delay_seconds or 0.0)
 
     async def later(self, one: Key, other: Key) -> Key:
@@ -202,7 +203,9 @@ class PostgresSource:
         if after is None:
             reached = definition.rows_sql(column, None, None, order=key.order(), filtered=False)
         seconds = await self._session.fetchval(
-            f"SELECT extract(epoch FROM ({newest} LIMIT 1)::timestamp - ({reached} LIMIT 1)::timestamp)::float8"
+            "SELECT extract(epoch FROM newest - reached)::float8"
+            f" FROM (SELECT ({newest} LIMIT 1)::timestamp AS newest, ({reached} LIMIT 1)::timestamp AS reached) AS t"
+            " WHERE isfinite(newest) AND isfinite(reached)"
         )
         return 0.0 if seconds is None else max(0.0, float(seconds))
 
@@ -313,6 +316,10 @@ class PostgresSource:
             notes.append("rows that commit after larger keys were read are lost (safety none)")
         elif not self._follows and safety.kind == "none":
             notes.append("rows whose transactions were open when the run began may be missing (safety none)")
+        elif not self._follows and definition.relation is not None and definition.relation.standby:
+            notes.append(
+                "the datasource is a standby: rows whose transactions were open when the run began may be missing"
+            )
         if self._follows and definition.filters:
             notes.append("a row counts if it matches the conditions when its key becomes final")
         return "; ".join(notes)
