@@ -66,6 +66,8 @@ class LogEvent(StrEnum):
     """Bound and splits of a generation are known."""
     OLD_GENERATION_NOT_FENCED = "old_generation_not_fenced"
     """The target of a predecessor generation was away, so a late transaction of it may still stall readers."""
+    OLD_TARGET_GONE = "old_target_gone"
+    """What a predecessor generation delivered is gone with its target; its chunk without an answer was dropped."""
     CHUNK_SETTLED = "chunk_settled"
     """A chunk is visible and its position is stored."""
     CHUNK_RECOVERED = "chunk_recovered"

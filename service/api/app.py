@@ -27,7 +27,7 @@ from service.api.native import checkpoints, history, jobs, named, verbs
 from service.api.problems import Problem
 from service.api.rate_limit import RateLimit
 from service.api.routes import Call, Role, Route
-from service.api.services import REQUEST_ID, SERVICES, Services
+from service.api.services import CALLER, REQUEST_ID, SERVICES, Services
 from service.api.validation import validate
 from service.domain.errors import NotFound, RowferryError
 from service.lifecycle import Checkpoints, Credentials, Datasources, Jobs, Tokens, Verbs
@@ -121,7 +121,7 @@ class Gate:
         """The handler that aiohttp's router is given."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
-            caller = await self._caller(request, route)
+            caller = request[CALLER] = await self._caller(request, route)
             with bound_contextvars(account=caller.account):
                 self._limit.take(caller.key)
                 check_role(caller, self._role(route))
@@ -208,6 +208,7 @@ def _say(request: web.Request, response: web.StreamResponse, seconds: float) -> 
     resource = request.match_info.route.resource
     route = resource.canonical if resource is not None else "none"
     stream = not isinstance(response, web.Response)
+    caller = request.get(CALLER)
     answered(request.method, route, response.status, None if stream else seconds)
     quiet = response.status < 400 and request.method in {"GET", "HEAD"}
     _log.log(
@@ -218,6 +219,7 @@ def _say(request: web.Request, response: web.StreamResponse, seconds: float) -> 
         status=response.status,
         seconds=round(seconds, 4),
         remote=request.remote,
+        **({"account": caller.account, "who": caller.name} if caller is not None else {}),
     )
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from service.api.auth import Caller
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
@@ -43,4 +45,5 @@ class Services:
 
 
 SERVICES: web.AppKey[Services] = web.AppKey("rowferry_services")
+CALLER: web.RequestKey[Caller] = web.RequestKey("rowferry_caller", Caller)
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("rowferry_request_id", str)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any, get_args
 
@@ -165,3 +166,12 @@ def test_every_operation_says_its_role_and_has_an_id_of_its_own() -> None:
     operations = [operation for item in document["paths"].values() for operation in item.values()]
     assert len({operation["operationId"] for operation in operations}) == len(operations)
     assert all(operation["x-rowferry-role"] in {"public", "viewer", "operator", "admin"} for operation in operations)
+
+
+def test_the_example_jobs_are_taken() -> None:
+    examples = sorted((page.PAGE.parents[1] / "config" / "jobs").glob("*.json"))
+    assert len(examples) >= 3
+    for example in examples:
+        given = json.loads(example.read_text(encoding="utf-8"))
+        not_available.refuse(given)
+        assert JobDefinition.model_validate(given).name, example

@@ -6,7 +6,7 @@ import json
 import tempfile
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
 import asyncpg
 from aiohttp.test_utils import TestClient, TestServer
@@ -101,7 +101,7 @@ class ApiCase:
         body: Any = None,
         *,
         token: str | None = ADMIN,
-        data: bytes | None = None,
+        data: bytes | IO[bytes] | None = None,
         **headers: str,
     ) -> Reply:
         """One request; header names are written with underscores."""
