@@ -56,9 +56,9 @@ class Context:
     files: Path
     """The account's own folder, `<data folder>/files/<account>`: file jobs write below it only."""
     guard: Guard | None = None
+    """Awaited with host and port before a sink connects anywhere; raises SinkRefused. None: every address may be."""
     target: Mapping[str, object] = field(default_factory=dict)
     """What `Sink.prepare_target` said when the generation was planned."""
-    """Awaited with host and port before a sink connects anywhere; raises SinkRefused. None: every address may be."""
 
 
 def available() -> dict[str, Any]:

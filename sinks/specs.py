@@ -32,6 +32,8 @@ class KafkaSecurity(SinkSpec):
         sasl = self.protocol.startswith("SASL")
         if sasl and not self.mechanism:
             raise ValueError(f"protocol {self.protocol} needs mechanism: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512")
+        if sasl and not self.username:
+            raise ValueError(f"protocol {self.protocol} needs username")
         if not sasl and (self.mechanism or self.username or self.password):
             raise ValueError(f"mechanism, username and password need a SASL protocol, not {self.protocol}")
         return self
@@ -78,14 +80,13 @@ class KafkaSinkSpec(SinkSpec):
     group_prefix: str = Field(default="rowferry", pattern=r"^[A-Za-z0-9._-]{1,100}$")
 
     @model_validator(mode="after")
-    def _login(self) -> KafkaSinkSpec:
-        """What a stored credential may bring is only asked for where there is none."""
-        security = self.security
-        if self.credential is None:
-            if security.protocol.startswith("SASL") and not security.username:
-                raise ValueError(f"security.protocol {security.protocol} needs security.username, or a credential")
-            if (security.certificate is None) != (security.private_key is None):
-                raise ValueError("security.certificate and security.private_key belong together: give both or none")
+    def _key_pair(self) -> KafkaSinkSpec:
+        """A private key may come from a stored credential."""
+        certificate, private_key = self.security.certificate, self.security.private_key
+        if certificate is None and private_key is not None:
+            raise ValueError("security.private_key needs security.certificate")
+        if certificate is not None and private_key is None and self.credential is None:
+            raise ValueError("security.certificate needs security.private_key, or a credential that holds it")
         return self
 
 

@@ -10,6 +10,7 @@ from tests.support.kafka import KafkaServer
 from tests.support.postgres import PostgresServer
 from tests.support.processes import REGISTRY
 from tests.support.proxy import FaultProxy
+from tests.support.secrecy import told
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator, Iterator
@@ -87,8 +88,12 @@ async def postgres_proxy(postgres_server: PostgresServer) -> AsyncIterator[Fault
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Print the ends of all servers' logs under a failure."""
+    """Print the ends of all servers' logs under a failure; what a test printed or logged holds no secret."""
     report = yield
+    leak = told("".join(text for _, text in report.sections))
+    if leak is not None and report.passed:
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid}: the captured output holds the secret {leak}"
     if report.failed:
         for process in sorted(REGISTRY, key=lambda child: child.name):
             state = "runs" if process.running else f"ended with {process.exit_code}"

@@ -18,6 +18,7 @@ import asyncpg
 
 from tests.support.ports import LOOPBACK, free_port
 from tests.support.processes import ChildProcess, identity
+from tests.support.secrecy import secret
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -162,7 +163,7 @@ class PostgresServer:
 
     async def create_user(self, name: str, password: str, *, options: str = "") -> None:
         """Make a login role that needs `password` (scram), or give an existing one this password."""
-        quoted = password.replace("'", "''")
+        quoted = secret(password).replace("'", "''")
         found = await self._fetchval(f"SELECT 1 FROM pg_roles WHERE rolname = '{_plain(name)}'")
         verb = "ALTER" if found else "CREATE"
         await self._execute(f"{verb} ROLE {name} LOGIN {options} PASSWORD '{quoted}'")

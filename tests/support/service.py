@@ -20,6 +20,7 @@ from cryptography.fernet import Fernet
 from tests.support.client import Client
 from tests.support.ports import LOOPBACK, free_port
 from tests.support.processes import ChildProcess
+from tests.support.secrecy import assert_silent, secret
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,8 +55,8 @@ class ServiceProcess:
         self.data_dir.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         self.database_url = database_url
-        self.admin_token = f"test-admin-{secrets.token_urlsafe(18)}"
-        self.secret_key = Fernet.generate_key().decode()
+        self.admin_token = secret(f"test-admin-{secrets.token_urlsafe(18)}")
+        self.secret_key = secret(Fernet.generate_key().decode())
         self.settings = dict(settings or {})
         if signals is not None:
             self.settings["ROWFERRY_TEST_SIGNALS"] = str(signals)
@@ -165,11 +166,14 @@ class ServiceProcess:
         await self.start()
 
     def close(self) -> None:
-        """Kill it if it still runs, and remove a folder that was made here."""
+        """Kill it if it still runs, and remove a folder that was made here. AssertionError when its log told a
+        secret."""
         if self._child is not None:
             self._child.kill()
+        said = self.log_text()
         if self._made_folder:
             shutil.rmtree(self.folder, ignore_errors=True)
+        assert_silent(said, f"the log of {self.name}")
 
     async def __aenter__(self) -> Self:
         """Start, and close when that fails."""
