@@ -1,0 +1,109 @@
+"""kill -9 of the service on the way to Kafka: between any two steps, and at random."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.fault.scenario import Scenario
+from tests.support.waiting import until
+
+if TYPE_CHECKING:
+    from tests.fault.kafka_target import KafkaTarget
+    from tests.support.service import ServiceProcess
+
+pytestmark = [pytest.mark.kafka, pytest.mark.fault]
+
+BETWEEN_STEPS = {
+    # name: point, how many pass before
+    "plan-leased": ("leased", 0),
+    "bounded": ("bounded", 0),
+    "planned": ("planned", 0),
+    "split-leased": ("leased", 1),
+    "opened": ("opened", 0),
+    "read": ("read", 0),
+    "staged": ("staged", 0),
+    "complete": ("complete", 0),
+    "prepared": ("prepared", 0),
+    "visible": ("visible", 0),
+    "settled": ("settled", 0),
+    "read-later": ("read", 1),
+    "staged-later": ("staged", 3),
+    "complete-later": ("complete", 3),
+    "prepared-later": ("prepared", 3),
+    "visible-later": ("visible", 3),
+    "settled-later": ("settled", 3),
+    "last-settled": ("settled", 5),
+    "split-done": ("split_done", 0),
+    "finish-leased": ("leased", 2),
+    "checked": ("checked", 0),
+    "finished": ("finished", 0),
+}
+AND_THE_NEXT_STEP = {"planned": ("leased", 1), "split-done": ("leased", 2)}
+"""Held too: when a step has ended the next one is anybody's."""
+
+KILLS = 20
+KILL_ROWS = 12_000
+ROWS_PER_SECOND = 100.0
+SEED = "ROWFERRY_FAULT_SEED"
+
+
+async def test_a_kill_between_any_two_steps_loses_nothing_and_doubles_nothing(kafka_scenario: Scenario):
+    scenario = kafka_scenario
+    jobs, holds = [], []
+    for name, (point, skip) in BETWEEN_STEPS.items():
+        job = await scenario.create(name)
+        jobs.append(job)
+        holds.append(scenario.points.hold(point, job_id=job.id, skip=skip))
+        if name in AND_THE_NEXT_STEP:
+            point, skip = AND_THE_NEXT_STEP[name]
+            holds.append(scenario.points.hold(point, job_id=job.id, skip=skip))
+    await scenario.start(*jobs)
+    await scenario.reach(*holds)
+    await scenario.restart_after_kill()
+    await scenario.finish_and_reconcile(*jobs)
+
+
+async def test_twenty_kills_at_random_of_two_services_that_share_four_splits(
+    database: str, control_database: str, kafka_target: KafkaTarget
+):
+    """Replay one with the variable that the first line of its output names."""
+    seed = int(os.environ.get(SEED, random.randrange(10**6)))
+    print(f"{SEED}={seed}")
+    chance = random.Random(seed)
+    async with Scenario(database, control_database, kafka_target, rows=KILL_ROWS, lease_seconds=2.0) as scenario:
+        services = [scenario.service, await scenario.second().start()]
+        # Slow enough to outlive the kills; the limit is lifted after them.
+        job = await scenario.create(
+            "orders", splits=4, chunk_rows=50, options={"rate": {"rows_per_second": ROWS_PER_SECOND}}
+        )
+        await scenario.start(job)
+        kills = 0
+        while kills < KILLS:
+            at_work = await _at_work(scenario, services, chance)
+            # One of them, now and then both; nobody waits until the victim is back.
+            for victim in chance.sample(at_work, chance.choice([1, 1, len(at_work)])):
+                victim.kill()
+                victim.launch()
+                kills += 1
+        await asyncio.gather(*(service.wait_ready() for service in services))
+        assert await scenario.ended(job) is None, "it was over before the last kill: make the table larger"
+        async with scenario.client() as api:
+            await api.call("PATCH", "/v1/jobs/orders", json={"options": {"rate": {"rows_per_second": None}}})
+        await scenario.finish_and_reconcile(job)
+
+
+async def _at_work(scenario: Scenario, services: list[ServiceProcess], chance: random.Random) -> list[ServiceProcess]:
+    """The services that have passed a few points since their last start, once there is one."""
+    few = chance.randrange(2, 16)
+
+    def found() -> list[ServiceProcess]:
+        passed = Counter(question["pid"] for question in scenario.points.seen)
+        return [service for service in services if passed[service.process.pid] >= few]
+
+    return await until(found, 40, f"a service passes {few} points")
