@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, AwareDatetime, Field, SecretStr, model_validator
+from pydantic import AfterValidator, AwareDatetime, Field, RootModel, SecretStr, model_validator
 
 from service.domain.spec import JobSpec, Name, Strict
 from service.domain.states import State
@@ -89,6 +89,21 @@ class DatasourceDefinition(Strict):
             if name.lower() in PINNED_PROPERTIES:
                 raise ValueError(f"properties.{name} is set by the reader itself; remove it")
         return self
+
+
+class DatasourceByUrl(Strict):
+    """The same with host, port, database, user and password in one; the password is kept apart at once."""
+
+    name: Name | None = None
+    url: SecretStr = Field(description="postgresql://user:password@host:port/database?sslmode=require")
+    tls: Tls = Tls()
+    time_zone: str | None = None
+    properties: dict[str, str] = Field(default_factory=dict)
+    max_connections: int | None = None
+
+
+class DatasourceRequest(RootModel[DatasourceDefinition | DatasourceByUrl]):
+    """Part by part, or by URL."""
 
 
 class CredentialDefinition(Strict):

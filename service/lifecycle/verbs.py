@@ -65,7 +65,7 @@ class Verbs:
         run that the verb concerns ended within `wait_seconds`. Raises Conflict `verb_refused`, `path_in_use`."""
         if event is Event.START:
             async with self._starting.setdefault(account, asyncio.Lock()):
-                await self._refuse_shared_path(account, job)
+                await self.refuse_shared_path(account, job.name, job.spec, but=job.id)
                 after, moved = await self._apply(account, actor, job, event, trigger, from_beginning=from_beginning)
         else:
             after, moved = await self._apply(account, actor, job, event, trigger)
@@ -99,6 +99,24 @@ class Verbs:
                 return left
             await self._store.wait_changed(min(remaining, _LOOK_SECONDS))
         return None
+
+    async def refuse_shared_path(
+        self, account: str, name: str, definition: Mapping[str, Any], *, but: str | None = None
+    ) -> None:
+        """Two live jobs never write below one path: one would adopt or remove what is the other's. Raises Conflict
+        `path_in_use`."""
+        path = _path(definition)
+        if path is None:
+            return
+        for other in await self._matching(account, {"sink": "file", "state": [state.value for state in LIVE]}):
+            theirs = _path(other.spec)
+            if other.id != but and theirs is not None and (_below(path, theirs) or _below(theirs, path)):
+                raise Conflict(
+                    "path_in_use",
+                    f"sink.path {path!r} of job {name!r} is in use by job {other.name!r}, which is {other.state}",
+                    hint="let that one end, or give this one another path",
+                    job=other.name,
+                )
 
     async def bulk(
         self, account: str, actor: Actor, event: Event, targets: Sequence[str] | Mapping[str, Any], *, dry_run: bool
@@ -139,21 +157,6 @@ class Verbs:
                 return fresh, False
             await self._store.wait_changed(min(remaining, _LOOK_SECONDS))
 
-    async def _refuse_shared_path(self, account: str, job: Job) -> None:
-        """Two live jobs never write below one path: one would adopt or remove what is the other's."""
-        path = _path(job)
-        if path is None:
-            return
-        for other in await self._matching(account, {"sink": "file", "state": [state.value for state in LIVE]}):
-            theirs = _path(other)
-            if other.id != job.id and theirs is not None and (_below(path, theirs) or _below(theirs, path)):
-                raise Conflict(
-                    "path_in_use",
-                    f"sink.path {path!r} of job {job.name!r} is in use by job {other.name!r}, which is {other.state}",
-                    hint="let that one end, or give this one another path",
-                    job=other.name,
-                )
-
     async def _matching(self, account: str, filters: Mapping[str, Any]) -> list[Job]:
         found: list[Job] = []
         after: str | None = None
@@ -190,9 +193,12 @@ def _foreseen(job: Job, event: Event) -> BulkResult:
     return BulkResult(job.id, job.name, 409, job.state.value, "verb_refused", detail)
 
 
-def _path(job: Job) -> str | None:
-    sink: Any = job.spec["sink"]
-    return str(sink["path"]) if sink.get("kind") == "file" else None
+def _path(definition: Mapping[str, Any]) -> str | None:
+    """Also of a definition that nobody has looked at yet."""
+    sink = definition.get("sink")
+    if not isinstance(sink, dict) or sink.get("kind") != "file" or not isinstance(sink.get("path"), str):
+        return None
+    return str(sink["path"])
 
 
 def _below(path: str, other: str) -> bool:

@@ -139,6 +139,9 @@ async def test_two_live_jobs_never_share_a_path(api: ApiCase) -> None:
     await api.ok("POST", "/v1/jobs/a/start", status=202)
     problem = await api.refused("POST", "/v1/jobs/b/start", None, 409, "path_in_use")
     assert problem["job"] == "a"
+    at_once = definition("d", sink={"kind": "file", "path": "out/x/y"})
+    await api.refused("POST", "/v1/jobs?start=true", at_once, 409, "path_in_use")
+    await api.refused("GET", "/v1/jobs/d", None, 404, "not_found")
     await api.ok("POST", "/v1/jobs/c/start", status=202)
     await api.ok("POST", "/v1/jobs/a/stop", status=202)
     await api.ok("POST", "/v1/jobs/c/stop", status=202)

@@ -45,8 +45,11 @@ def define(data: Any) -> JobDefinition:
 
 async def create(call: Call) -> web.StreamResponse:
     """201, or whatever refuses it; with `start` the job is queued already."""
-    query = cast("CreateQuery", call.query)
-    job = await call.services.jobs.create(call.account, actor(call), mapping(call.body))
+    query, given = cast("CreateQuery", call.query), mapping(call.body)
+    if query.start:
+        # Before anything is stored: a refused start would leave a job behind that nobody was told of.
+        await call.services.verbs.refuse_shared_path(call.account, str(given.get("name")), given)
+    job = await call.services.jobs.create(call.account, actor(call), given)
     if query.start:
         job, _ = await call.services.verbs.act(call.account, actor(call), job, Event.START)
     return shown(call, job, 201, Location=f"/v1/jobs/{job.id}")

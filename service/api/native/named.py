@@ -8,7 +8,7 @@ from aiohttp import web
 
 from service.api import answers, paging, present
 from service.api.auth import DEFAULT_ACCOUNT
-from service.api.models import CredentialDefinition, DatasourceDefinition, TokenRequest
+from service.api.models import CredentialDefinition, DatasourceRequest, TokenRequest
 from service.api.native.jobs import actor, mapping
 from service.api.problems import Problem, invalid
 from service.api.queries import PageQuery, TokenQuery
@@ -140,7 +140,7 @@ ROUTES = (
     Route("GET", "/v1/datasources", Role.VIEWER, datasources, "Datasources", {200: answers.DatasourcesAnswer}),
     Route("GET", "/v1/datasources/{name}", Role.VIEWER, datasource, "One datasource", {200: answers.DatasourceAnswer}),
     Route("PUT", "/v1/datasources/{name}", Role.ADMIN, put_datasource, "Create or replace a datasource",
-          {200: answers.DatasourceAnswer, 201: answers.DatasourceAnswer}, body=DatasourceDefinition),
+          {200: answers.DatasourceAnswer, 201: answers.DatasourceAnswer}, body=DatasourceRequest),
     Route("DELETE", "/v1/datasources/{name}", Role.ADMIN, delete_datasource, "Remove a datasource", {204: None}),
     Route("POST", "/v1/datasources/{name}:validate", Role.ADMIN, check_datasource, "Connect and look",
           {200: answers.ValidationAnswer}),
