@@ -24,6 +24,7 @@ Errors::
     SinkError
      +- SinkUnavailable      back off and try again (the target is away, slow, restarting)
      +- SinkRefused          permanent: someone has to mend the target, the rights or the definition
+         +- TargetGone       what was delivered is gone with its target; a new beginning needs nothing of it
      +- PositionConflict     permanent: the target shows what this split can not have written
      +- Fenced               somebody opened the same split after us; only the store says who is right
      +- Restage              begin the chunk again at once, the writer's sink has adapted itself
@@ -62,6 +63,11 @@ class SinkUnavailable(SinkError):
 
 class SinkRefused(SinkError):
     """The target said no, and will say no again: rights, missing topic, full quota, unreadable folder."""
+
+
+class TargetGone(SinkRefused):
+    """The target is missing, or another one bears its name: what was delivered can neither be seen nor added to. A
+    generation that begins by itself may follow all the same."""
 
 
 class PositionConflict(SinkError):

@@ -14,7 +14,7 @@ from aiokafka.errors import (
     UnsupportedSaslMechanismError,
 )
 
-from sinks.base import Fenced, SinkError, SinkRefused, SinkUnavailable
+from sinks.base import Fenced, SinkError, SinkRefused, SinkUnavailable, TargetGone
 from sinks.kafka_protocol import Code
 
 FENCING = frozenset(
@@ -82,17 +82,17 @@ def unreachable(names: Names, doing: str, cause: str) -> SinkUnavailable:
     )
 
 
-def topic_missing(names: Names) -> SinkRefused:
+def topic_missing(names: Names) -> TargetGone:
     """The topic is not there and nobody asked us to make it."""
-    return SinkRefused(
+    return TargetGone(
         "topic_missing",
         f"topic {names.topic!r} does not exist. Create it, or set topic_settings.create to true.",
     )
 
 
-def topic_recreated(names: Names, expected: str, found: str) -> SinkRefused:
+def topic_recreated(names: Names, expected: str, found: str) -> TargetGone:
     """Another topic under the same name: what was delivered before is gone."""
-    return SinkRefused(
+    return TargetGone(
         "topic_recreated",
         f"topic {names.topic!r} was deleted and made again (id {expected} became {found}): the rows delivered "
         "before are not in it. Start from the beginning, or PUT a checkpoint to go on from there.",

@@ -12,7 +12,7 @@ from config.names import LogEvent
 from service.domain.errors import Permanent, RowferryError
 from service.domain.records import Condition, OpenRange
 from service.domain.spec import JobSpec
-from sinks.base import SinkError
+from sinks.base import SinkError, TargetGone
 from workers.chunks import settlement, to_prepared, to_record
 from workers.delivery import position_conflict, position_unknown, stage_again
 from workers.recovery import Action, decide
@@ -56,7 +56,11 @@ class PlanWork:
         generation = await store.generation(lease, lease.generation)
         if generation.planned:
             return
-        history = [before if before.closed else await self._close(before) for before in await self._predecessors(lease)]
+        by_itself = generation.begins in {"beginning", "given"}
+        history = [
+            before if before.closed else await self._close(before, by_itself=by_itself)
+            for before in await self._predecessors(lease)
+        ]
         target = await self._sink.prepare_target()
         await self._retry.recovered()
         await self._bound(_ranges([*history, generation], self._spec.mode), target)
@@ -73,18 +77,25 @@ class PlanWork:
 
     # -- closing the generation before ---------------------------------------------------------------------------
 
-    async def _close(self, old: GenerationState) -> GenerationState:
+    async def _close(self, old: GenerationState, *, by_itself: bool) -> GenerationState:
         """Fence every split that was ever opened, and settle or drop what it had prepared (design.md, section 5).
-        Answers the generation as it is then."""
+        `by_itself`: the successor begins where it was told to, so the target of the old one may be gone. Answers the
+        generation as it is then."""
         same_target = dict(old.spec).get("sink") == dict(self._step.spec).get("sink")
         fenced = True
         sink = await self._place.sinks.sink(self._step.account, old.spec, old.secrets, old.target)
         source = await self._place.sources.source(self._step.account, old.spec, name=self._place.title(self._step))
         try:
             async with asyncio.timeout(None if same_target else LONGEST_FENCING_SECONDS):
-                for split in old.splits:
-                    if old.epochs.get(split.ordinal, 0) > 0:
-                        await self._fence(sink, source, old, split)
+                try:
+                    for split in old.splits:
+                        if old.epochs.get(split.ordinal, 0) > 0:
+                            await self._fence(sink, source, old, split)
+                except TargetGone as error:
+                    if not by_itself:
+                        raise
+                    log.warning(LogEvent.OLD_TARGET_GONE, generation=old.number, cause=str(error))
+                    await self._give_up(sink, old)
         except (TimeoutError, SinkError, RowferryError) as error:
             if same_target or not isinstance(error, TimeoutError | SinkError):
                 raise
@@ -140,6 +151,15 @@ class PlanWork:
         finally:
             await writer.discard()
             await writer.close()
+
+    async def _give_up(self, sink: Sink, old: GenerationState) -> None:
+        """Whether a prepared chunk became visible is moot without its target; only its owner must not come back."""
+        for split in old.splits:
+            if old.epochs.get(split.ordinal, 0) > 0:
+                epoch = await self._place.store.fence_epoch(self._lease, old.number, split.ordinal)
+                await sink.clean_up([owner(self._step, generation=old.number, split=split.ordinal, epoch=epoch)])
+                if split.prepared:
+                    await self._place.store.drop_closed(self._lease, old.number, split.ordinal)
 
     # -- bounds and splits ---------------------------------------------------------------------------------------
 

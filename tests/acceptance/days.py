@@ -1,4 +1,4 @@
-"""What the tests of bad input and bad days share: jobs over a table `orders`, and what every one of them must end in."""
+"""What the tests of bad input and bad days share: jobs over a table `orders`, and what each of them must end in."""
 
 from __future__ import annotations
 

@@ -36,7 +36,6 @@ class Unknown(NamedTuple):
     code: str
     words: tuple[str, ...]
     mended_by: str
-    sink: Json = {}
     table: str = "orders"
 
 

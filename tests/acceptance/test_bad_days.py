@@ -1,0 +1,318 @@
+"""Servers that go away, disks that fill, tables and topics that change in the middle: shown, survived, nothing lost."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.acceptance.days import says, with_port, within
+from tests.support.proxy import FaultProxy
+from tests.support.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.acceptance.days import Days
+    from tests.support.kafka import KafkaServer
+    from tests.support.postgres import PostgresServer
+
+ROWS = 12_000
+
+
+# -- the broker ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_broker_that_is_not_there_is_said_retried_and_left_at_once(days: Days, kafka_server: KafkaServer):
+    await days.orders(ROWS)
+    kafka_server.create_topic(days.name)
+    spec = days.spec(sink=days.into_kafka(bootstrap=kafka_server.proxied_bootstrap))
+    found = days.findings(await days.api.validate(spec))
+    says(found["sink_unreachable"], "sink_unreachable", kafka_server.proxied_bootstrap, "bootstrap_servers", "Check")
+    await days.api.create(spec, start=True)
+    job = await days.retrying("sink_unreachable")
+    says(job["retrying"]["cause"], "sink_unreachable", kafka_server.proxied_bootstrap, "bootstrap_servers", "Check")
+    async with within(1, "an abort"):
+        job = await days.api.abort(days.name, wait=10)
+    assert job["state"] == "aborted"
+    await days.api.start(days.name)
+    await days.retrying("sink_unreachable")
+    async with within(2, "a stop"):
+        job = await days.api.stop(days.name, wait=10)
+    assert (job["state"], job["retrying"]) == ("stopped", None)
+    await days.api.start(days.name)
+    await days.retrying("sink_unreachable")
+    async with FaultProxy(kafka_server.proxied_port, port=kafka_server.proxy_port):
+        await days.succeeds(start=False)
+
+
+@pytest.mark.parametrize("verb", ["stop", "abort"])
+async def test_a_running_kafka_job_stops_within_two_seconds_and_aborts_within_one(days: Days, verb: str, kafka_server):
+    await days.orders(200_000)
+    kafka_server.create_topic(days.name)
+    await days.api.create(days.spec(sink=days.into_kafka(), options={"chunk": {"rows": 10_000}}), start=True)
+    await days.api.wait_for_rows(days.name, 10_000)
+    async with within({"stop": 2, "abort": 1}[verb], f"a {verb}"):
+        job = await getattr(days.api, verb)(days.name, wait=10)
+    assert job["state"] == {"stop": "stopped", "abort": "aborted"}[verb]
+    assert 10_000 <= job["totals"]["rows_sent"] < 200_000
+    await days.succeeds()
+
+
+async def test_a_broker_that_dies_in_the_middle_is_waited_for(days: Days, kafka_server: KafkaServer):
+    await days.orders(ROWS)
+    kafka_server.create_topic(days.name)
+    await days.in_the_middle(days.spec(sink=days.into_kafka()))
+    kafka_server.kill()
+    job = await days.retrying("sink_unreachable", "outcome_unknown")
+    says(job["retrying"]["cause"], job["retrying"]["cause"]["code"], kafka_server.bootstrap)
+    assert job["state"] == "running"
+    await kafka_server.start_async()
+    await days.full_speed()
+    await days.succeeds(start=False)
+
+
+@pytest.mark.parametrize("verb", ["stop", "abort"])
+async def test_verbs_while_the_broker_is_dead_keep_their_time_and_nothing_is_lost(days: Days, verb: str, kafka_server):
+    await days.orders(ROWS)
+    kafka_server.create_topic(days.name)
+    await days.in_the_middle(days.spec(sink=days.into_kafka()))
+    kafka_server.kill()
+    try:
+        if verb == "stop":
+            await days.retrying("sink_unreachable", "outcome_unknown")
+        async with within({"stop": 2, "abort": 1}[verb], f"a {verb}"):
+            job = await getattr(days.api, verb)(days.name, wait=10)
+        assert job["state"] == {"stop": "stopped", "abort": "aborted"}[verb]
+    finally:
+        await kafka_server.start_async()
+    await days.full_speed()
+    await days.succeeds()
+
+
+async def test_a_broker_that_hangs_does_not_hold_an_abort_nor_a_transaction_on_the_source(
+    days: Days, kafka_server: KafkaServer
+):
+    await days.orders(ROWS)
+    kafka_server.create_topic(days.name)
+    async with FaultProxy(kafka_server.proxied_port, port=kafka_server.proxy_port) as proxy:
+        await days.in_the_middle(days.spec(sink=days.into_kafka(bootstrap=kafka_server.proxied_bootstrap)))
+        proxy.stall = True
+        await days.full_speed()
+        async with within(1, "an abort"):
+            job = await days.api.abort(days.name, wait=10)
+        assert job["state"] == "aborted"
+        proxy.heal()
+        await days.succeeds()
+
+
+async def test_a_topic_that_was_made_again_is_said_and_a_new_beginning_fills_it(days: Days, kafka_server: KafkaServer):
+    await days.orders(ROWS)
+    kafka_server.create_topic(days.name)
+    await days.in_the_middle(days.spec(sink=days.into_kafka()))
+    await days.api.stop(days.name, wait=10)
+    kafka_server.delete_topic(days.name)
+    await days.api.start(days.name)
+    says((await days.ends_in_error())["errors"][0], "topic_missing", days.name, "Create it")
+    kafka_server.create_topic(days.name)
+    await days.api.start(days.name)
+    job = await days.ends_in_error()
+    says(job["errors"][0], "topic_recreated", days.name, "from the beginning", "checkpoint")
+    await days.full_speed()
+    sent_before = job["totals"]["rows_sent"]
+    await days.api.start(days.name, beginning=True)
+    job = await days.api.wait_for_state(days.name, "successful")
+    assert (job["generation"], job["run"]["rows_sent"]) == (2, ROWS)
+    assert job["totals"]["rows_sent"] == sent_before + ROWS
+    await days.every_row_once(job, generation=2)
+
+
+async def test_a_topic_deleted_and_made_again_under_a_running_job_never_ends_as_if_nothing_was_lost(
+    days: Days, kafka_server: KafkaServer
+):
+    await days.orders(ROWS)
+    kafka_server.create_topic(days.name)
+    await days.in_the_middle(days.spec(sink=days.into_kafka()))
+    kafka_server.delete_topic(days.name)
+    kafka_server.create_topic(days.name)
+    job = await days.ends_in_error()
+    says(job["errors"][0], "topic_recreated", days.name, "from the beginning")
+    await days.full_speed()
+    await days.api.start(days.name, beginning=True)
+    await days.every_row_once(await days.api.wait_for_state(days.name, "successful"), generation=2)
+
+
+# -- the source ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["restart", "crash"])
+async def test_a_source_that_goes_away_in_the_middle_is_waited_for(days: Days, how: str, kafka_server, postgres_server):
+    await days.orders(ROWS)
+    await days.sql("CHECKPOINT")
+    kafka_server.create_topic(days.name)
+    await days.in_the_middle(days.spec(sink=days.into_kafka(), options={"page_bytes": 65536}))
+    (postgres_server.stop if how == "restart" else postgres_server.kill)()
+    try:
+        job = await days.retrying("source_unreachable")
+        says(job["retrying"]["cause"], "source_unreachable", "Postgres")
+        assert job["state"] == "running"
+    finally:
+        postgres_server.start()
+    await days.full_speed()
+    await days.succeeds(start=False)
+
+
+async def test_a_source_that_is_away_at_the_start_is_said_and_waited_for(days: Days, postgres_server: PostgresServer):
+    await days.orders(1000)
+    proxy = await FaultProxy(postgres_server.port).start()
+    await days.api.put_datasource(days.name, with_port(days.source_dsn, proxy.port))
+    await proxy.close()
+    found = days.findings(await days.api.validate(days.spec()))
+    says(found["source_unreachable"], "source_unreachable", f"127.0.0.1:{proxy.port}", days.name, "check that Postgres")
+    await days.api.create(days.spec(), start=True)
+    job = await days.retrying("source_unreachable")
+    says(job["retrying"]["cause"], "source_unreachable", f"127.0.0.1:{proxy.port}", days.name, "check that Postgres")
+    async with within(1, "an abort"):
+        await days.api.abort(days.name, wait=10)
+    await days.api.start(days.name)
+    await days.retrying("source_unreachable")
+    async with FaultProxy(postgres_server.port, port=proxy.port):
+        await days.succeeds(start=False)
+
+
+async def test_a_column_dropped_in_the_middle_ends_in_error_and_its_return_finishes_the_job(days: Days):
+    await days.orders(ROWS)
+    await days.in_the_middle(days.spec(options={"page_bytes": 65536}))
+    await days.sql("ALTER TABLE orders RENAME COLUMN note TO gone")
+    job = await days.ends_in_error()
+    says(job["errors"][0], "schema_changed", "note", "put the column or table back", "public.orders")
+    assert 1000 <= job["totals"]["rows_sent"] < ROWS
+    await days.full_speed()
+    await days.sql("ALTER TABLE orders RENAME COLUMN gone TO note")
+    await days.succeeds()
+
+
+async def test_a_dropped_column_is_gone_and_a_definition_without_it_finishes_the_job(days: Days):
+    await days.orders(ROWS)
+    spec = days.spec(source={"columns": ["id", "amount", "note"]}, options={"page_bytes": 65536})
+    await days.in_the_middle(spec)
+    await days.sql("ALTER TABLE orders DROP COLUMN note")
+    says((await days.ends_in_error())["errors"][0], "schema_changed", "note", "definition")
+    await days.api.start(days.name)
+    says((await days.ends_in_error())["errors"][0], "column_unknown", "note", "source.columns", "amount")
+    changed = {**spec, "source": {**spec["source"], "columns": ["id", "amount"]}}
+    job = await days.api.call("PUT", f"/v1/jobs/{days.name}", 200, json=changed)
+    assert job["generation"] == 1
+    await days.api.start(days.name)
+    job = await days.api.wait_for_state(days.name, "successful")
+    await days.every_row_once(job, values=False)
+
+
+async def test_a_table_dropped_in_the_middle_ends_in_error(days: Days):
+    await days.orders(ROWS)
+    await days.in_the_middle(days.spec(options={"page_bytes": 65536}))
+    await days.sql("ALTER TABLE orders RENAME TO old_orders")
+    says((await days.ends_in_error())["errors"][0], "schema_changed", "orders", "put the column or table back")
+    await days.full_speed()
+    await days.sql("ALTER TABLE old_orders RENAME TO orders")
+    await days.succeeds()
+
+
+# -- folders and disks --------------------------------------------------------------------------------------------
+
+
+async def test_a_file_where_the_folder_should_be_is_said(days: Days):
+    await days.orders(1000)
+    place = days.service.files(days.name)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text("in the way")
+    found = days.findings(await days.api.validate(days.spec()))
+    says(found["folder_not_writable"], "folder_not_writable", days.name, "remove it")
+    says((await days.fails(days.spec()))["errors"][0], "folder_not_writable", days.name, "remove it")
+    place.unlink()
+    await days.succeeds()
+
+
+@pytest.fixture
+def disk(days: Days) -> Iterator[Path]:
+    """A file system of 1 MiB where the job's files go; only root can have one."""
+    place = days.service.files(days.name)
+    place.mkdir(parents=True)
+    made = shutil.which("mount") and os.geteuid() == 0 and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], check=False, capture_output=True
+    )  # fmt: skip
+    if not made or made.returncode:
+        pytest.skip("no file system of our own can be mounted here: it takes root")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+async def remount(disk: Path, how: str) -> None:
+    process = await asyncio.create_subprocess_exec("mount", "-o", f"remount,{how}", str(disk))
+    assert await process.wait() == 0
+
+
+async def test_a_folder_that_may_not_be_written_is_said_and_mended(days: Days, disk: Path):
+    await days.orders(1000)
+    await remount(disk, "ro")
+    found = days.findings(await days.api.validate(days.spec()))
+    says(found["folder_not_writable"], "folder_not_writable", days.name, "writ")
+    says((await days.fails(days.spec()))["errors"][0], "folder_not_writable", days.name, "read-only")
+    await remount(disk, "rw")
+    await days.succeeds()
+
+
+async def test_a_full_disk_is_said_and_the_job_goes_on_by_itself_once_there_is_room(days: Days, disk: Path):
+    await days.orders(4000)
+    ballast = disk / "_ballast"
+    ballast.write_bytes(b"\0" * 960 * 1024)
+    await days.api.create(days.spec(options={"chunk": {"rows": 500}}), start=True)
+    job = await days.retrying("no_space")
+    says(job["retrying"]["cause"], "no_space", days.name, "free space", "by itself")
+    async with within(2, "a stop"):
+        assert (await days.api.stop(days.name, wait=10))["state"] == "stopped"
+    await days.api.start(days.name)
+    await days.retrying("no_space")
+    ballast.unlink()
+    await days.succeeds(start=False)
+
+
+# -- the control database -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seconds_away", [3, 14])
+async def test_a_control_database_that_goes_away_costs_time_and_nothing_else(
+    days: Days, seconds_away: int, control_server: PostgresServer, kafka_server: KafkaServer
+):
+    """Shorter and longer than a lease."""
+    await days.orders(ROWS)
+    kafka_server.create_topic(days.name)
+    await days.in_the_middle(days.spec(sink=days.into_kafka()))
+    control_server.stop()
+    gone = asyncio.get_running_loop().time()
+    try:
+        answer = await days.api.request("GET", f"/v1/jobs/{days.name}")
+        assert (answer.status, answer.body["retryable"]) == (503, True)
+        assert "Retry-After" in answer.headers
+        assert (await days.api.request("GET", "/healthz")).status == 200
+        ready = await days.api.request("GET", "/readyz")
+        assert (ready.status, ready.body["ready"], ready.body["checks"]["database"]["ok"]) == (503, False, False)
+        says({"code": "", "message": ready.body["checks"]["database"]["error"]}, "", "database")
+        await until(
+            lambda: asyncio.get_running_loop().time() - gone > seconds_away, 60, "the database was away so long"
+        )
+    finally:
+        control_server.start()
+    await until(lambda: is_ready(days), 10, "ready again")
+    await days.full_speed()
+    job = await days.succeeds(start=False)
+    assert job["totals"]["runs"] == 1
+
+
+async def is_ready(days: Days) -> bool:
+    return (await days.api.request("GET", "/readyz")).status == 200
