@@ -96,6 +96,15 @@ async def test_a_definition_that_can_not_be_read_says_why(database: str, spec: d
         assert await connection.fetchval("SELECT to_regclass('t') IS NOT NULL")
 
 
+@pytest.mark.parametrize("columns", [["*"], ["id"]])
+async def test_a_message_key_names_columns_that_exist(database: str, columns: list[str]) -> None:
+    async with connected(database) as connection:
+        await connection.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    async with source(database, "t", columns=columns, message_key=["id", "nix"]) as made:
+        errors = [finding for finding in (await made.inspect()).findings if finding.severity == "error"]
+    assert [(finding.pointer, finding.code) for finding in errors] == [("/sink/key", "column_unknown")]
+
+
 async def test_hostile_where_reaches_the_source_neither_whole_nor_in_part(database: str) -> None:
     async with connected(database) as connection:
         await connection.execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)")

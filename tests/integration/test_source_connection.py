@@ -20,8 +20,8 @@ from tests.support.ports import free_port
 from tests.support.postgres import PostgresServer
 from tests.support.waiting import until
 from workers.sources.budget import ConnectionBudget
+from workers.sources.checks import check_datasource
 from workers.sources.connection import PINNED, connect
-from workers.sources.postgres import check_datasource
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -185,6 +185,26 @@ async def test_tls_modes_mean_what_they_mean_to_libpq(tls_server: tuple[Postgres
         connection = await connect(store, "rowferry test")
         assert await connection.fetchval(encrypted) is expected
         await connection.close()
+
+
+async def test_a_frozen_server_is_left_alone_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.sources.connection._ANSWER_MARGIN_SECONDS", 0.2)
+    async with PostgresServer() as server:
+        async with connected(server.dsn()) as other:
+            await other.execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)")
+        async with source(server.dsn(), "t") as made:
+            reader = made.reader()
+            await reader.read(None, None)
+            server.freeze()
+            try:
+                for asked in (reader.read(None, None), made.now()):
+                    with pytest.raises(Transient) as caught:
+                        async with asyncio.timeout(15):
+                            await asked
+                    assert caught.value.code == "source_unreachable"
+            finally:
+                server.thaw()
+            assert len((await reader.read(None, None)).values) == 1
 
 
 async def test_a_refused_destination_connects_nowhere(database: str) -> None:

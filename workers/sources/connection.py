@@ -131,7 +131,7 @@ class Session:
         `statement_too_long` where a repeat would take as long."""
         try:
             async with self.in_use() as connection:
-                return await connection.fetch(query, *arguments, timeout=self.seconds + _ANSWER_MARGIN_SECONDS)
+                return await connection.fetch(query, *arguments)
         except asyncpg.QueryCanceledError as error:
             if self._long_is_permanent:
                 raise failures.too_long(self.what, self.seconds) from error
@@ -173,9 +173,13 @@ class Session:
         await connection.execute(f"SET statement_timeout = {int(seconds * 1000)}")
         try:
             yield
-        finally:
-            if not connection.is_closed():
-                await connection.execute(f"SET statement_timeout = {int(self.seconds * 1000)}")
+        except asyncpg.QueryCanceledError:
+            await connection.execute(f"SET statement_timeout = {int(self.seconds * 1000)}")
+            raise
+        except BaseException:
+            connection.terminate()  # a session that kept the longer limit would not be noticed
+            raise
+        await connection.execute(f"SET statement_timeout = {int(self.seconds * 1000)}")
 
     async def close(self) -> None:
         """Give the connection back; what runs on it is cancelled. Never raises."""
@@ -273,7 +277,7 @@ async def connect(
     settings |= pinned | {"application_name": application_name[:63]}
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
-            connection = await _connect_by_tls_mode(datasource, settings)
+            connection = await _connect_by_tls_mode(datasource, settings, seconds)
             try:
                 await _check(connection, datasource, pinned)
             except BaseException:
@@ -286,19 +290,19 @@ async def connect(
     return connection
 
 
-async def _connect_by_tls_mode(datasource: Datasource, settings: dict[str, str]) -> asyncpg.Connection:
+async def _connect_by_tls_mode(datasource: Datasource, settings: dict[str, str], seconds: float) -> asyncpg.Connection:
     context = tls_context(datasource)
     if context is not None:
         try:
-            return await _connect(datasource, settings, context)
+            return await _connect(datasource, settings, context, seconds)
         except (ConnectionError, ssl.SSLError):
             if datasource.tls_mode != "prefer":
                 raise
-    return await _connect(datasource, settings, None)
+    return await _connect(datasource, settings, None, seconds)
 
 
 async def _connect(
-    datasource: Datasource, settings: dict[str, str], context: ssl.SSLContext | None
+    datasource: Datasource, settings: dict[str, str], context: ssl.SSLContext | None, seconds: float
 ) -> asyncpg.Connection:
     return await asyncpg.connect(
         host=datasource.host,
@@ -312,6 +316,7 @@ async def _connect(
         server_settings=settings,
         statement_cache_size=0,
         timeout=CONNECT_SECONDS,
+        command_timeout=seconds + _ANSWER_MARGIN_SECONDS,
     )
 
 

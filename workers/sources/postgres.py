@@ -16,9 +16,10 @@ from workers.sources import barrier as barriers
 from workers.sources import catalog, failures
 from workers.sources.barrier import Barrier, CommitFrontier, DelayFrontier
 from workers.sources.base import Finding, Horizon, Inspection, Plan, SplitRange
+from workers.sources.checks import check_datasource
 from workers.sources.connection import STATEMENT_SECONDS, Session
-from workers.sources.definition import Definition, Resolver, too_powerful
 from workers.sources.reader import PostgresReader
+from workers.sources.resolver import Resolver
 from workers.sources.splits import split
 from workers.sources.sql import quote_ident
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from service.domain.spec import Options, SourceSpec
     from workers.sources.base import Key
     from workers.sources.budget import ConnectionBudget
+    from workers.sources.definition import Definition
+
+__all__ = ["PostgresSource", "check_datasource"]
 
 _LONG_SECONDS = 300.0
 """A statement of a query whose owner said `allow_long_statements`."""
@@ -330,49 +334,6 @@ class PostgresSource:
         query = definition.rows_sql("1", after, upper, filtered=filtered)
         plan = await self._session.fetchval(f"EXPLAIN (FORMAT JSON) {query}")
         return int(json.loads(plan)[0]["Plan"]["Plan Rows"])
-
-
-async def check_datasource(
-    datasource: Datasource,
-    *,
-    connections: ConnectionBudget,
-    guard: Callable[[str, int], Awaitable[None]] | None = None,
-) -> list[Finding]:
-    """Connect and look: version, standby, what the role may do beyond reading, and what it may not see. Raises what
-    connecting raises."""
-    session = Session(datasource, application_name="rowferry check", connections=connections, guard=guard)
-    try:
-        return await _datasource_findings(session, datasource)
-    finally:
-        await session.close()
-
-
-async def _datasource_findings(session: Session, datasource: Datasource) -> list[Finding]:
-    version = await session.fetchval("SELECT current_setting('server_version')")
-    findings = [Finding("", "info", "server_version", f"PostgreSQL {version}")]
-    if power := await catalog.powers(session):
-        findings.append(too_powerful("/user", datasource, power))
-    if await session.fetchval("SELECT pg_is_in_recovery()"):
-        findings.append(
-            Finding(
-                "/host",
-                "warning",
-                "standby",
-                "this server is a standby: safety commit can not be kept on it",
-                "point the datasource at the primary, or use safety delay",
-            )
-        )
-    if not await session.fetchval("SELECT pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')"):
-        findings.append(
-            Finding(
-                "/user",
-                "info",
-                "holders_not_visible",
-                f"user {datasource.user!r} does not see the age and statement of those a job waits for",
-                "GRANT pg_read_all_stats TO the role",
-            )
-        )
-    return findings
 
 
 class _LazyFrontier:

@@ -1,0 +1,59 @@
+"""Looks at a datasource by itself, before any job reads it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from workers.sources import catalog
+from workers.sources.base import Finding
+from workers.sources.connection import Session
+from workers.sources.resolver import too_powerful
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from service.domain.datasource import Datasource
+    from workers.sources.budget import ConnectionBudget
+
+
+async def check_datasource(
+    datasource: Datasource,
+    *,
+    connections: ConnectionBudget,
+    guard: Callable[[str, int], Awaitable[None]] | None = None,
+) -> list[Finding]:
+    """Connect and look: version, standby, what the role may do beyond reading, and what it may not see. Raises what
+    connecting raises."""
+    session = Session(datasource, application_name="rowferry check", connections=connections, guard=guard)
+    try:
+        return await _datasource_findings(session, datasource)
+    finally:
+        await session.close()
+
+
+async def _datasource_findings(session: Session, datasource: Datasource) -> list[Finding]:
+    version = await session.fetchval("SELECT current_setting('server_version')")
+    findings = [Finding("", "info", "server_version", f"PostgreSQL {version}")]
+    if power := await catalog.powers(session):
+        findings.append(too_powerful("/user", datasource, power))
+    if await session.fetchval("SELECT pg_is_in_recovery()"):
+        findings.append(
+            Finding(
+                "/host",
+                "warning",
+                "standby",
+                "this server is a standby: safety commit can not be kept on it",
+                "point the datasource at the primary, or use safety delay",
+            )
+        )
+    if not await session.fetchval("SELECT pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')"):
+        findings.append(
+            Finding(
+                "/user",
+                "info",
+                "holders_not_visible",
+                f"user {datasource.user!r} does not see the age and statement of those a job waits for",
+                "GRANT pg_read_all_stats TO the role",
+            )
+        )
+    return findings

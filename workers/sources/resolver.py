@@ -1,0 +1,316 @@
+"""Asks the catalog what a job's source is, and what stands in the way of reading it."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from service.domain.errors import Permanent, Transient
+from workers.sources import catalog
+from workers.sources.base import Finding
+from workers.sources.definition import Definition
+from workers.sources.keys import KeyColumns, KeyPart
+from workers.sources.sql import SqlError, UserSql, parse_expression, parse_name, parse_query, quote_ident, quote_literal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from service.domain.datasource import Datasource
+    from service.domain.spec import SourceSpec
+    from workers.sources.connection import Session
+
+
+class Resolver:
+    """Asks the catalog once, and collects findings instead of stopping at the first."""
+
+    def __init__(self, session: Session, datasource: Datasource, spec: SourceSpec, message_key: Sequence[str]) -> None:
+        self._session = session
+        self._datasource = datasource
+        self._spec = spec
+        self._definition = Definition(what=spec.table or "the query", message_key=tuple(message_key))
+
+    async def resolve(self) -> Definition:
+        """The definition. Raises Transient or Permanent only when the source can not be asked."""
+        definition = self._definition
+        if self._spec.table is not None:
+            await self._table(self._spec.table)
+        else:
+            await self._query(self._spec.query or "")
+        if not definition.refused:
+            self._select()
+            self._message_key()
+            self._time()
+            await self._where()
+            await self._key()
+        if not definition.refused:
+            await self._prepare()
+        if power := await catalog.powers(self._session):
+            definition.findings.append(too_powerful("/source/datasource", self._datasource, power))
+        return definition
+
+    async def _table(self, text: str) -> None:
+        definition = self._definition
+        try:
+            name = parse_name(text)
+        except SqlError as error:
+            definition.error("/source/table", error.code, error.message)
+            return
+        relation = await catalog.find_relation(self._session, name)
+        if relation is None:
+            definition.error(
+                "/source/table",
+                "table_unknown",
+                f"table {text} does not exist in {self._datasource.database}, or its schema is closed to this role",
+                "write schema.table as psql shows it; names without schema are looked up in public",
+            )
+            return
+        definition.what = str(relation)
+        if not relation.readable:
+            definition.error(
+                "/source/table",
+                "permission_denied",
+                f"user {self._datasource.user!r} may not read {relation}",
+                f"GRANT SELECT ON {relation.sql} TO the datasource's role",
+            )
+            return
+        definition.relation = relation
+        definition.source_sql = relation.sql
+        definition.qualifier = quote_ident(relation.name)
+        definition.relations = (relation.oid,)
+        definition.columns = await catalog.columns_of(self._session, relation.oid)
+        if relation.kind in {"r", "f"} and relation.has_children:
+            definition.error(
+                "/source/table",
+                "key_not_unique_by_index",
+                f"{relation} has tables that inherit from it, over which no index is unique",
+                f"read each of them as a job of its own, the parent by the query SELECT * FROM ONLY {relation.sql}",
+            )
+
+    async def _query(self, text: str) -> None:
+        definition = self._definition
+        try:
+            query = parse_query(text)
+        except SqlError as error:
+            definition.error("/source/query", error.code, _at(error), "one SELECT that changes nothing is taken")
+            return
+        if not await self._stable(query, "/source/query"):
+            return
+        try:
+            definition.columns = await catalog.query_columns(self._session, query.text)
+        except Permanent as error:
+            definition.error("/source/query", error.code, error.message, error.hint)
+            return
+        names = [column.name for column in definition.columns]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            definition.error(
+                "/source/query",
+                "column_doubled",
+                f"the query gives {', '.join(map(repr, twice))} more than once",
+                "name each output column differently with AS",
+            )
+            return
+        definition.query = query
+        definition.qualifier = f"q_{secrets.token_hex(6)}"
+        definition.source_sql = f"({query.text}) AS {definition.qualifier}"
+        found = [await catalog.find_relation(self._session, name) for name in query.relations]
+        definition.relations = tuple(relation.oid for relation in found if relation is not None)
+
+    async def _stable(self, sql: UserSql, pointer: str) -> bool:
+        parts = await catalog.volatile_parts(self._session, sql)
+        if parts:
+            self._definition.error(
+                pointer,
+                "function_volatile",
+                f"Postgres calls this volatile: {', '.join(parts)}",
+                "use functions that are stable or immutable: volatile ones may change data, or each row differently",
+            )
+        return not parts
+
+    def _select(self) -> None:
+        definition = self._definition
+        known = [column.name for column in definition.columns]
+        if self._spec.columns == ["*"]:
+            definition.selected = tuple(known)
+            if not known:
+                definition.error("/source", "column_unknown", f"{definition.what} has no columns")
+        else:
+            self._named(known)
+
+    def _message_key(self) -> None:
+        definition = self._definition
+        known = [column.name for column in definition.columns]
+        for name in definition.message_key:
+            if name not in known:
+                self._no_column("/sink/key", name)
+
+    def _named(self, known: Sequence[str]) -> None:
+        definition = self._definition
+        for index, name in enumerate(self._spec.columns):
+            if name not in known:
+                if name.replace("_", "a").isalnum():
+                    self._no_column(f"/source/columns/{index}", name)
+                    continue
+                definition.error(
+                    f"/source/columns/{index}",
+                    "not_available",
+                    f"source.columns: {definition.what} has no column {name!r}; expressions and renames are not "
+                    "available yet",
+                    f"its columns: {', '.join(known)}",
+                )
+        if len(set(self._spec.columns)) != len(self._spec.columns):
+            definition.error("/source/columns", "column_doubled", "a column is named more than once")
+        definition.selected = tuple(self._spec.columns)
+
+    def _no_column(self, pointer: str, name: str) -> None:
+        """`pointer` names the field that asks for the column, the message too: in a cause chain there is no pointer."""
+        field = ".".join(part for part in pointer.split("/") if part and not part.isdigit())
+        self._definition.error(
+            pointer,
+            "column_unknown",
+            f"{field}: {self._definition.what} has no column {name!r}",
+            f"its columns: {', '.join(column.name for column in self._definition.columns)}",
+        )
+
+    def _time(self) -> None:
+        time = self._spec.time
+        if time is None:
+            return
+        definition = self._definition
+        column = next((column for column in definition.columns if column.name == time.column), None)
+        if column is None:
+            self._no_column("/source/time/column", time.column)
+            return
+        if column.type not in {"timestamp with time zone", "timestamp without time zone", "date"}:
+            definition.error(
+                "/source/time/column",
+                "time_column_type",
+                f"column {time.column!r} is {column.type}; a date, timestamp or timestamptz is needed",
+                "say it in `where`",
+            )
+            return
+        zone = self._zone()
+        for operator, bound in ((">=", time.from_), ("<", time.to)):
+            if bound is not None and zone is not None:
+                left = f"{definition.qualifier}.{quote_ident(column.name)}"
+                right = quote_literal(_time_text(bound, column.type, zone))
+                definition.filters += (f"{left} {operator} {right}::{column.type}",)
+
+    def _zone(self) -> ZoneInfo | None:
+        name = self._datasource.time_zone or "UTC"
+        try:
+            return ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError):
+            self._definition.error(
+                "/source/datasource",
+                "time_zone_unknown",
+                f"time_zone {name!r} of the datasource is not known",
+                "use a name such as Europe/Madrid",
+            )
+            return None
+
+    async def _where(self) -> None:
+        if self._spec.where is None:
+            return
+        try:
+            where = parse_expression(self._spec.where)
+        except SqlError as error:
+            self._definition.error("/source/where", error.code, _at(error), "one SQL expression is taken")
+            return
+        if await self._stable(where, "/source/where"):
+            self._definition.filters += (f"({where.text})",)
+
+    async def _key(self) -> None:
+        definition = self._definition
+        indexes: tuple[catalog.Index, ...] = ()
+        if definition.relation is not None and definition.relation.kind in {"r", "p", "m"}:
+            indexes = await catalog.indexes_of(self._session, definition.relation.oid)
+        names = tuple(self._spec.key or ())
+        if not names:
+            primary = next((index for index in indexes if index.is_primary and index.proves), None)
+            if primary is None:
+                definition.error(
+                    "/source/key",
+                    "key_required",
+                    f"{definition.what} has no primary key",
+                    "name the columns of a unique index in source.key",
+                )
+                return
+            names = primary.columns
+        by_name = {column.name: column for column in definition.columns}
+        for index, name in enumerate(names):
+            if name not in by_name:
+                self._no_column(f"/source/key/{index}", name)
+        if len(set(names)) != len(names):
+            definition.error("/source/key", "column_doubled", "a key column is named more than once")
+        if definition.refused:
+            return
+        plain = all(by_name[name].not_null for name in names)
+        proven = plain and any(index.proves and set(index.columns) <= set(names) for index in indexes)
+        walked = any(index.columns[: len(names)] == names for index in indexes)
+        if definition.relation is not None and definition.relation.kind in {"r", "p"} and not (proven and walked):
+            self._key_not_proven(names, indexes, {name: by_name[name].not_null for name in names})
+            return
+        collations = {name: by_name[name].collation for name in names}
+        if definition.query is not None:
+            unknown = [name for name in names if collations[name] == ""]
+            collations |= await catalog.query_collations(self._session, definition.query.text, unknown)
+        parts = tuple(KeyPart(name, by_name[name].type, collations[name]) for name in names)
+        definition.key = KeyColumns(parts, proven=proven and walked, qualifier=definition.qualifier)
+
+    def _key_not_proven(
+        self, names: tuple[str, ...], indexes: tuple[catalog.Index, ...], not_null: dict[str, bool]
+    ) -> None:
+        nullable = [name for name, value in not_null.items() if not value]
+        offered = "; ".join(f"{index.name} ({', '.join(index.columns)})" for index in indexes if index.proves) or "none"
+        reason = "no index keeps these columns unique and in this order"
+        if nullable:
+            reason = f"{', '.join(nullable)} may be null"
+        self._definition.error(
+            "/source/key",
+            "key_not_unique_by_index",
+            f"key ({', '.join(names)}) of {self._definition.what} is not proven: {reason}",
+            "name the columns of a unique index that is valid, not partial, not deferrable, over NOT NULL columns; "
+            f"there are: {offered}",
+        )
+
+    async def _prepare(self) -> None:
+        """The extended protocol takes one statement and checks all of it against the catalog."""
+        definition = self._definition
+        pointer = "/source/where" if self._spec.where is not None else "/source"
+        try:
+            async with self._session.in_use() as connection:
+                await connection.prepare(definition.page_sql(None, None, 1, 1024))
+        except Transient:
+            raise
+        except Permanent as error:
+            hint = error.hint
+            if error.code == "column_unknown":
+                hint = f"its columns: {', '.join(column.name for column in definition.columns)}"
+            definition.error(pointer, error.code, f"{pointer[1:].replace('/', '.')}: {error.message}", hint)
+
+
+def too_powerful(pointer: str, datasource: Datasource, power: str) -> Finding:
+    """The warning that a role can do more than a reader needs."""
+    return Finding(
+        pointer,
+        "warning",
+        "role_too_powerful",
+        f"user {datasource.user!r} {power}",
+        "read as a role that has SELECT on what it reads, and nothing else",
+    )
+
+
+def _at(error: SqlError) -> str:
+    return error.message if error.offset is None else f"{error.message} (at character {error.offset})"
+
+
+def _time_text(moment: datetime, column_type: str, zone: ZoneInfo) -> str:
+    """A moment as the column's type writes it; what has no zone is in the datasource's."""
+    aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=zone)
+    if column_type == "timestamp with time zone":
+        return aware.astimezone(UTC).isoformat()
+    local = aware.astimezone(zone).replace(tzinfo=None)
+    return local.isoformat()
