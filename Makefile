@@ -53,6 +53,7 @@ bench: venv ## rows/s beside psql | kcat; BENCH="--rows 100000 --repeat 1", or B
 
 docs: venv ## make the pages that are made from code
 	$(BIN)/python -m docs.make
+	$(BIN)/python -m config.names > docs/metrics-and-log-events.md
 
 # Run by hand when dependencies change. uv resolves for every Python and platform at once, which pip cannot.
 lock: venv ## resolve both locks anew (needs uv)

@@ -8,7 +8,6 @@ import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from config import names
 from service.domain import states
 
 if TYPE_CHECKING:
@@ -23,8 +22,6 @@ def pages() -> dict[str, str]:
     """Name and text of every generated page."""
     return {
         "states.md": _MADE.format(source="service/domain/states.py") + _states(),
-        "metrics.md": _MADE.format(source="config/names.py") + _metrics(),
-        "log-events.md": _MADE.format(source="config/names.py") + _log_events(),
     }
 
 
@@ -68,29 +65,6 @@ def _states() -> str:
 
 def _verbs(state: states.State) -> str:
     return ", ".join(states.verbs(state)) or "-"
-
-
-def _metrics() -> str:
-    lines = ["# Metrics", "", "`GET /metrics`, in Prometheus's text format.", ""]
-    lines += ["| metric | kind | labels | means |", "|---|---|---|---|"]
-    for metric in sorted(names.METRICS, key=lambda one: one.name):
-        labels = ", ".join(f"`{label}`" for label in metric.labels) or "-"
-        lines.append(f"| `{metric.name}` | {metric.kind} | {labels} | {metric.help} |")
-    return "\n".join([*lines, ""])
-
-
-def _log_events() -> str:
-    meant = _docstrings(names.LogEvent)
-    lines = ["# Log events", ""]
-    lines += [
-        "The field `event` of a log line. Account, job, run, split, epoch and request id stand beside it where they",
-        "are known; lines of third-party libraries keep their own text as event.",
-        "",
-        "| event | is written when |",
-        "|---|---|",
-    ]
-    lines += [f"| `{event}` | {meant[event.name]} |" for event in sorted(names.LogEvent)]
-    return "\n".join([*lines, ""])
 
 
 def _docstrings(enumeration: type[StrEnum]) -> dict[str, str]:
