@@ -261,6 +261,30 @@ async def test_a_cancelled_page_ends_its_statement_and_leaves_the_source_usable(
             assert await other.fetchval(active) == 0
 
 
+async def test_closing_in_the_middle_of_a_page_ends_its_statement(database: str) -> None:
+    await make_numbers(database, 100)
+    async with connected(database) as other:
+        await other.execute(
+            "CREATE FUNCTION nap() RETURNS bool STABLE LANGUAGE plpgsql AS"
+            " $$ BEGIN PERFORM pg_sleep(0.5); RETURN true; END $$"
+        )
+        active = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'rowferry test'"
+        async with source(database, "numbers", where="nap()") as made:
+            reading = asyncio.create_task(made.reader().read(None, None))
+            await until(lambda: other.fetchval(f"{active} AND query LIKE 'COPY%'"), 5, "the page is under way")
+            await made.close()
+            with pytest.raises(Transient):
+                await reading
+            with pytest.raises(Transient) as caught:
+                await made.now()
+            assert caught.value.code == "source_closed"
+
+        async def gone() -> bool:
+            return await other.fetchval(active) == 0
+
+        await until(gone, 3, "the connection is given back")
+
+
 @pytest.mark.parametrize(
     ("change", "said"), [("ALTER TABLE numbers DROP COLUMN flag", "flag"), ("DROP TABLE numbers", "numbers")]
 )

@@ -214,7 +214,7 @@ class Session:
         try:
             if connection is not None and not connection.is_closed():
                 with contextlib.suppress(Exception):
-                    await connection.close(timeout=1.0)
+                    await connection.close(timeout=0.5)
         finally:
             if connection is not None:
                 connection.terminate()
