@@ -18,7 +18,8 @@ from sinks.base import SinkRefused, SinkUnavailable
 from workers.limits import MemoryBudget, RateLimit
 from workers.ports import Workplace
 from workers.signals import NoSignals
-from workers.sources.postgres import PostgresSource, check_datasource
+from workers.sources.checks import check_datasource
+from workers.sources.postgres import PostgresSource
 from workers.sources.tables import list_tables
 
 if TYPE_CHECKING:
