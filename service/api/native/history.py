@@ -160,10 +160,12 @@ class _Live:
             self._call.services.store.events(self._call.account, self._filters, limit=_BATCH, after=self._after)
         )
         self._after = page[-1].seq if page else self._after
-        found = [_event_message(one) for one in page]
+        outputs: list[str] = []
+        progress: list[str] = []
         for job in await self._jobs():
-            found += await self._progress(job)
-        return found
+            await self._changes(job, outputs, progress)
+        # Outputs were looked for after the events and are told before them: nobody hears of a run's end first.
+        return [*outputs, *map(_event_message, page), *progress]
 
     async def _jobs(self) -> Sequence[Job]:
         store = self._call.services.store
@@ -174,21 +176,20 @@ class _Live:
         page, _ = await store.list(self._call.account, live, sort="-state_changed_at", limit=_BATCH, after=None)
         return page
 
-    async def _progress(self, job: Job) -> list[str]:
+    async def _changes(self, job: Job, outputs: list[str], progress: list[str]) -> None:
+        """Adds what is new of a job since it was last looked at."""
         known = self._revisions.get(job.id)
         if known == job.status_revision:
-            return []
+            return
         self._revisions[job.id] = job.status_revision
         sent, self._sent[job.id] = self._sent.get(job.id), job.totals.rows_sent
-        found = []
-        if sent is not None and sent != job.totals.rows_sent and self._job_id is not None:
-            found += await self._new_outputs(job)
-        elif sent is None and self._job_id is not None:
-            await self._new_outputs(job)
+        if self._job_id is not None and sent != job.totals.rows_sent:
+            found = await self._new_outputs(job)
+            # What was there before the stream began is not news.
+            outputs += found if sent is not None else []
         if job.state in LIVE or known is not None:
             shown = present.job(job, self._call.caller.role)
-            found.append(streams.message("progress", shown.model_dump_json(by_alias=True)))
-        return found
+            progress.append(streams.message("progress", shown.model_dump_json(by_alias=True)))
 
     async def _new_outputs(self, job: Job) -> list[str]:
         """Outputs are row data: for operators. Reads on from the last full page, so that a long history is read
