@@ -61,8 +61,8 @@ async def test_a_kill_between_any_two_steps_loses_nothing_and_doubles_nothing(ka
         jobs.append(job)
         holds.append(scenario.points.hold(point, job_id=job.id, skip=skip))
         if name in AND_THE_NEXT_STEP:
-            point, skip = AND_THE_NEXT_STEP[name]
-            holds.append(scenario.points.hold(point, job_id=job.id, skip=skip))
+            following, passed = AND_THE_NEXT_STEP[name]
+            holds.append(scenario.points.hold(following, job_id=job.id, skip=passed))
     await scenario.start(*jobs)
     await scenario.reach(*holds)
     await scenario.restart_after_kill()
@@ -74,7 +74,7 @@ async def test_twenty_kills_at_random_of_two_services_that_share_four_splits(
 ):
     """Replay one with the variable that the first line of its output names."""
     seed = int(os.environ.get(SEED, random.randrange(10**6)))
-    print(f"{SEED}={seed}")
+    print(f"{SEED}={seed}")  # noqa: T201 -- pytest shows it when the test fails
     chance = random.Random(seed)
     async with Scenario(database, control_database, kafka_target, rows=KILL_ROWS, lease_seconds=2.0) as scenario:
         services = [scenario.service, await scenario.second().start()]
