@@ -119,8 +119,10 @@ async def test_an_abort_takes_a_second_at_most_and_keeps_the_position(shop):
     await every_row_once(shop, job)
 
 
-@pytest.mark.parametrize("point", ["leased", "bounded", "planned", "opened", "complete", "prepared", "visible", "settled",
-                                   "split_done", "checked"])  # fmt: skip
+@pytest.mark.parametrize(
+    "point",
+    ["leased", "bounded", "planned", "opened", "complete", "prepared", "visible", "settled", "split_done", "checked"],
+)
 async def test_an_abort_at_every_step_loses_and_doubles_nothing(shop, point):
     await shop.rows(3000)
     holding = Holding(point)
