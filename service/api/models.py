@@ -8,8 +8,7 @@ from pydantic import AfterValidator, AwareDatetime, Field, RootModel, SecretStr,
 
 from service.domain.spec import JobSpec, Name, Strict
 from service.domain.states import State
-from sinks.naming import check_path
-from sinks.specs import AnySinkSpec, FileSinkSpec, FormatSpec, KafkaSinkSpec
+from sinks.specs import AnySinkSpec, FormatSpec
 
 Role = Literal["viewer", "operator", "admin"]
 KeyText = Annotated[str | list[str] | None, Field(description="text, or a list of texts for a composite key")]
@@ -42,17 +41,6 @@ class JobDefinition(JobSpec):
 
     sink: AnySinkSpec  # type: ignore[assignment]  # narrowed: the open model only carries what this one validates
     format: FormatSpec = FormatSpec()  # type: ignore[assignment]  # as above
-
-    @model_validator(mode="after")
-    def _together(self) -> Self:
-        if isinstance(self.sink, KafkaSinkSpec) and self.format.compression != "none":
-            raise ValueError(
-                f"format.compression {self.format.compression!r} does not go with a kafka sink; set sink.compression, "
-                "which compresses the batches"
-            )
-        if isinstance(self.sink, FileSinkSpec):
-            check_path(self.sink.path, "sink.path")
-        return self
 
 
 def _host(value: str) -> str:
