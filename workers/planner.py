@@ -176,10 +176,10 @@ class PlanWork:
         if tail:
             splits.append(OpenRange(end, None))
         await self._reached(Point.BOUNDED)
-        await self._place.store.save_plan(
-            self._lease, splits, bound=end, tail=tail, estimated_rows=rows or None, target=target
-        )
-        self._control.over = True
+        with self._control.last_write():
+            await self._place.store.save_plan(
+                self._lease, splits, bound=end, tail=tail, estimated_rows=rows or None, target=target
+            )
         log.info(LogEvent.PLANNED, splits=len(splits), bound=shown(end), estimated_rows=rows)
 
     def _show_horizon(self, horizon: Horizon | None) -> None:
