@@ -19,7 +19,7 @@ LOWER, HIGHER = 150, 1000
 
 
 @pytest.mark.parametrize("verb", ["stop", "abort"])
-async def test_a_job_goes_on_wherever_it_was_told_to_end(kafka_scenario: Scenario, verb: str):
+async def test_a_job_goes_on_wherever_it_was_told_to_end(kafka_scenario: Scenario, verb: str) -> None:
     scenario = kafka_scenario
     jobs, holds = [], []
     for name, (point, skip) in BETWEEN_STEPS.items():
@@ -40,7 +40,7 @@ async def test_a_job_goes_on_wherever_it_was_told_to_end(kafka_scenario: Scenari
     await scenario.finish_and_reconcile(*jobs)
 
 
-async def test_a_new_generation_after_a_kill_between_commit_and_settle(kafka_scenario: Scenario):
+async def test_a_new_generation_after_a_kill_between_commit_and_settle(kafka_scenario: Scenario) -> None:
     scenario = kafka_scenario
     splits = {"resume": 1, "beginning": 1, "lower": 1, "higher": 1, "fewer": 4, "fewer-resume": 4, "kept": 4}
     jobs = {name: await scenario.create(name, splits=count, chunk_rows=60) for name, count in splits.items()}

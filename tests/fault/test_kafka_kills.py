@@ -53,7 +53,7 @@ ROWS_PER_SECOND = 100.0
 SEED = "ROWFERRY_FAULT_SEED"
 
 
-async def test_a_kill_between_any_two_steps_loses_nothing_and_doubles_nothing(kafka_scenario: Scenario):
+async def test_a_kill_between_any_two_steps_loses_nothing_and_doubles_nothing(kafka_scenario: Scenario) -> None:
     scenario = kafka_scenario
     jobs, holds = [], []
     for name, (point, skip) in BETWEEN_STEPS.items():
@@ -71,7 +71,7 @@ async def test_a_kill_between_any_two_steps_loses_nothing_and_doubles_nothing(ka
 
 async def test_twenty_kills_at_random_of_two_services_that_share_four_splits(
     database: str, control_database: str, kafka_target: KafkaTarget
-):
+) -> None:
     """Replay one with the variable that the first line of its output names."""
     seed = int(os.environ.get(SEED, random.randrange(10**6)))
     print(f"{SEED}={seed}")  # noqa: T201 -- pytest shows it when the test fails

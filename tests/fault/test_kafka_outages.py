@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tests.fault.kafka_target import KafkaTarget
     from tests.fault.scenario import FaultJob
     from tests.support.kafka import KafkaServer
+    from tests.support.signalled import Hold
 
 pytestmark = [pytest.mark.kafka, pytest.mark.fault]
 
@@ -48,7 +49,7 @@ def through(proxy: FaultProxy, dsn: str) -> str:
     return urlunsplit(parts._replace(netloc=f"{user}{proxy.address}"))
 
 
-async def _held_everywhere(scenario: Scenario) -> tuple[list[FaultJob], list]:
+async def _held_everywhere(scenario: Scenario) -> tuple[list[FaultJob], list[Hold]]:
     jobs = {point: await scenario.create(point) for point in HELD_AT}
     holds = [scenario.points.hold(point, job_id=jobs[point].id, skip=skip) for point, skip in HELD_AT.items()]
     await scenario.start(*jobs.values())
@@ -58,7 +59,7 @@ async def _held_everywhere(scenario: Scenario) -> tuple[list[FaultJob], list]:
 
 async def test_a_broker_killed_and_started_again(
     kafka_scenario: Scenario, kafka_server: KafkaServer, kafka_target: KafkaTarget
-):
+) -> None:
     kafka_target.transaction_timeout = 30.0
     jobs, holds = await _held_everywhere(kafka_scenario)
     kafka_server.kill()
@@ -76,7 +77,7 @@ async def test_a_broker_killed_and_started_again(
 
 async def test_a_source_killed_and_started_again(
     second_postgres: PostgresServer, control_database: str, kafka_target: KafkaTarget
-):
+) -> None:
     source = await second_postgres.create_database()
     async with Scenario(source, control_database, kafka_target) as scenario:
         jobs = [await scenario.create("bounded"), await scenario.create("read"), await scenario.create("settled")]
@@ -104,15 +105,14 @@ async def test_connections_cut_at_random_and_then_the_control_database_away_for_
     kafka_proxy: FaultProxy,
     postgres_proxy: FaultProxy,
     control_proxy: FaultProxy,
-):
+) -> None:
     control, source = through(control_proxy, control_database), through(postgres_proxy, database)
     async with Scenario(database, control, proxied_kafka_target, rows=12_000, datasource_dsn=source) as scenario:
         rate = {"rate": {"rows_per_second": 400.0}}
         job = await scenario.create("orders", splits=2, chunk_rows=100, options=rate)
         await scenario.start(job)
         for _ in range(CUTS):
-            passed = len(scenario.points.seen) + random.randrange(1, 12)
-            await until(lambda least=passed: len(scenario.points.seen) >= least, 40, "the job moves")
+            await _moves(scenario, random.randrange(1, 12))
             random.choice([kafka_proxy, kafka_proxy, postgres_proxy, control_proxy]).cut()
         await control_proxy.refuse()
         control_proxy.cut()
@@ -130,3 +130,8 @@ async def test_connections_cut_at_random_and_then_the_control_database_away_for_
 async def _answers(scenario: Scenario) -> bool:
     async with scenario.client() as api:
         return (await api.request("GET", "/readyz")).status == 200
+
+
+async def _moves(scenario: Scenario, points: int) -> None:
+    passed = len(scenario.points.seen) + points
+    await until(lambda: len(scenario.points.seen) >= passed, 40, "the job moves")

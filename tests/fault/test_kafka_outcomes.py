@@ -74,7 +74,7 @@ def of(job: FaultJob, api_key: int) -> Callable[[bytes], bool]:
 
 async def test_an_answer_that_never_comes_is_looked_up_and_never_guessed(
     proxied_scenario: Scenario, kafka_proxy: FaultProxy
-):
+) -> None:
     scenario, held = proxied_scenario, {}
     rules: dict[str, Rule] = {}
     jobs = [await scenario.create(name) for name in LOST]
@@ -99,7 +99,7 @@ async def test_an_answer_that_never_comes_is_looked_up_and_never_guessed(
 
 async def test_a_transaction_that_times_out_is_dropped_and_cut_anew_by_the_same_owner(
     kafka_scenario: Scenario, kafka_target: KafkaTarget, kafka_server: KafkaServer
-):
+) -> None:
     scenario = kafka_scenario
     kafka_target.transaction_timeout = 10.0
     jobs, holds = [], []

@@ -18,13 +18,14 @@ from tests.support.proxy import (
     TXN_OFFSET_COMMIT,
     Rule,
 )
-from tests.support.waiting import happened
+from tests.support.waiting import happened, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.fault.scenario import FaultJob, Scenario
     from tests.support.proxy import FaultProxy
+    from tests.support.reconcile import Delivered
 
 pytestmark = [pytest.mark.kafka, pytest.mark.fault]
 
@@ -56,7 +57,7 @@ COMMIT_BEFORE_FENCE = "commit-before-fence"
 
 async def test_an_owner_that_wakes_up_late_makes_nothing_visible_beyond_the_prepared_cut(
     proxied_scenario: Scenario, kafka_proxy: FaultProxy
-):
+) -> None:
     scenario, old = proxied_scenario, proxied_scenario.service
     jobs = {name: await scenario.create(name) for name in [*FROZEN_AT, *ON_ITS_WAY, COMMIT_BEFORE_FENCE]}
     held = [scenario.points.hold(at, job_id=jobs[name].id, skip=skip) for name, (at, skip) in FROZEN_AT.items()]
@@ -78,16 +79,24 @@ async def test_an_owner_that_wakes_up_late_makes_nothing_visible_beyond_the_prep
         request.release()
     old.thaw()
     await asyncio.gather(*(scenario.logged(old, "lease_lost", job, epoch=1, step="split") for job in jobs.values()))
-    after = await scenario.visible(*jobs.values())
-    late = after.pop(COMMIT_BEFORE_FENCE)[len(before.pop(COMMIT_BEFORE_FENCE)) :]
-    assert after == before
-    assert [row.key for row in late] == [(str(number),) for number in range(401, 601)]
+    await until(lambda: _prepared_cut_alone(scenario, jobs, before), 10, "the late commit is visible, and nothing else")
 
     for hold in taken.values():
         hold.release()
     await scenario.finish_and_reconcile(*jobs.values(), service=new)
     # Proof that the late request came through and did what it can do: it fenced the valid owner, who asked and stayed.
     await scenario.logged(new, "retrying", jobs["late-fence"], code="fenced")
+
+
+async def _prepared_cut_alone(
+    scenario: Scenario, jobs: dict[str, FaultJob], before: dict[str, list[Delivered]]
+) -> bool:
+    """Whether the commit that came before the fence has shown its chunk; AssertionError when anything else is new."""
+    after = await scenario.visible(*jobs.values())
+    late = after[COMMIT_BEFORE_FENCE][len(before[COMMIT_BEFORE_FENCE]) :]
+    assert {**after, COMMIT_BEFORE_FENCE: before[COMMIT_BEFORE_FENCE]} == before
+    assert [int(row.key[0] or 0) for row in late] == list(range(401, 601))[: len(late)]
+    return bool(late)
 
 
 async def _begin_with_requests_held(
