@@ -9,9 +9,11 @@ import pytest
 
 from tests.fault.scenario import ROWS
 from tests.fault.test_kafka_kills import BETWEEN_STEPS
+from tests.support.reconcile import expected_rows, reconcile
 
 if TYPE_CHECKING:
     from tests.fault.scenario import FaultJob, Scenario
+    from tests.support.reconcile import Delivered
 
 pytestmark = [pytest.mark.kafka, pytest.mark.fault]
 
@@ -42,7 +44,8 @@ async def test_a_job_goes_on_wherever_it_was_told_to_end(kafka_scenario: Scenari
 
 async def test_a_new_generation_after_a_kill_between_commit_and_settle(kafka_scenario: Scenario) -> None:
     scenario = kafka_scenario
-    splits = {"resume": 1, "beginning": 1, "lower": 1, "higher": 1, "fewer": 4, "fewer-resume": 4, "kept": 4}
+    splits = dict.fromkeys(("resume", "beginning", "lower", "higher", "moved"), 1)
+    splits |= dict.fromkeys(("fewer", "fewer-resume", "kept"), 4)
     jobs = {name: await scenario.create(name, splits=count, chunk_rows=60) for name, count in splits.items()}
     await _kill_between_commit_and_settle(scenario, jobs, splits)
     before = await scenario.visible(*jobs.values())
@@ -58,15 +61,21 @@ async def test_a_new_generation_after_a_kill_between_commit_and_settle(kafka_sce
         for name in ("fewer", "fewer-resume"):
             spec = {**jobs[name].spec, "options": {**jobs[name].spec["options"], "splits": 2}}
             await api.call("PUT", f"/v1/jobs/{name}", 200, json=spec)
+        kept = {**jobs["kept"].spec, "source": {**jobs["kept"].spec["source"], "where": "amount >= 0"}}
+        await api.call("PUT", "/v1/jobs/kept", 200, json=kept, params={"position": "keep"})
+        moved = {**jobs["moved"].spec, "sink": scenario.target.sink("moved-to")}
+        await api.call("PUT", "/v1/jobs/moved", 200, json=moved, params={"position": "reset"})
+    await scenario.note_splits(*jobs.values())
 
-    begun_anew = [jobs[name] for name in ("beginning", "lower", "higher", "fewer")]
+    begun_anew = [jobs[name] for name in ("beginning", "lower", "higher", "fewer", "kept", "moved")]
     closed = [scenario.points.hold("closed", job_id=job.id) for job in begun_anew]
     await scenario.start(jobs["beginning"], jobs["fewer"], beginning=True)
-    await scenario.start(*(jobs[name] for name in ("resume", "lower", "higher", "fewer-resume", "kept")))
+    await scenario.start(*(jobs[name] for name in ("resume", "lower", "higher", "fewer-resume", "kept", "moved")))
     await scenario.reach(*closed)
     await scenario.restart_after_kill()
 
     await scenario.finish_and_reconcile(jobs["resume"], jobs["fewer-resume"], jobs["kept"])
+    await _in_both_places(scenario, jobs["moved"], before["moved"])
     wheres = {"beginning": "true", "fewer": "true", "lower": f"id > {LOWER}", "higher": f"id > {HIGHER}"}
     for name, where in wheres.items():
         await scenario.reconcile_with(jobs[name], before[name], where=where)
@@ -74,6 +83,17 @@ async def test_a_new_generation_after_a_kill_between_commit_and_settle(kafka_sce
         found = {name: len((await api.get(name))["position"]["splits"]) for name in ("fewer", "fewer-resume")}
     assert found == {"fewer": 2, "fewer-resume": 4}
     assert ROWS > HIGHER
+
+
+async def _in_both_places(scenario: Scenario, job: FaultJob, before: list[Delivered]) -> None:
+    """The old topic keeps what was visible there, counted and without an open transaction; the new one has all."""
+    answer = await scenario.wait_for_state(job, "successful")
+    assert (await scenario.visible(job))[job.name] == before
+    scenario.target.check_watch(job.name)
+    expected = await expected_rows(scenario.source_dsn, "orders", values=True)
+    report = reconcile(scenario.target.rows("moved-to"), expected)
+    assert report.exact, report.describe()
+    assert answer["totals"]["rows_sent"] == len(before) + ROWS
 
 
 async def _kill_between_commit_and_settle(
