@@ -6,12 +6,14 @@ import asyncio
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.acceptance.days import says, with_port, within
 from tests.support.proxy import FaultProxy
+from tests.support.service import ServiceProcess
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -280,6 +282,39 @@ async def test_a_full_disk_is_said_and_the_job_goes_on_by_itself_once_there_is_r
     await days.retrying("no_space")
     ballast.unlink()
     await days.succeeds(start=False)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere; a read-only file system is tested instead")
+async def test_a_folder_of_somebody_else_is_said_and_mended(days: Days):
+    await days.orders(1000)
+    place = days.service.files(days.name)
+    place.mkdir(parents=True)
+    place.chmod(0o500)
+    found = days.findings(await days.api.validate(days.spec()))
+    says(found["folder_not_writable"], "folder_not_writable", days.name, "right to write")
+    says((await days.fails(days.spec()))["errors"][0], "folder_not_writable", days.name, "right to")
+    place.chmod(0o700)
+    await days.succeeds()
+
+
+async def test_a_file_larger_than_the_process_may_write_is_said_and_mended(days: Days, control_database: str):
+    await days.orders(20_000)
+    limited = ServiceProcess(
+        control_database, module="tests.support.limited", settings={"ROWFERRY_TEST_FILE_BYTES": "400000"}
+    )
+    try:
+        await limited.start()
+        async with limited.client() as api:
+            mine = replace(days, service=limited, api=api)
+            await api.put_datasource(days.name, days.source_dsn)
+            job = await mine.fails(days.spec(options={"chunk": {"rows": 20_000}}))
+            says(job["errors"][0], "file_too_large", days.name, "chunk.bytes")
+            await limited.terminate()
+            limited.module = "service"
+            await limited.start()
+            await mine.succeeds()
+    finally:
+        limited.close()
 
 
 # -- the control database -----------------------------------------------------------------------------------------
