@@ -225,6 +225,23 @@ async def test_a_table_dropped_in_the_middle_ends_in_error(days: Days):
     await days.succeeds()
 
 
+@pytest.mark.parametrize("verb", ["stop", "abort"])
+async def test_a_source_that_hangs_is_said_and_does_not_hold_the_verbs(days: Days, verb: str, postgres_server):
+    await days.orders(ROWS)
+    await days.in_the_middle(days.spec(options={"page_bytes": 65536}))
+    await days.full_speed()
+    postgres_server.freeze()
+    try:
+        if verb == "stop":
+            await days.retrying("source_unreachable", "source_timeout")
+        async with within({"stop": 2, "abort": 1}[verb], f"a {verb}"):
+            job = await getattr(days.api, verb)(days.name, wait=10)
+        assert job["state"] == {"stop": "stopped", "abort": "aborted"}[verb]
+    finally:
+        postgres_server.thaw()
+    await days.succeeds()
+
+
 # -- folders and disks --------------------------------------------------------------------------------------------
 
 
@@ -317,18 +334,53 @@ async def test_a_file_larger_than_the_process_may_write_is_said_and_mended(days:
         limited.close()
 
 
+async def test_a_folder_that_was_removed_is_said_and_a_new_beginning_fills_it_again(days: Days):
+    await days.orders(ROWS)
+    await days.in_the_middle(days.spec())
+    await days.api.stop(days.name, wait=10)
+    shutil.rmtree(days.service.files(days.name))
+    await days.api.start(days.name)
+    job = await days.ends_in_error()
+    says(job["errors"][0], "folder_missing", days.name, "bring it back", "start from the beginning")
+    await days.full_speed()
+    await days.api.start(days.name, beginning=True)
+    await days.every_row_once(await days.api.wait_for_state(days.name, "successful"), generation=2)
+
+
+@pytest.mark.parametrize("how", ["removed", "changed", "added"])
+async def test_a_file_that_somebody_touched_is_named_by_the_finish_step(days: Days, how: str):
+    await days.orders(3000)
+    await days.in_the_middle(days.spec())
+    await days.api.stop(days.name, wait=10)
+    victim = min(days.service.files(days.name).glob("*.jsonl"))
+    content = victim.read_bytes()
+    other = victim.with_name(victim.name.replace("-00000001-", "-00000099-"))
+    {"removed": victim.unlink, "changed": lambda: victim.write_bytes(b"{}\n"), "added": lambda: other.write_bytes(b"")}[
+        how
+    ]()
+    await days.full_speed()
+    await days.api.start(days.name)
+    cause = (await days.ends_in_error())["errors"][0]
+    code = {"removed": "output_missing", "changed": "output_differs", "added": "output_unknown"}[how]
+    says(cause, code, days.name, "from the beginning" if how != "added" else "move away")
+    if how == "added":
+        other.unlink()
+    victim.write_bytes(content)
+    await days.succeeds()
+
+
 # -- the control database -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seconds_away", [3, 14])
+@pytest.mark.parametrize(("how", "seconds_away"), [("stop", 14), ("kill", 3)])
 async def test_a_control_database_that_goes_away_costs_time_and_nothing_else(
-    days: Days, seconds_away: int, control_server: PostgresServer, kafka_server: KafkaServer
+    days: Days, how: str, seconds_away: int, control_server: PostgresServer, kafka_server: KafkaServer
 ):
-    """Shorter and longer than a lease."""
+    """Longer and shorter than a lease; shut down in order, and crashed."""
     await days.orders(ROWS)
     kafka_server.create_topic(days.name)
     await days.in_the_middle(days.spec(sink=days.into_kafka()))
-    control_server.stop()
+    getattr(control_server, how)()
     gone = asyncio.get_running_loop().time()
     try:
         answer = await days.api.request("GET", f"/v1/jobs/{days.name}")
