@@ -113,7 +113,10 @@ async def test_a_broker_that_hangs_does_not_hold_an_abort_nor_a_transaction_on_t
         await days.succeeds()
 
 
-async def test_a_topic_that_was_made_again_is_said_and_a_new_beginning_fills_it(days: Days, kafka_server: KafkaServer):
+@pytest.mark.parametrize("how", ["from=beginning", "checkpoint"])
+async def test_a_topic_that_was_made_again_is_said_and_a_new_generation_fills_it(
+    days: Days, how: str, kafka_server: KafkaServer
+):
     await days.orders(ROWS)
     kafka_server.create_topic(days.name)
     await days.in_the_middle(days.spec(sink=days.into_kafka()))
@@ -127,7 +130,9 @@ async def test_a_topic_that_was_made_again_is_said_and_a_new_beginning_fills_it(
     says(job["errors"][0], "topic_recreated", days.name, "from the beginning", "checkpoint")
     await days.full_speed()
     sent_before = job["totals"]["rows_sent"]
-    await days.api.start(days.name, beginning=True)
+    if how == "checkpoint":
+        await days.api.put_checkpoint(days.name, {"generation": 1, "last_id": "0", "allow_repeats": True})
+    await days.api.start(days.name, beginning=how != "checkpoint")
     job = await days.api.wait_for_state(days.name, "successful")
     assert (job["generation"], job["run"]["rows_sent"]) == (2, ROWS)
     assert job["totals"]["rows_sent"] == sent_before + ROWS
@@ -147,6 +152,22 @@ async def test_a_topic_deleted_and_made_again_under_a_running_job_never_ends_as_
     await days.full_speed()
     await days.api.start(days.name, beginning=True)
     await days.every_row_once(await days.api.wait_for_state(days.name, "successful"), generation=2)
+
+
+async def test_an_incremental_job_does_not_go_on_into_a_topic_that_was_made_again(days: Days, kafka_server):
+    """Nobody said that the rows of the runs before may be gone."""
+    await days.orders(1000)
+    kafka_server.create_topic(days.name)
+    await days.api.create({**days.spec(sink=days.into_kafka()), "mode": "incremental"}, start=True)
+    await days.api.wait_for_state(days.name, "successful")
+    kafka_server.delete_topic(days.name)
+    kafka_server.create_topic(days.name)
+    await days.sql("INSERT INTO orders (amount, note) SELECT n, 'new' FROM generate_series(1, 500) n")
+    await days.api.start(days.name)
+    says((await days.ends_in_error())["errors"][0], "topic_recreated", days.name, "from the beginning")
+    await days.api.start(days.name, beginning=True)
+    job = await days.api.wait_for_state(days.name, "successful")
+    await days.every_row_once(job, generation=job["generation"])
 
 
 # -- the source ---------------------------------------------------------------------------------------------------
@@ -226,20 +247,31 @@ async def test_a_table_dropped_in_the_middle_ends_in_error(days: Days):
 
 
 @pytest.mark.parametrize("verb", ["stop", "abort"])
-async def test_a_source_that_hangs_is_said_and_does_not_hold_the_verbs(days: Days, verb: str, postgres_server):
+async def test_a_source_that_hangs_does_not_hold_the_verbs(days: Days, verb: str, postgres_server):
     await days.orders(ROWS)
     await days.in_the_middle(days.spec(options={"page_bytes": 65536}))
     await days.full_speed()
     postgres_server.freeze()
     try:
-        if verb == "stop":
-            await days.retrying("source_unreachable", "source_timeout")
         async with within({"stop": 2, "abort": 1}[verb], f"a {verb}"):
             job = await getattr(days.api, verb)(days.name, wait=10)
         assert job["state"] == {"stop": "stopped", "abort": "aborted"}[verb]
     finally:
         postgres_server.thaw()
     await days.succeeds()
+
+
+async def test_a_source_that_hangs_is_said_and_the_job_goes_on_when_it_answers(days: Days, postgres_server):
+    await days.orders(ROWS)
+    await days.in_the_middle(days.spec(options={"page_bytes": 65536}))
+    postgres_server.freeze()
+    try:
+        job = await days.retrying("source_unreachable", "source_timeout")
+        says(job["retrying"]["cause"], job["retrying"]["cause"]["code"], "public.orders")
+    finally:
+        postgres_server.thaw()
+    await days.full_speed()
+    await days.succeeds(start=False)
 
 
 # -- folders and disks --------------------------------------------------------------------------------------------
