@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.fault.scenario import ROWS
-from tests.fault.test_kafka_kills import BETWEEN_STEPS
+from tests.fault.test_kafka_kills import held_between_steps
+from tests.support.client import ApiError
 from tests.support.reconcile import expected_rows, reconcile
 
 if TYPE_CHECKING:
     from tests.fault.scenario import FaultJob, Scenario
     from tests.support.reconcile import Delivered
 
-pytestmark = [pytest.mark.kafka, pytest.mark.fault]
+pytestmark = [pytest.mark.kafka, pytest.mark.fault, pytest.mark.timeout(240)]
 
 LOWER, HIGHER = 150, 1000
 
@@ -23,12 +24,7 @@ LOWER, HIGHER = 150, 1000
 @pytest.mark.parametrize("verb", ["stop", "abort"])
 async def test_a_job_goes_on_wherever_it_was_told_to_end(kafka_scenario: Scenario, verb: str) -> None:
     scenario = kafka_scenario
-    jobs, holds = [], []
-    for name, (point, skip) in BETWEEN_STEPS.items():
-        jobs.append(await scenario.create(name))
-        holds.append(scenario.points.hold(point, job_id=jobs[-1].id, skip=skip))
-    await scenario.start(*jobs)
-    await scenario.reach(*holds)
+    jobs, holds = await held_between_steps(scenario)
     async with scenario.client() as api:
         await asyncio.gather(*(api.call("POST", f"/v1/jobs/{job.name}/{verb}") for job in jobs))
     if verb == "stop":
@@ -55,6 +51,10 @@ async def test_a_new_generation_after_a_kill_between_commit_and_settle(kafka_sce
             assert len(set(keys)) == len(keys)
             settled = (await api.get(name))["totals"]["rows_sent"]
             assert len(keys) == settled + 60 * splits[name], "the last chunk of each split is visible, not settled"
+        at_settled = {"generation": 1, "last_id": (await api.get("lower"))["last_id"]}
+        with pytest.raises(ApiError) as refused:
+            await api.put_checkpoint("lower", at_settled)
+        assert refused.value.code == "would_repeat", "the chunk that is visible and not settled would come twice"
         for name, last_id in {"lower": LOWER, "higher": HIGHER}.items():
             body = {"generation": 1, "last_id": str(last_id), "allow_repeats": True}
             assert (await api.put_checkpoint(name, body))["generation"] == 2

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.support.kafka import KafkaServer
     from tests.support.signalled import Hold
 
-pytestmark = [pytest.mark.kafka, pytest.mark.fault]
+pytestmark = [pytest.mark.kafka, pytest.mark.fault, pytest.mark.timeout(240)]
 
 HELD_AT = {"staged": 2, "complete": 2, "prepared": 2, "visible": 2, "settled": 2}
 CUTS = 30

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tests.support.kafka import KafkaServer
     from tests.support.proxy import FaultProxy, Rule
 
-pytestmark = [pytest.mark.kafka, pytest.mark.fault]
+pytestmark = [pytest.mark.kafka, pytest.mark.fault, pytest.mark.timeout(240)]
 
 
 class Lost(NamedTuple):

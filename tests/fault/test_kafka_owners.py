@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tests.support.proxy import FaultProxy
     from tests.support.reconcile import Delivered
 
-pytestmark = [pytest.mark.kafka, pytest.mark.fault]
+pytestmark = [pytest.mark.kafka, pytest.mark.fault, pytest.mark.timeout(240)]
 
 FROZEN_AT = {
     # name: point, how many pass before
