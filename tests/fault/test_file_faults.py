@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.fault]
 COMPRESSIONS = ("none", "gzip", "zstd")
 KILLS = 20
 KILL_ROWS = 12_000
-ROWS_PER_SECOND = 150.0
+ROWS_PER_SECOND = 100.0
 SEED = "ROWFERRY_FAULT_SEED"
 
 
@@ -81,6 +81,7 @@ async def test_a_second_kill_at_the_same_point_while_the_first_is_mended(scenari
 TWICE = ("staged", "complete", "prepared", "visible")
 
 
+@pytest.mark.timeout(300)
 async def test_twenty_kills_at_random_of_two_services_that_share_four_splits(
     database: str, control_database: str, files: FileTarget
 ):
