@@ -141,7 +141,6 @@ async def _store(settings: Settings, *, migrating: bool) -> AsyncIterator[Store]
                     "rowferry[embedded] for a private Postgres below ROWFERRY_DATA_DIR",
                 )
             dsn = await stack.enter_async_context(embedded.embedded_postgres(settings.data_dir))
-            log.info(LogEvent.EMBEDDED_DATABASE_STARTED, folder=str(settings.data_dir / "system"))
         if migrating:
             for migration in await migrate(dsn):
                 log.info(LogEvent.MIGRATED, migration=migration.name)
