@@ -127,7 +127,7 @@ async def _kill_in_the_middle(stage: Stage, screen: Screen, api: Client, measure
     both = (TO_KAFKA, TO_FILES)
     for name in both:
         await api.start(name)
-    before = await _watch(api, screen, both, lambda jobs: _share(jobs[TO_KAFKA]) >= _KILL_AT)
+    await _watch(api, screen, both, lambda jobs: _share(jobs[TO_KAFKA]) >= _KILL_AT)
     measured.cpu += service.cpu_seconds()
     measured.peak_rss = service.peak_rss_bytes()
     killed = time.monotonic()
@@ -136,7 +136,8 @@ async def _kill_in_the_middle(stage: Stage, screen: Screen, api: Client, measure
     measured.down = time.monotonic() - killed
     measured.cpu -= service.cpu_seconds()
     screen.say(f"kill -9; ready again after {measured.down:.1f} s; the leases of the dead run out within 10 s")
-    sent = _rows(before)
+    # Read after the kill: the last look before it may have missed a chunk, which must not count as moving again.
+    sent = _rows({name: await api.get(name) for name in both})
     await _watch(api, screen, both, lambda jobs: _rows(jobs) > sent)
     measured.moving_again = time.monotonic() - killed
     await _watch(api, screen, both, lambda jobs: all(job["state"] == "successful" for job in jobs.values()))

@@ -11,7 +11,6 @@ from config.destinations import DestinationRefused
 from config.references import ReferenceRefused, References
 from service.domain.datasource import Datasource
 from service.domain.errors import Permanent, Transient
-from service.domain.inspection import Finding
 from service.domain.spec import OpenSink, Options, SourceSpec
 from sinks import registry
 from sinks.base import SinkRefused, SinkUnavailable
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from config.destinations import Destinations
-    from service.domain.inspection import TableInfo
+    from service.domain.inspection import Finding, TableInfo
     from service.domain.ports import StepStore
     from service.domain.records import StoredCredential, StoredDatasource
     from sinks.base import Sink
@@ -88,10 +87,7 @@ class StoredSources:
 
     async def check(self, datasource: Datasource) -> Sequence[Finding]:
         """See `workers.ports.Sources`."""
-        return [
-            Finding(f.pointer, f.severity, f.code, f.message, f.hint)
-            for f in await check_datasource(datasource, connections=self._connections, guard=self._guard)
-        ]
+        return await check_datasource(datasource, connections=self._connections, guard=self._guard)
 
     async def tables(self, datasource: Datasource, *, limit: int, after: str | None) -> Sequence[TableInfo]:
         """See `workers.ports.Sources`."""

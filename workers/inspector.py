@@ -130,7 +130,7 @@ class DefinitionInspector:
     async def _source_findings(self, account: str, spec: Mapping[str, object]) -> list[Finding]:
         async with self._source(account, spec) as source:
             inspection = await source.inspect()
-        found = [Finding(f.pointer, f.severity, f.code, f.message, f.hint) for f in inspection.findings]
+        found = list(inspection.findings)
         if inspection.guarantee_note:
             found.append(Finding("/options/safety", "info", "guarantee", inspection.guarantee_note))
         return found

@@ -19,19 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
 
+    from service.domain.inspection import Finding
+
 Key = tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that validation has to say. `pointer` is a JSON pointer into the job as given."""
-
-    pointer: str
-    severity: str
-    """`error`, `warning` or `info`."""
-    code: str
-    message: str
-    hint: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from service.domain.inspection import Finding
 from workers.sources import catalog
-from workers.sources.base import Finding
 from workers.sources.connection import Session
 from workers.sources.resolver import too_powerful
 

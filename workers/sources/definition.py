@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from service.domain.errors import Permanent
-from workers.sources.base import Finding
+from service.domain.inspection import Finding
 from workers.sources.keys import KeyColumns
 from workers.sources.sql import quote_ident
 

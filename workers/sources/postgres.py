@@ -12,10 +12,11 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from service.domain.errors import Permanent, Transient
+from service.domain.inspection import Finding
 from workers.sources import barrier as barriers
 from workers.sources import catalog, failures
 from workers.sources.barrier import Barrier, CommitFrontier, DelayFrontier
-from workers.sources.base import Finding, Horizon, Inspection, Plan, SplitRange
+from workers.sources.base import Horizon, Inspection, Plan, SplitRange
 from workers.sources.checks import check_datasource
 from workers.sources.connection import STATEMENT_SECONDS, Session
 from workers.sources.reader import PostgresReader

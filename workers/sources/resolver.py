@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from service.domain.errors import Permanent, Transient
+from service.domain.inspection import Finding
 from workers.sources import catalog
-from workers.sources.base import Finding
 from workers.sources.definition import Definition
 from workers.sources.keys import KeyColumns, KeyPart
 from workers.sources.sql import SqlError, UserSql, parse_expression, parse_name, parse_query, quote_ident, quote_literal
