@@ -165,7 +165,7 @@ class StoredSinks:
             await self._add_credential(account, str(name), sink)
         try:
             parsed = registry.parse(sink, _section(definition, "format"))
-            return registry.build(parsed, self._context(account, target))
+            return registry.build(parsed, self._context(account, parsed.sink.kind, target))
         except registry.DefinitionRefused as error:
             raise Permanent(error.code, error.message) from None
         except ValidationError as error:
@@ -173,10 +173,10 @@ class StoredSinks:
             where = ".".join(map(str, first["loc"]))
             raise Permanent("definition_refused", f"sink.{where}: {first['msg']}") from None
 
-    def _context(self, account: str, target: Mapping[str, object] | None) -> registry.Context:
+    def _context(self, account: str, kind: str, target: Mapping[str, object] | None) -> registry.Context:
         async def guard(host: str, port: int) -> None:
             try:
-                await self._destinations.check("kafka", host, port)
+                await self._destinations.check(kind, host, port)
             except DestinationRefused as error:
                 raise SinkRefused(error.code, error.message) from None
             except OSError as error:
