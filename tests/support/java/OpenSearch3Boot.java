@@ -1,0 +1,44 @@
+import java.nio.file.Path;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.CountDownLatch;
+import org.opensearch.Version;
+import org.opensearch.common.settings.Settings;
+import org.opensearch.env.Environment;
+import org.opensearch.node.InternalSettingsPreparer;
+import org.opensearch.node.Node;
+import org.opensearch.plugins.PluginInfo;
+import org.opensearch.transport.Netty4ModulePlugin;
+
+/** One OpenSearch node out of Maven's jars: OpenSearch3Boot HOME HTTP_PORT TRANSPORT_PORT [setting=value ...] */
+public class OpenSearch3Boot extends Node {
+    OpenSearch3Boot(Environment environment, List<PluginInfo> plugins) {
+        super(environment, plugins, true);
+    }
+
+    public static void main(String[] given) throws Exception {
+        Settings.Builder settings = Settings.builder().put("path.home", given[0]).put("cluster.name", given[0])
+            .put("node.name", "one").put("network.host", "127.0.0.1").put("http.port", given[1])
+            .put("transport.port", given[2]).put("discovery.type", "single-node").put("node.max_local_storage_nodes", 1)
+            .put("transport.type", "netty4").put("http.type", "netty4")
+            .put("cluster.routing.allocation.disk.threshold_enabled", false);
+        for (int i = 3; i < given.length; i++) {
+            int sign = given[i].indexOf('=');
+            settings.put(given[i].substring(0, sign), given[i].substring(sign + 1));
+        }
+        Environment environment =
+            InternalSettingsPreparer.prepareEnvironment(settings.build(), Map.of(), Path.of(given[0], "config"), () -> "one");
+        PluginInfo netty = new PluginInfo("transport-netty4", "-", "NA", Version.CURRENT, "21",
+            Netty4ModulePlugin.class.getName(), null, List.of(), false);
+        Node node = new OpenSearch3Boot(environment, List.of(netty));
+        Runtime.getRuntime().addShutdownHook(new Thread(() -> {
+            try {
+                node.close();
+            } catch (Exception ignored) {
+                // it ends anyway
+            }
+        }));
+        node.start();
+        new CountDownLatch(1).await();
+    }
+}
