@@ -141,7 +141,7 @@ class SplitWork:
                 await self._close(writer, page.scanned_to if done == rows else None)
 
     async def _stage(self, writer: Writer, page: Page, begin: int, end: int) -> None:
-        rows = batch(page, begin, end)
+        rows = batch(page, begin, end, with_ids=self._sink.upserts)
         self._place.rate(self._lease.job_id).take(
             rows.rows, sum(map(len, rows.values)), self._control.rows_per_second, self._control.bytes_per_second
         )
