@@ -1,4 +1,4 @@
-"""Real OpenSearch and Elasticsearch nodes on free loopback ports, started from Maven's jars by two small Java classes."""
+"""Real OpenSearch and Elasticsearch nodes on free loopback ports, out of Maven's jars and two small Java classes."""
 
 from __future__ import annotations
 
@@ -171,11 +171,9 @@ class SearchServer:
 
     def _request(self, method: str, path: str, body: Any) -> tuple[int, str]:
         data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
-        request = urllib.request.Request(  # noqa: S310  (the loopback address, always)
-            self.url + path, data, {"Content-Type": "application/json"}, method=method
-        )
+        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"}, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=30) as reply:  # noqa: S310
+            with urllib.request.urlopen(request, timeout=30) as reply:
                 return reply.status, reply.read().decode()
         except urllib.error.HTTPError as error:
             with error:
