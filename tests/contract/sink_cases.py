@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
+import json
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from sinks.formats import Format
 from sinks.kafka import KafkaSink
-from sinks.specs import FileSinkSpec, KafkaSinkSpec
+from sinks.specs import ElasticsearchSinkSpec, FileSinkSpec, KafkaSinkSpec
 from tests.support.proxy import FaultProxy
 from tests.support.topics import read_topic
 
@@ -19,7 +21,9 @@ if TYPE_CHECKING:
     import pytest
 
     from sinks.base import Sink
+    from tests.support.elasticsearch import SearchServer
     from tests.support.kafka import KafkaServer
+    from tests.support.s3 import S3Server
 
 
 class SinkCase(ABC):
@@ -161,3 +165,86 @@ class DonothingCase(SinkCase):
 
 
 CASES |= {"file": FileCase, "donothing": DonothingCase}
+
+
+class OpenSearchCase(SinkCase):
+    """One index behind a fault proxy, read back by searches; documents in the order of their key."""
+
+    server_fixture = "opensearch_server"
+
+    async def start(self) -> None:
+        self.server: SearchServer = self.request.getfixturevalue(self.server_fixture)
+        self.index = self.server.index_name()
+        self.proxy = FaultProxy(self.server.port)
+        await self.proxy.start()
+
+    async def stop(self) -> None:
+        await self.proxy.close()
+
+    def sink(self, **changes: Any) -> Sink:
+        from sinks.elasticsearch import ElasticsearchSink
+
+        spec = {"kind": "elasticsearch", "url": f"http://{self.proxy.address}", "index": self.index}
+        return ElasticsearchSink(ElasticsearchSinkSpec.model_validate(spec | changes))
+
+    async def read(self) -> list[bytes]:
+        found = await asyncio.to_thread(self.server.documents, self.index)
+        return [found[key] for key in sorted(found, key=lambda key: int(json.loads(key)[0]))]
+
+    async def lose(self) -> None:
+        await self.proxy.refuse()
+        self.proxy.cut()
+
+    async def mend(self) -> None:
+        await self.proxy.accept_again()
+
+
+class ElasticsearchCase(OpenSearchCase):
+    """The same on Elasticsearch itself."""
+
+    server_fixture = "elasticsearch_server"
+
+
+CASES |= {"opensearch": OpenSearchCase, "elasticsearch": ElasticsearchCase}
+
+
+class S3Case(SinkCase):
+    """Objects in versitygw, through a fault proxy; read back with botocore's own client."""
+
+    async def start(self) -> None:
+        self.server: S3Server = self.request.getfixturevalue("s3_server")
+        self.bucket = self.server.create_bucket()
+        self.proxy = FaultProxy(self.server.port)
+        await self.proxy.__aenter__()
+        self._sinks: list[Sink] = []
+
+    async def stop(self) -> None:
+        for sink in self._sinks:
+            await sink.close()
+        await self.proxy.__aexit__(None, None, None)
+
+    def sink(self, **changes: Any) -> Sink:
+        from sinks.s3 import S3Sink
+
+        endpoint = f"http://{self.proxy.address}"
+        spec = self.server.spec(self.bucket, endpoint=endpoint, prefix="exports/{job}", **changes)
+        self._sinks.append(S3Sink(spec, Format("json", "gzip"), patience=10))
+        return self._sinks[-1]
+
+    async def read(self) -> list[bytes]:
+        def read() -> list[bytes]:
+            keys = sorted(key for key in self.server.objects(self.bucket) if key.endswith(".jsonl.gz"))
+            content = [self.server.read(self.bucket, key) for key in keys]
+            return [row for one in content for row in gzip.decompress(one).splitlines()]
+
+        return await asyncio.to_thread(read)
+
+    async def lose(self) -> None:
+        await self.proxy.refuse()
+        self.proxy.cut()
+
+    async def mend(self) -> None:
+        await self.proxy.accept_again()
+
+
+CASES |= {"s3": S3Case}
