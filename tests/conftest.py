@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.elasticsearch import SearchServer
+from tests.support.hdfs import HdfsProxies, HdfsServer
 from tests.support.kafka import KafkaServer
 from tests.support.postgres import PostgresServer
 from tests.support.processes import REGISTRY
@@ -160,6 +161,30 @@ def moto_server() -> Iterator[MotoServer]:
         yield server.start()
     finally:
         server.close()
+
+
+@pytest.fixture(scope="session")
+def _hdfs_server_of_session() -> Iterator[HdfsServer]:
+    server = HdfsServer()
+    try:
+        yield server.start()
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def hdfs_server(_hdfs_server_of_session: HdfsServer) -> HdfsServer:
+    """One HDFS for the whole session, running (and started again if a test left it dead)."""
+    if not _hdfs_server_of_session.running:
+        _hdfs_server_of_session.start()
+    return _hdfs_server_of_session
+
+
+@pytest.fixture
+async def hdfs_proxies(hdfs_server: HdfsServer) -> AsyncIterator[HdfsProxies]:
+    """Fault proxies before `hdfs_server`: use their `url`."""
+    async with HdfsProxies(hdfs_server) as proxies:
+        yield proxies
 
 
 @pytest.hookimpl(wrapper=True)

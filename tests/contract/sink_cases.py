@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import uuid
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from sinks.formats import Format
 from sinks.kafka import KafkaSink
-from sinks.specs import ElasticsearchSinkSpec, FileSinkSpec, KafkaSinkSpec
+from sinks.specs import ElasticsearchSinkSpec, FileSinkSpec, HdfsSinkSpec, KafkaSinkSpec
+from tests.support.hdfs import HdfsProxies
 from tests.support.proxy import FaultProxy
 from tests.support.topics import read_topic
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from sinks.base import Sink
     from tests.support.elasticsearch import SearchServer
+    from tests.support.hdfs import HdfsServer
     from tests.support.kafka import KafkaServer
     from tests.support.s3 import S3Server
 
@@ -248,3 +251,40 @@ class S3Case(SinkCase):
 
 
 CASES |= {"s3": S3Case}
+
+
+class HdfsCase(SinkCase):
+    """Files of a real HDFS, through fault proxies; read back with the standard library's HTTP."""
+
+    async def start(self) -> None:
+        self.server: HdfsServer = self.request.getfixturevalue("hdfs_server")
+        self.path = f"/contract/{uuid.uuid4().hex}"
+        self.proxies = HdfsProxies(self.server)
+        await self.proxies.__aenter__()
+
+    async def stop(self) -> None:
+        await self.proxies.__aexit__(None, None, None)
+        self.server.call("DELETE", "DELETE", self.path, recursive="true")
+
+    def sink(self, **changes: Any) -> Sink:
+        from sinks.hdfs import HdfsSink
+
+        spec = {"kind": "hdfs", "url": self.proxies.url, "path": self.path, "user": "ann"}
+        return HdfsSink(HdfsSinkSpec.model_validate(spec | changes), Format("json", "gzip"))
+
+    async def read(self) -> list[bytes]:
+        def rows() -> list[bytes]:
+            names = [name for name in self.server.names(self.path) if name.endswith(".jsonl.gz")]
+            files = [self.server.read(f"{self.path}/{name}") for name in names]
+            return [row for file in files for row in gzip.decompress(file).splitlines()]
+
+        return await asyncio.to_thread(rows)
+
+    async def lose(self) -> None:
+        await self.proxies.refuse()
+
+    async def mend(self) -> None:
+        await self.proxies.accept_again()
+
+
+CASES["hdfs"] = HdfsCase
