@@ -17,6 +17,7 @@ from sinks.specs import (
     ElasticsearchSinkSpec,
     FileSinkSpec,
     FormatSpec,
+    HdfsSinkSpec,
     KafkaSinkSpec,
     S3SinkSpec,
 )
@@ -29,12 +30,12 @@ if TYPE_CHECKING:
 
     Guard = Callable[[str, int], Awaitable[None]]
 
-KINDS: Final = ("donothing", "elasticsearch", "file", "kafka", "s3")
+KINDS: Final = ("donothing", "elasticsearch", "file", "hdfs", "kafka", "s3")
 
 HOLDS_ITS_CHUNK: Final = frozenset({"elasticsearch"})
 """Sinks that keep a chunk's rows in memory until it is visible: `chunk.bytes` counts as held."""
 
-PLANNED_KINDS: Final = frozenset({"hdfs"})
+PLANNED_KINDS: Final[frozenset[str]] = frozenset()
 PLANNED_FORMATS: Final = frozenset({"csv", "parquet"})
 PLANNED_COMPRESSIONS: Final = frozenset({"lz4", "snappy"})
 """What the API's page names and this version does not have: refused as `not_available`, not as unknown."""
@@ -56,7 +57,7 @@ class DefinitionRefused(ValueError):
 class Definition:
     """Sink and format of one job, validated, each by itself and together."""
 
-    sink: KafkaSinkSpec | FileSinkSpec | S3SinkSpec | ElasticsearchSinkSpec | DonothingSinkSpec
+    sink: KafkaSinkSpec | FileSinkSpec | S3SinkSpec | HdfsSinkSpec | ElasticsearchSinkSpec | DonothingSinkSpec
     format: FormatSpec
 
 
@@ -145,6 +146,10 @@ def build(definition: Definition, context: Context) -> Sink:
         return ElasticsearchSink(
             sink, guard=context.guard, target=context.target, job_id=context.job_id, generation=context.generation
         )
+    if isinstance(sink, HdfsSinkSpec):
+        from sinks.hdfs import HdfsSink  # noqa: PLC0415 - see the module's docstring
+
+        return HdfsSink(sink, formats.Format(form.kind, form.compression), guard=context.guard)
     if isinstance(sink, S3SinkSpec):
         from sinks.s3 import S3Sink  # noqa: PLC0415 - see the module's docstring
 

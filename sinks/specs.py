@@ -9,8 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
-from sinks import naming
-
+from sinks import hdfs_address
 from sinks.s3_prefix import check_prefix
 
 Compression = Literal["none", "gzip", "snappy", "lz4", "zstd"]
@@ -225,7 +224,7 @@ class S3SinkSpec(SinkSpec):
         default="", description="may hold {job}, {job_id}, {run}, {generation} and {date:%Y/%m/%d}"
     )
     region: str | None = Field(
-        default=None, pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="us-east-1 when left out"
+        default=None, pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="us-east-1 if left out"
     )
     endpoint_url: Annotated[str, AfterValidator(_endpoint_url)] | None = Field(
         default=None, description="of another store than AWS"
@@ -242,53 +241,14 @@ class S3SinkSpec(SinkSpec):
     tags: Annotated[dict[str, str], AfterValidator(_tags)] = Field(default_factory=dict, max_length=10)
 
 
-def _hdfs_addresses(value: str) -> list[str]:
-    """Each NameNode's address with its scheme; one without takes the scheme of the one before."""
-    found: list[str] = []
-    scheme = ""
-    for part in value.split(","):
-        given, sign, rest = part.strip().rpartition("://")
-        scheme = {"webhdfs": "http", "swebhdfs": "https"}.get(given, given) if sign else scheme
-        # The value is not shown: it may hold a password.
-        if scheme not in {"http", "https"} or not re.fullmatch(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?/?", rest):
-            raise ValueError(
-                "give http://host:port of a NameNode's HTTP address (https://, webhdfs:// or swebhdfs://), without user, "
-                "path and query; several separated by commas"
-            )
-        port = rest.rstrip("/").rpartition("]")[2].partition(":")[2]
-        if port and not 0 < int(port) < 65536:
-            raise ValueError(f"{port} is no port; give one from 1 to 65535")
-        found.append(f"{scheme}://{rest.rstrip('/')}" + ("" if port else {"http": ":9870", "https": ":9871"}[scheme]))
-    if len(set(found)) != len(found):
-        raise ValueError("an address is given twice; name each NameNode once")
-    return found
-
-
-def _hdfs_url(value: str) -> str:
-    _hdfs_addresses(value)
-    return value
-
-
-def _hdfs_path(value: str) -> str:
-    if not value.startswith("/") or value.startswith("//") or value == "/":
-        raise ValueError("give an absolute folder of HDFS below /, such as /exports/orders")
-    if ":" in value:
-        raise ValueError("a path in HDFS holds no colon; remove it")
-    try:
-        naming.check_path(value[1:])
-    except ValueError as error:
-        raise ValueError(str(error).replace("the account's folder", "/")) from None
-    return value
-
-
 class HdfsSinkSpec(SinkSpec):
     """Rows as files of one HDFS folder, over WebHDFS."""
 
     kind: Literal["hdfs"]
-    url: Annotated[str, AfterValidator(_hdfs_url)] = Field(
+    url: Annotated[str, AfterValidator(hdfs_address.check_url)] = Field(
         max_length=2048, description="HTTP addresses of the NameNodes, separated by commas: http://nn1:9870,nn2:9870"
     )
-    path: Annotated[str, AfterValidator(_hdfs_path)] = Field(
+    path: Annotated[str, AfterValidator(hdfs_address.check_path)] = Field(
         min_length=1, max_length=1024, description="absolute folder; made where it is missing"
     )
     user: str = Field(
@@ -298,7 +258,7 @@ class HdfsSinkSpec(SinkSpec):
 
     def addresses(self) -> list[str]:
         """Each NameNode's address, with scheme and port."""
-        return _hdfs_addresses(self.url)
+        return hdfs_address.addresses(self.url)
 
 
 class DonothingSinkSpec(SinkSpec):
@@ -315,5 +275,6 @@ class FormatSpec(SinkSpec):
 
 
 AnySinkSpec = Annotated[
-    KafkaSinkSpec | FileSinkSpec | S3SinkSpec | ElasticsearchSinkSpec | HdfsSinkSpec | DonothingSinkSpec, Field(discriminator="kind")
+    KafkaSinkSpec | FileSinkSpec | S3SinkSpec | HdfsSinkSpec | ElasticsearchSinkSpec | DonothingSinkSpec,
+    Field(discriminator="kind"),
 ]
