@@ -35,7 +35,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -278,6 +278,14 @@ class Writer(Protocol):
 
     async def close(self) -> None:
         """Give back connections and memory. Never raises, at most a second, may be called at any time, twice."""
+
+
+@runtime_checkable
+class Numbered(Protocol):
+    """A writer that has to name a chunk before it is cut (S3: an upload has its name from its first part on)."""
+
+    def begin_after(self, sequence: int) -> None:
+        """Called after `visible`: `sequence` is settled, and each chunk that is cut from here on is the next."""
 
 
 class Sink(Protocol):

@@ -148,8 +148,12 @@ class StoredSinks:
         destinations: Destinations,
         data_dir: Path,
         learn_secret: Callable[[str], None],
+        *,
+        ambient_s3_buckets: frozenset[str] = frozenset(),
     ) -> None:
-        """File jobs of an account write below `data_dir/files/<account>`."""
+        """File jobs of an account write below `data_dir/files/<account>`. The host's own AWS credentials may be used
+        for `ambient_s3_buckets` only."""
+        self._ambient_s3_buckets = ambient_s3_buckets
         self._things, self._references, self._destinations = things, references, destinations
         self._data_dir, self._learn_secret = data_dir, learn_secret
 
@@ -193,7 +197,12 @@ class StoredSinks:
                 text = f"{host} can not be resolved: {error.strerror or error}"
                 raise SinkUnavailable("sink_unreachable", text) from error
 
-        return registry.Context(files=self._data_dir / "files" / account, guard=guard, target=target or {})
+        return registry.Context(
+            files=self._data_dir / "files" / account,
+            guard=guard,
+            target=target or {},
+            ambient_s3_buckets=self._ambient_s3_buckets,
+        )
 
     async def _add_credential(self, account: str, name: str, sink: dict[str, Any]) -> None:
         """A credential's fields stand beside the sink's own: for Kafka in its `security`."""
