@@ -149,7 +149,7 @@ def bucket_missing(place: Place) -> TargetGone:
 
 def _from_reply(place: Place, operation: str, error: ClientError) -> SinkError:
     said = f"{operation} in bucket {place.bucket!r}: {code_of(error) or status_of(error)}"
-    for judge in (_who_asks, _what_is_asked, _how_it_goes, _what_is_wanted):
+    for judge in (_how_it_goes, _who_asks, _what_is_asked, _what_is_wanted):
         found = judge(place, operation, error, said)
         if found is not None:
             return found

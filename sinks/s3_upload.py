@@ -33,8 +33,8 @@ PARTS_OF_A_SIZE: Final = 1000
 80 MiB."""
 IN_FLIGHT: Final = 2
 """Parts of one object that are sent at the same time: memory is these and the one that fills."""
-COMPLETE_SECONDS: Final = 60.0
-"""A store joins many parts while the call waits."""
+COMPLETE_TIMES: Final = 3
+"""How many times the patience of other calls: a store joins many parts while this one waits."""
 
 _NO_CHECKSUMS: Final = frozenset({"InvalidArgument", "InvalidRequest", "NotImplemented", "UnsupportedArgument"})
 
@@ -164,7 +164,7 @@ class Upload:
         condition: dict[str, Any] = {"IfNoneMatch": "*"} if self.abilities.conditional else {}
         reply = await self.client.call(
             "CompleteMultipartUpload",
-            seconds=self.client.patience + COMPLETE_SECONDS,
+            seconds=self.client.patience * COMPLETE_TIMES,
             Key=self.key,
             UploadId=self.id,
             MultipartUpload={"Parts": self.parts},

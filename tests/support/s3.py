@@ -131,9 +131,9 @@ class _Server:
         """The keys of all open multipart uploads."""
         return [one["Key"] for one in self.client().list_multipart_uploads(Bucket=bucket).get("Uploads", ())]
 
-    def spec(self, bucket: str, *, endpoint: str | None = None, **changes: Any) -> S3SinkSpec:
-        """A sink's definition; `endpoint` may be a proxy's."""
-        return S3SinkSpec.model_validate(self.definition(bucket, endpoint=endpoint) | changes)
+    def spec(self, name: str, *, endpoint: str | None = None, **changes: Any) -> S3SinkSpec:
+        """A sink's definition on the bucket `name`; `endpoint` may be a proxy's."""
+        return S3SinkSpec.model_validate(self.definition(name, endpoint=endpoint) | changes)
 
     def definition(self, bucket: str, *, endpoint: str | None = None) -> dict[str, Any]:
         """As `spec`, as a job gives it."""
