@@ -60,6 +60,21 @@ class _Elsewhere(Exception):
         self.error = error
 
 
+class _Lost(aiohttp.ClientError):
+    """The connection was lost after something may have been sent."""
+
+
+async def _never_twice(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Aiohttp sends every PUT and DELETE a second time, unasked, when the connection is lost before the answer: a
+    RENAME that was executed would then be told as one that found nothing to rename."""
+    try:
+        return await handler(request)
+    except _NOT_CONNECTED:
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise _Lost(str(error) or "the connection was lost") from error
+
+
 class Wire:
     """Connections of one user. Raises `SinkError`, and RemoteError for what the caller may understand.
 
@@ -168,11 +183,15 @@ class Wire:
     def opened(self) -> aiohttp.ClientSession:
         """The session, made at the first call."""
         if self._session is None:
-            # A connection for each call: aiohttp sends a PUT again, unasked, when a kept one turns out to be dead.
+            # A connection for each call: a kept one may turn out to be dead, and then nobody knows what was executed.
             connector = aiohttp.TCPConnector(force_close=True, limit=0)
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
             self._session = aiohttp.ClientSession(
-                connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
+                connector=connector,
+                timeout=timeout,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                middlewares=(_never_twice,),
             )
         return self._session
 

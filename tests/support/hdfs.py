@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from xml.sax.saxutils import escape
 
-from tests.support.jars import HDFS, jars, java
+from tests.support.jars import HDFS, LOGGING, jars, java
 from tests.support.ports import LOOPBACK, free_port
 from tests.support.processes import ChildProcess
 from tests.support.proxy import FaultProxy
@@ -24,16 +24,17 @@ if TYPE_CHECKING:
 
 _JVM = ("-Xms256m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 # Without them every WebHDFS call is a 500 though JMX says healthy.
+_QUIET = "handlers=java.util.logging.ConsoleHandler\n.level=SEVERE\n"
 _OPENS = tuple(
     f"--add-opens=java.base/{package}=ALL-UNNAMED"
     for package in ("java.lang", "java.util", "java.util.concurrent", "java.net", "java.io", "java.nio")
 )
 _READY_SECONDS = 90.0
 _LOG4J = """\
-log4j.rootLogger=WARN,console
-log4j.appender.console=org.apache.log4j.ConsoleAppender
-log4j.appender.console.layout=org.apache.log4j.PatternLayout
-log4j.appender.console.layout.ConversionPattern=%d{ISO8601} %p %c: %m%n
+<Configuration status="error">
+  <Appenders><Console name="out"><PatternLayout pattern="%d{ISO8601} %p %c %m%n"/></Console></Appenders>
+  <Loggers><Root level="warn"><AppenderRef ref="out"/></Root></Loggers>
+</Configuration>
 """
 SUPERUSER = "hdfs"
 
@@ -58,13 +59,15 @@ class HdfsServer:
     as on a Unix file system; `hdfs` is the superuser, and / is open to everybody, with the sticky bit.
     """
 
-    def __init__(self, *, folder: Path | None = None, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, *, folder: Path | None = None, settings: Mapping[str, str] | None = None, standby: bool = False
+    ) -> None:
         self._made_folder = folder is None
         self.folder = folder or Path(tempfile.mkdtemp(prefix="rowferry-hdfs-"))
         self.folder.mkdir(parents=True, exist_ok=True)
         self.port, self.rpc_port = free_port(), free_port()
         self.datanode_port, self.datanode_data_port, self.datanode_ipc_port = free_port(), free_port(), free_port()
-        self._settings = dict(settings or {})
+        self._settings = {**(self._in_standby() if standby else {}), **(settings or {})}
         self._processes: dict[str, ChildProcess] = {}
 
     @property
@@ -105,6 +108,12 @@ class HdfsServer:
         self.launch()
         await asyncio.to_thread(self._wait_ready)
         return self
+
+    async def start_namenode_async(self) -> None:
+        """Only the NameNode, until it says that it is in standby: what a server made with `standby` is for."""
+        self._prepare()
+        self.namenode.launch()
+        await asyncio.to_thread(self.namenode.wait_ready, self._says_standby, _READY_SECONDS)
 
     def close(self) -> None:
         """Stop at once and remove the data."""
@@ -196,11 +205,12 @@ class HdfsServer:
         return self._processes[role]
 
     def _java(self) -> list[str | Path]:
-        return [java(), *_JVM, *_OPENS, f"-DHADOOP_USER_NAME={SUPERUSER}", "-cp", self._classpath()]
+        quiet = f"-Djava.util.logging.config.file={self.folder / 'conf' / 'logging.properties'}"
+        return [java(), *_JVM, *_OPENS, quiet, f"-DHADOOP_USER_NAME={SUPERUSER}", "-cp", self._classpath()]
 
     def _classpath(self) -> str:
         found: dict[str, Path] = {}
-        for coordinate in HDFS:  # each resolved alone; the same jar comes several times
+        for coordinate in (*HDFS, LOGGING):  # each resolved alone; the same jar comes several times
             for path in jars(coordinate):
                 found.setdefault(path.name, path)
         return ":".join(str(path) for path in [self.folder / "conf", *found.values()])
@@ -212,7 +222,8 @@ class HdfsServer:
             return
         for name in ("hdfs", "datanode"):
             (conf / "webapps" / name).mkdir(parents=True, exist_ok=True)
-        (conf / "log4j.properties").write_text(_LOG4J)
+        (conf / "log4j2.xml").write_text(_LOG4J)
+        (conf / "logging.properties").write_text(_QUIET)
         (conf / "core-site.xml").write_text(_xml(self._core()))
         (conf / "hdfs-site.xml").write_text(_xml(self._hdfs()))
         _run(
@@ -243,9 +254,24 @@ class HdfsServer:
             "dfs.namenode.datanode.registration.ip-hostname-check": "false",
             "dfs.namenode.safemode.extension": "0",
             "dfs.heartbeat.interval": "1",
+            # How long the DataNode waits before it asks again whether a file is complete; 400 ms a file otherwise.
+            "dfs.client.block.write.locateFollowingBlock.initial.delay.ms": "20",
             # A dead DataNode is known as dead after 2 x 500 ms + 10 x 1 s instead of after ten minutes.
             "dfs.namenode.heartbeat.recheck-interval": "500",
             **self._settings,
+        }
+
+    def _in_standby(self) -> dict[str, str]:
+        """One of two NameNodes of a cluster, which nobody makes active."""
+        return {
+            "dfs.nameservices": "two",
+            "dfs.ha.namenodes.two": "nn1,nn2",
+            "dfs.ha.namenode.id": "nn1",
+            "dfs.namenode.rpc-address.two.nn1": f"{LOOPBACK}:{self.rpc_port}",
+            "dfs.namenode.http-address.two.nn1": f"{LOOPBACK}:{self.port}",
+            "dfs.namenode.rpc-address.two.nn2": f"{LOOPBACK}:{free_port()}",
+            "dfs.namenode.http-address.two.nn2": f"{LOOPBACK}:{free_port()}",
+            "dfs.namenode.shared.edits.dir": f"file://{self.folder}/shared",
         }
 
     def _wait_ready(self) -> None:
@@ -254,6 +280,17 @@ class HdfsServer:
 
     def _namenode_listens(self) -> bool:
         return self.namenode.listens_on(self.port)
+
+    def _says_standby(self) -> bool:
+        if not self._namenode_listens():
+            return False
+        try:
+            self.call("GET", "LISTSTATUS", "/")
+        except HdfsError as error:
+            return error.exception == "StandbyException"
+        except OSError:
+            return False
+        return False
 
     def _ready(self) -> bool:
         """Both are our children, and a file can be written and read."""
