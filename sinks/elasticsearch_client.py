@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import socket
 import ssl
@@ -67,13 +68,14 @@ class Client:
         parameters = "&".join(f"{name}={quote(value, safe='*,.')}" for name, value in (query or {}).items())
         url = URL(f"{self._spec.url}{path}{'?' if parameters else ''}{parameters}", encoded=True)
         lines = isinstance(body, bytes)
-        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        data = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
         try:
             session = await self._opened()
             async with session.request(
                 method,
                 url,
-                data=data,
+                # As a stream: in one piece, a body of megabytes would keep the event loop busy.
+                data=io.BytesIO(data) if data else None,
                 headers={"Content-Type": "application/x-ndjson" if lines else "application/json"},
                 timeout=aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS),
                 # Nowhere but where the guard has looked, and with nobody else's eyes on the credentials.

@@ -5,8 +5,13 @@ import java.util.concurrent.CountDownLatch;
 import org.opensearch.Version;
 import org.opensearch.common.settings.Settings;
 import org.opensearch.env.Environment;
+import org.opensearch.ingest.AbstractProcessor;
+import org.opensearch.ingest.IngestDocument;
+import org.opensearch.ingest.Processor;
 import org.opensearch.node.InternalSettingsPreparer;
 import org.opensearch.node.Node;
+import org.opensearch.plugins.IngestPlugin;
+import org.opensearch.plugins.Plugin;
 import org.opensearch.plugins.PluginInfo;
 import org.opensearch.transport.Netty4ModulePlugin;
 
@@ -14,6 +19,28 @@ import org.opensearch.transport.Netty4ModulePlugin;
 public class OpenSearch3Boot extends Node {
     OpenSearch3Boot(Environment environment, List<PluginInfo> plugins) {
         super(environment, plugins, true);
+    }
+
+    /** Maven's jars come without an ingest processor: {"stamp": {"field": "..."}} sets a field to true. */
+    public static class Stamp extends Plugin implements IngestPlugin {
+        @Override
+        public Map<String, Processor.Factory> getProcessors(Processor.Parameters parameters) {
+            return Map.of("stamp", (factories, tag, description, config) -> {
+                String field = (String) config.remove("field");
+                return new AbstractProcessor(tag, description) {
+                    @Override
+                    public IngestDocument execute(IngestDocument document) {
+                        document.setFieldValue(field, true);
+                        return document;
+                    }
+
+                    @Override
+                    public String getType() {
+                        return "stamp";
+                    }
+                };
+            });
+        }
     }
 
     public static void main(String[] given) throws Exception {
@@ -30,7 +57,9 @@ public class OpenSearch3Boot extends Node {
             InternalSettingsPreparer.prepareEnvironment(settings.build(), Map.of(), Path.of(given[0], "config"), () -> "one");
         PluginInfo netty = new PluginInfo("transport-netty4", "-", "NA", Version.CURRENT, "21",
             Netty4ModulePlugin.class.getName(), null, List.of(), false);
-        Node node = new OpenSearch3Boot(environment, List.of(netty));
+        PluginInfo stamp = new PluginInfo("stamp", "-", "NA", Version.CURRENT, "21",
+            Stamp.class.getName(), null, List.of(), false);
+        Node node = new OpenSearch3Boot(environment, List.of(netty, stamp));
         Runtime.getRuntime().addShutdownHook(new Thread(() -> {
             try {
                 node.close();
