@@ -22,8 +22,6 @@ from sinks.hdfs_wire import CONNECT_SECONDS, Wire, checked
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
-    from yarl import URL
-
 _BLOCK: Final = 1 << 20
 
 
@@ -126,7 +124,7 @@ class WebHdfs(Wire):
             parameters["replication"] = str(replication)
         headers = {"Content-Type": "application/octet-stream"}
 
-        async def send(url: URL) -> None:
+        async def send(url: str) -> None:
             timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS)
             async with self.opened().put(
                 url, data=body(), headers=headers, allow_redirects=False, timeout=timeout
@@ -138,7 +136,7 @@ class WebHdfs(Wire):
     async def checksum(self, path: str, what: str) -> str:
         """HDFS's own checksum of a file: algorithm and value. The same bytes in blocks of another size have another."""
 
-        async def ask(url: URL) -> str:
+        async def ask(url: str) -> str:
             async with asyncio.timeout(self.patience), self.opened().get(url, allow_redirects=False) as answer:
                 found = json.loads(await checked(answer))["FileChecksum"]
                 return f"{found['algorithm']}:{found['bytes']}"
@@ -148,7 +146,7 @@ class WebHdfs(Wire):
     async def sha256(self, path: str, what: str) -> tuple[int, str]:
         """Length and `sha256:<hex>` of a file, read in constant memory."""
 
-        async def read(url: URL) -> tuple[int, str]:
+        async def read(url: str) -> tuple[int, str]:
             digest, length = hashlib.sha256(), 0
             timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=self.patience)
             async with self.opened().get(url, allow_redirects=False, timeout=timeout) as answer:

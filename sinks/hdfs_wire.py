@@ -11,10 +11,9 @@ import asyncio
 import json
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 import aiohttp
-from yarl import URL
 
 from sinks.base import SinkError, SinkUnavailable
 from sinks.hdfs_errors import RETRIABLE, STANDBY, Place, RemoteError, nonsense, translated, unreachable
@@ -103,7 +102,7 @@ class Wire:
         path: str,
         what: str,
         parameters: Mapping[str, str],
-        work: Callable[[URL], Awaitable[T]],
+        work: Callable[[str], Awaitable[T]],
     ) -> T:
         """Ask a NameNode where, and work there; a DataNode that takes no connection is left out the next time."""
         refused: list[str] = []
@@ -116,7 +115,7 @@ class Wire:
                     raise SinkUnavailable(
                         "sink_unavailable", f"{self.place.doing(what)}: the NameNode names no DataNode for {op}"
                     )
-                address = f"{url.host}:{url.port}"
+                address = urlsplit(url).netloc
                 await self._allowed(url)
                 return await work(url)
             except RemoteError as error:
@@ -130,7 +129,7 @@ class Wire:
 
     async def on_namenode(
         self, method: str, op: str, path: str, what: str, parameters: Mapping[str, str]
-    ) -> tuple[Mapping[str, Any], URL | None]:
+    ) -> tuple[Mapping[str, Any], str | None]:
         """What the NameNode says, or where it sends us."""
         last: SinkError | None = None
         for address in self._nodes.in_order():
@@ -144,16 +143,16 @@ class Wire:
 
     async def _ask(
         self, address: str, method: str, op: str, path: str, what: str, parameters: Mapping[str, str]
-    ) -> tuple[Mapping[str, Any], URL | None]:
+    ) -> tuple[Mapping[str, Any], str | None]:
         query = urlencode({"op": op, "user.name": self.place.user, **parameters}, quote_via=quote, safe="/:,")
-        url = URL(f"{address}/webhdfs/v1{quote(path)}?{query}", encoded=True)
+        url = f"{address}/webhdfs/v1{quote(path)}?{query}"
         try:
             async with asyncio.timeout(self.patience):
                 await self._allowed(url)
                 async with self.opened().request(method, url, allow_redirects=False) as answer:
                     body = await checked(answer)
                     if answer.status == 307:
-                        return {}, URL(answer.headers["Location"], encoded=True)
+                        return {}, answer.headers["Location"]
             found = json.loads(body) if body else {}
             if isinstance(found, dict):
                 return found, None
@@ -174,11 +173,12 @@ class Wire:
             self._nodes.failed(address)
             raise told from error
 
-    async def _allowed(self, url: URL) -> None:
-        if url.scheme not in _PORTS or not url.host:
+    async def _allowed(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in _PORTS or not parts.hostname:
             raise aiohttp.InvalidURL(url, "no http address")
         if self._guard is not None:
-            await self._guard(url.host, url.port or _PORTS[url.scheme])
+            await self._guard(parts.hostname, parts.port or _PORTS[parts.scheme])
 
     def opened(self) -> aiohttp.ClientSession:
         """The session, made at the first call."""

@@ -21,11 +21,13 @@ DEFINITIONS: dict[str, dict[str, Any]] = {
     "kafka": KAFKA,
     "file": {"kind": "file", "path": "exports/orders"},
     "donothing": {"kind": "donothing"},
+    "hdfs": {"kind": "hdfs", "url": "http://127.0.0.1:9870", "path": "/exports/orders"},
 }
 PROMISED = {
     "kafka": Guarantee.EXACTLY_ONCE,
     "file": Guarantee.EXACTLY_ONCE,
     "donothing": Guarantee.COUNTS,
+    "hdfs": Guarantee.EXACTLY_ONCE,
 }
 
 
@@ -52,7 +54,6 @@ def test_what_is_available_is_what_can_be_parsed():
     ("sink", "form", "pointer", "code"),
     [
         ({"kind": "s3", "bucket": "b"}, {}, "/sink/kind", "not_available"),
-        ({"kind": "hdfs"}, {}, "/sink/kind", "not_available"),
         ({"kind": "elasticsearch"}, {}, "/sink/kind", "not_available"),
         (DEFINITIONS["file"], {"kind": "parquet"}, "/format/kind", "not_available"),
         (DEFINITIONS["file"], {"kind": "csv"}, "/format/kind", "not_available"),
