@@ -21,12 +21,14 @@ DEFINITIONS: dict[str, dict[str, Any]] = {
     "kafka": KAFKA,
     "file": {"kind": "file", "path": "exports/orders"},
     "donothing": {"kind": "donothing"},
+    "s3": {"kind": "s3", "bucket": "rows"},
     "hdfs": {"kind": "hdfs", "url": "http://127.0.0.1:9870", "path": "/exports/orders"},
 }
 PROMISED = {
     "kafka": Guarantee.EXACTLY_ONCE,
     "file": Guarantee.EXACTLY_ONCE,
     "donothing": Guarantee.COUNTS,
+    "s3": Guarantee.EXACTLY_ONCE,
     "hdfs": Guarantee.EXACTLY_ONCE,
 }
 
@@ -53,7 +55,6 @@ def test_what_is_available_is_what_can_be_parsed():
 @pytest.mark.parametrize(
     ("sink", "form", "pointer", "code"),
     [
-        ({"kind": "s3", "bucket": "b"}, {}, "/sink/kind", "not_available"),
         ({"kind": "elasticsearch"}, {}, "/sink/kind", "not_available"),
         (DEFINITIONS["file"], {"kind": "parquet"}, "/format/kind", "not_available"),
         (DEFINITIONS["file"], {"kind": "csv"}, "/format/kind", "not_available"),
