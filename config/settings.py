@@ -237,7 +237,11 @@ def _together(settings: Settings) -> Iterator[str]:
     """What only shows when all settings are known."""
     if settings.listen is None and settings.tls_listen is None:
         yield "ROWFERRY_LISTEN 'off': nothing listens; set ROWFERRY_TLS_LISTEN, or give ROWFERRY_LISTEN an address"
-    tls = {"ROWFERRY_TLS_LISTEN": settings.tls_listen, "_TLS_CERT": settings.tls_cert, "_TLS_KEY": settings.tls_key}
+    tls = {
+        "ROWFERRY_TLS_LISTEN": settings.tls_listen,
+        "ROWFERRY_TLS_CERT": settings.tls_cert,
+        "ROWFERRY_TLS_KEY": settings.tls_key,
+    }
     missing = [name for name, value in tls.items() if value is None]
     if settings.tls_listen is not None and missing:
         yield f"ROWFERRY_TLS_LISTEN {str(settings.tls_listen)!r}: {' and '.join(missing)} must name PEM files"

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from workers.signals import Signals
 
 PURGE_EVERY_SECONDS = 3600.0
+SPARE_CONNECTIONS = 8
+"""Of the control database, beside one a split: heartbeats and requests never queue behind the splits' writes."""
 LEAVE_CONNECTIONS_SECONDS = 2.0
 """How long answers that are under way may take once the service is asked to end."""
 
@@ -146,7 +148,6 @@ async def _store(settings: Settings, *, migrating: bool) -> AsyncIterator[Store]
                     "rowferry[embedded] for a private Postgres below ROWFERRY_DATA_DIR",
                 )
             dsn = await stack.enter_async_context(embedded.embedded_postgres(settings.data_dir))
-            log.info(LogEvent.EMBEDDED_DATABASE_STARTED, folder=str(settings.data_dir / "system"))
         if migrating:
             for migration in await migrate(dsn):
                 log.info(LogEvent.MIGRATED, migration=migration.name)
@@ -156,7 +157,9 @@ async def _store(settings: Settings, *, migrating: bool) -> AsyncIterator[Store]
                 f"the control database lacks {len(missing)} migrations, the first is {missing[0].name}; run "
                 "`rowferry migrate`, or start without --no-migrate",
             )
-        yield await stack.enter_async_context(await Store.open(dsn, box=SecretBox(settings.secret_key)))
+        yield await stack.enter_async_context(
+            await Store.open(dsn, box=SecretBox(settings.secret_key), size=SPARE_CONNECTIONS + settings.max_splits)
+        )
 
 
 def _nobody_can_come_in() -> Permanent:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from sinks import naming
-from sinks.base import SinkError, SinkRefused, SinkUnavailable
+from sinks.base import SinkError, SinkRefused, SinkUnavailable, TargetGone
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -213,9 +213,10 @@ def refusal(error: OSError, path: str, doing: str) -> SinkError:
     if isinstance(error, TimeoutError) or code == errno.ETIMEDOUT:
         return SinkUnavailable("folder_timeout", f"{said}; the file system does not answer in time, check the disk")
     if isinstance(error, FolderMissing):
-        return SinkRefused(
+        return TargetGone(
             "folder_missing",
-            f"{said}; mount it or bring it back with its files, and share it between all machines that run jobs",
+            f"{said}; mount it or bring it back with its files, and share it between all machines that run jobs, or "
+            "start from the beginning",
         )
     if code in _NO_SPACE:
         return SinkUnavailable("no_space", f"{said}; free space or raise the quota, the job goes on by itself")

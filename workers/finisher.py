@@ -33,8 +33,8 @@ class FinishWork:
         await self._sink.finish(owner(self._step), self._chunks())
         await self._place.signals.reached(Point.CHECKED, self._step.lease)
         self._control.check()
-        await self._place.store.finish_run(self._step.lease)
-        self._control.over = True
+        with self._control.last_write():
+            await self._place.store.finish_run(self._step.lease)
         await self._place.signals.reached(Point.FINISHED, self._step.lease)
 
     async def _chunks(self) -> AsyncIterator[Prepared]:

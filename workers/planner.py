@@ -61,10 +61,22 @@ class PlanWork:
             before if before.closed else await self._close(before, by_itself=by_itself)
             for before in await self._predecessors(lease)
         ]
-        target = await self._sink.prepare_target()
+        target = await self._prepare_target(None if by_itself or not history else history[0])
         await self._retry.recovered()
         await self._bound(_ranges([*history, generation], self._spec.mode), target)
         await self._reached(Point.PLANNED)
+
+    async def _prepare_target(self, before: GenerationState | None) -> Mapping[str, object]:
+        """A generation that takes up where the one `before` ended goes into the very same target, or says that it is
+        gone: the rows that were delivered are not there any more, and nobody said that they may be missing."""
+        step = self._step
+        if before is None or not before.planned or not _same_sink(before, step):
+            return await self._sink.prepare_target()
+        sink = await self._place.sinks.sink(step.account, step.spec, step.secrets, before.target)
+        try:
+            return await sink.prepare_target()
+        finally:
+            await sink.close()
 
     async def _predecessors(self, lease: Lease) -> Sequence[GenerationState]:
         """Back to the last one that was planned, oldest first: that one has closed all before it."""
@@ -81,7 +93,7 @@ class PlanWork:
         """Fence every split that was ever opened, and settle or drop what it had prepared (design.md, section 5).
         `by_itself`: the successor begins where it was told to, so the target of the old one may be gone. Answers the
         generation as it is then."""
-        same_target = dict(old.spec).get("sink") == dict(self._step.spec).get("sink")
+        same_target = _same_sink(old, self._step)
         fenced = True
         sink = await self._place.sinks.sink(
             self._step.account, old.spec, old.secrets, old.target, job_id=self._lease.job_id, generation=old.number
@@ -178,10 +190,10 @@ class PlanWork:
         if tail:
             splits.append(OpenRange(end, None))
         await self._reached(Point.BOUNDED)
-        await self._place.store.save_plan(
-            self._lease, splits, bound=end, tail=tail, estimated_rows=rows or None, target=target
-        )
-        self._control.over = True
+        with self._control.last_write():
+            await self._place.store.save_plan(
+                self._lease, splits, bound=end, tail=tail, estimated_rows=rows or None, target=target
+            )
         log.info(LogEvent.PLANNED, splits=len(splits), bound=shown(end), estimated_rows=rows)
 
     def _show_horizon(self, horizon: Horizon | None) -> None:
@@ -200,6 +212,10 @@ class PlanWork:
 
     async def _reached(self, point: Point) -> None:
         await self._place.signals.reached(point, self._lease)
+
+
+def _same_sink(generation: GenerationState, step: Step) -> bool:
+    return dict(generation.spec).get("sink") == dict(step.spec).get("sink")
 
 
 def _ranges(history: Sequence[GenerationState], mode: str) -> Sequence[OpenRange]:

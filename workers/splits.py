@@ -109,8 +109,8 @@ class SplitWork:
                             raise Stopped
                     case End():
                         await self._close(writer, scanned)
-                        await self._place.store.finish_split(self._lease, split.upper or scanned)
-                        self._control.over = True
+                        with self._control.last_write():
+                            await self._place.store.finish_split(self._lease, split.upper or scanned)
                         await self._reached(Point.SPLIT_DONE)
                         return
                     case Idle():

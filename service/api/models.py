@@ -8,8 +8,7 @@ from pydantic import AfterValidator, AwareDatetime, Field, RootModel, SecretStr,
 
 from service.domain.spec import JobSpec, Name, Strict
 from service.domain.states import State
-from sinks.naming import check_path
-from sinks.specs import AnySinkSpec, ElasticsearchSinkSpec, FileSinkSpec, FormatSpec, KafkaSinkSpec
+from sinks.specs import AnySinkSpec, ElasticsearchSinkSpec, FormatSpec
 
 Role = Literal["viewer", "operator", "admin"]
 KeyText = Annotated[str | list[str] | None, Field(description="text, or a list of texts for a composite key")]
@@ -45,21 +44,12 @@ class JobDefinition(JobSpec):
 
     @model_validator(mode="after")
     def _together(self) -> Self:
-        if isinstance(self.sink, KafkaSinkSpec) and self.format.compression != "none":
+        replaces = isinstance(self.sink, ElasticsearchSinkSpec) and self.sink.strategy == "replace"
+        if replaces and self.mode in {"incremental", "continuous"}:
             raise ValueError(
-                f"format.compression {self.format.compression!r} does not go with a kafka sink; set sink.compression, "
-                "which compresses the batches"
+                f"sink.strategy 'replace' does not go with mode {self.mode!r}: each run would replace all documents by "
+                "the new ones alone; use mode full, or strategy incremental"
             )
-        if isinstance(self.sink, ElasticsearchSinkSpec):
-            if (self.format.kind, self.format.compression) != ("json", "none"):
-                raise ValueError("format does not go with an elasticsearch sink; leave it out, a row is one document")
-            if self.sink.strategy == "replace" and self.mode in {"incremental", "continuous"}:
-                raise ValueError(
-                    f"sink.strategy 'replace' does not go with mode {self.mode!r}: each run would replace all documents "
-                    "by the new ones alone; use mode full, or strategy incremental"
-                )
-        if isinstance(self.sink, FileSinkSpec):
-            check_path(self.sink.path, "sink.path")
         return self
 
 

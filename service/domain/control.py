@@ -16,7 +16,7 @@ from service.domain.errors import Aborted, LeaseLost, RowferryError, Stopped
 from service.domain.states import State
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from service.domain.records import Condition, Directive, Lease
 
@@ -53,8 +53,7 @@ class Control:
         """`leased_at` is the monotonic time at which the claim was sent."""
         self.lease = lease
         self.ending: Ending | None = None
-        self.over = False
-        """The step's own last write is stored: there is no lease any more that could be lost."""
+        self._over = False
         self.rows_per_second: float | None = None
         self.bytes_per_second: float | None = None
         self.max_without_progress_seconds = 900.0
@@ -100,7 +99,7 @@ class Control:
 
     def apply(self, directive: Directive, sent_at: float | None = None) -> None:
         """Take in what the store said; `sent_at` is when a renewal was sent, None when this was not one."""
-        if self.over:
+        if self._over:
             return
         if not directive.valid:
             self.end(Ending.LOST)
@@ -115,6 +114,17 @@ class Control:
         elif directive.state in {State.STOPPING, State.FAILING}:
             self.park(STOP_SECONDS if directive.stop_in_seconds is None else directive.stop_in_seconds)
 
+    @contextlib.contextmanager
+    def last_write(self) -> Iterator[None]:
+        """Around the write that ends the step: from its sending on, a lease that is not there any more may have ended
+        with it, and the write itself is told when it was lost. Raises what it raises."""
+        self._over = True
+        try:
+            yield
+        except BaseException:
+            self._over = False
+            raise
+
     def park(self, within_seconds: float) -> None:
         """Ask for a stop: what is in flight has `within_seconds` to be settled. The first call sets the time."""
         if not self.stopping:
@@ -123,7 +133,7 @@ class Control:
 
     def end(self, ending: Ending) -> None:
         """Cancel the step's task; the first reason stays, but a lost lease outweighs all."""
-        if self.over and ending is Ending.LOST:
+        if self._over and ending is Ending.LOST:
             return
         if self.ending is None or ending is Ending.LOST:
             first = self.ending is None

@@ -243,7 +243,8 @@ class JobStore(Protocol):
         """Visible chunks in the order they were settled."""
 
     async def delivered_ranges(self, account: str, job_id: str) -> Sequence[OpenRange]:
-        """Key ranges of the current generation whose rows are durable in the sink."""
+        """Key ranges of the current generation whose rows are durable in the sink, or may be: a chunk that is prepared
+        and not settled counts."""
 
     async def log_lines(
         self, account: str, filters: Mapping[str, Any], *, limit: int, after: int | None

@@ -20,7 +20,7 @@ from service.domain.errors import RowferryError
 from service.domain.records import StepKind
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
 
     from service.domain.ports import StepStore
     from service.domain.records import Directive, Lease, Step
@@ -61,7 +61,9 @@ class LocalEngine:
         self._max_splits, self._max_runs = max_splits, max_runs
         self._tick_seconds, self._lease_seconds = tick_seconds, lease_seconds
         self._running: dict[asyncio.Task[None], Control] = {}
-        self._wake = asyncio.Event()
+        self._news = {self._heartbeat: asyncio.Event(), self._take: asyncio.Event()}
+        """Ends the pause of a loop. Heartbeats have a loop of their own: claiming many steps must not cost the first
+        ones their leases."""
         self._loops: list[asyncio.Task[None]] = []
         self._stopping = False
         self._away = False
@@ -69,11 +71,15 @@ class LocalEngine:
     async def start(self) -> None:
         """Go on with whatever is ready; returns at once."""
         if not self._loops and not self._stopping:
-            self._loops = [asyncio.create_task(self._work(), name="engine")]
+            self._loops = [
+                asyncio.create_task(self._repeat(work, news), name=f"engine {work.__name__}")
+                for work, news in self._news.items()
+            ]
 
     async def wake(self, job_id: str | None = None) -> None:  # noqa: ARG002 -- one look finds every job's change
         """Look now."""
-        self._wake.set()
+        for news in self._news.values():
+            news.set()
 
     @property
     def steps(self) -> int:
@@ -85,7 +91,6 @@ class LocalEngine:
         self._stopping = True
         for control in self._running.values():
             control.park(timeout_seconds)
-        self._wake.set()
         if self._running:
             await asyncio.wait(set(self._running), timeout=timeout_seconds + 1.0)
         for control in self._running.values():
@@ -98,13 +103,13 @@ class LocalEngine:
                 await task
         self._loops = []
 
-    # -- the loop -----------------------------------------------------------------------------------------------
+    # -- the loops ----------------------------------------------------------------------------------------------
 
-    async def _work(self) -> None:
+    async def _repeat(self, work: Callable[[], Awaitable[None]], news: asyncio.Event) -> None:
         while True:
-            self._wake.clear()
+            news.clear()
             try:
-                await self._round()
+                await work()
                 if self._away:
                     self._away = False
                     log.info(LogEvent.STORE_BACK)
@@ -117,10 +122,10 @@ class LocalEngine:
                 log.exception(LogEvent.ENGINE_FAILED)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._tick_seconds):
-                    await self._wake.wait()
+                    await news.wait()
 
-    async def _round(self) -> None:
-        await self._heartbeat()
+    async def _take(self) -> None:
+        """Free what has run out, then claim until there is nothing ready or no room."""
         await _bounded(self._store.expire())
         while not self._stopping and (kinds := self._wanted()):
             sent = time.monotonic()
@@ -161,11 +166,14 @@ class LocalEngine:
         task = asyncio.create_task(self._watched(step, control), name=f"step-{step.lease.kind.value}")
         control.attach(task)
         self._running[task] = control
+        if self._stopping:
+            # Claimed while the engine was asked to stop: nothing is in flight, give it back at once.
+            control.park(0.0)
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.pop(task, None)
-        self._wake.set()
+        self._news[self._take].set()
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error(LogEvent.STEP_CRASHED, exc_info=error)
 

@@ -82,6 +82,26 @@ class Jobs:
     ) -> Job:
         """A new definition for a job that is there. Raises as `create`, and Conflict `job_running`,
         `revision_changed`, `position_incompatible`."""
+        for _ in range(_ROUNDS):
+            try:
+                return await self._replace(account, actor, job, given, if_revision=if_revision, position=position)
+            except Conflict as error:
+                # What was compared with is another definition by now: look again, unless the caller forbade that.
+                if error.code != "revision_changed" or if_revision is not None:
+                    raise
+                job = await self.find(account, job.id)
+        raise Conflict("revision_changed", f"job {job.name!r} changes faster than it can be replaced; try again")
+
+    async def _replace(
+        self,
+        account: str,
+        actor: Actor,
+        job: Job,
+        given: Mapping[str, Any],
+        *,
+        if_revision: int | None,
+        position: str | None,
+    ) -> Job:
         parts = self._take_apart(given, job, await self._store.secrets(account, job.id))
         await self._refuse_errors(account, parts.spec)
         changed = target_changed(job.spec, parts.spec)
@@ -96,7 +116,7 @@ class Jobs:
             parts.secrets,
             guarantee=guarantee,
             guarantee_note=note,
-            if_revision=if_revision,
+            if_revision=job.spec_revision if if_revision is None else if_revision,
             position=position,
             target_changed=changed,
         )

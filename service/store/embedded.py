@@ -2,8 +2,8 @@
 service.
 
 It lives in `<data dir>/system/postgres`: `data/` (the cluster), `log/`, `run/` (its socket), `lock`. It takes no TCP
-connections; whoever may enter the folder (0700) is the service. Postgres does not run as root: under a service that
-does, it runs as the user `postgres` or `nobody`, who then owns `system/`.
+connections; whoever may enter `run/` (0700) is the service. Postgres does not run as root: under a service that does,
+it runs as the user `postgres` or `nobody`, who owns `data/`, `log/` and `run/` and may walk through what they lie in.
 
 A service that was killed leaves it running, and the next one takes it up. One that dies is started again; callers see
 a lost connection meanwhile, as with any other database.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import shlex
 import shutil
 import signal
 import threading
@@ -45,25 +46,21 @@ _STOP_SECONDS: Final = 30
 _ORPHANS_SECONDS: Final = 10.0
 _PAUSES: Final = (0.1, 0.5, 2.0, 10.0)
 
-_CONFIGURATION = """\
-# Written by rowferry at each start.
-listen_addresses = ''
-port = {port}
-unix_socket_directories = '{sockets}'
-unix_socket_permissions = 0700
-max_connections = 100
-shared_buffers = 64MB
-timezone = 'UTC'
-log_timezone = 'UTC'
-# One file a weekday, overwritten a week later.
-logging_collector = on
-log_directory = '{logs}'
-log_filename = 'postgres-%u.log'
-log_truncate_on_rotation = on
-log_rotation_age = 1d
-log_rotation_size = 0
-"""
-_WHO_MAY = f"local all {OWNER} trust\n"
+_SETTINGS: Final = {
+    "listen_addresses": "",
+    "port": str(_PORT),
+    "unix_socket_permissions": "0700",
+    "max_connections": "100",
+    "shared_buffers": "64MB",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    # One file a weekday, overwritten a week later.
+    "logging_collector": "on",
+    "log_filename": "postgres-%u.log",
+    "log_truncate_on_rotation": "on",
+    "log_rotation_age": "1d",
+    "log_rotation_size": "0",
+}
 
 
 def available() -> bool:
@@ -118,7 +115,14 @@ class _Server:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """The folders made, and held against another service; the kernel frees them when this process ends."""
-        self._make_folders()
+        try:
+            self._make_folders()
+        except OSError as error:
+            raise Permanent(
+                "embedded_unreachable",
+                f"{error.filename}: {error.strerror}",
+                hint="name a ROWFERRY_DATA_DIR that belongs to the user of the service",
+            ) from error
         with (self.home / "lock").open("a+") as handle:
             self._lock(handle)
             yield
@@ -133,11 +137,12 @@ class _Server:
         self._programs.require(self.data)
         if not (self.data / "PG_VERSION").exists():
             self._initialise()
-        self._configure()
         log = self.home / "log" / "start.log"
         log.unlink(missing_ok=True)
+        # On the command line and not in a file: a root service writes nothing into what another user owns.
+        options = " ".join(f"-c {shlex.quote(f'{name}={value}')}" for name, value in self._settings().items())
         done = self._programs.run(
-            "pg_ctl", "start", "-D", self.data, "-w", "-t", str(int(_START_SECONDS)), "-s", "-l", log
+            "pg_ctl", "start", "-D", self.data, "-w", "-t", str(int(_START_SECONDS)), "-s", "-l", log, "-o", options
         )
         running = self._running()
         if done.returncode or running is None:
@@ -200,18 +205,13 @@ class _Server:
             _log.warning(LogEvent.EMBEDDED_DATABASE_STARTED, pid=pid, folder=str(self.home), user=self.account.name)
 
     def _make_folders(self) -> None:
-        for folder in (self.system, self.home, self.home / "log", self._sockets):
+        """`data`, `log` and `run` are Postgres's; what they lie in is ours, and Postgres only walks through."""
+        for folder in (self.system, self.home):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.account.own(folder)
-            status = folder.lstat()
-            if status.st_uid != self.account.uid:
-                raise Permanent(
-                    "embedded_unreachable",
-                    f"{folder} belongs to another user than {self.account.name}",
-                    hint="start the service as the user that owns its data, or name another ROWFERRY_DATA_DIR",
-                )
-            folder.chmod(0o700)
+            self.account.let_through(folder)
         self.account.require_way(self.system)
+        for folder in (self.home / "log", self._sockets):
+            self.account.make(folder)
 
     def _lock(self, handle: IO[str]) -> None:
         try:
@@ -239,6 +239,7 @@ class _Server:
         """Into a folder that takes the cluster's name when it is whole: a kill in between leaves nothing half made."""
         draft = self.home / "data.new"
         shutil.rmtree(draft, ignore_errors=True)
+        self.account.make(draft)
         done = self._programs.run(
             "initdb", "-D", draft, "-U", OWNER, "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-instructions"
         )
@@ -250,12 +251,10 @@ class _Server:
             )
         draft.rename(self.data)
 
-    def _configure(self) -> None:
-        values = {"sockets": _escaped(self._sockets), "logs": _escaped(self.home / "log"), "port": _PORT}
-        for name, text in (("postgresql.conf", _CONFIGURATION.format(**values)), ("pg_hba.conf", _WHO_MAY)):
-            path = self.data / name
-            path.write_text(text, encoding="utf-8")
-            self.account.own(path)
+    def _settings(self) -> dict[str, str]:
+        quoted = str(self._sockets).replace('"', '""')
+        places = {"unix_socket_directories": f'"{quoted}"', "log_directory": str(self.home / "log")}
+        return {**_SETTINGS, **places}
 
     def _running(self) -> int | None:
         """The pid of a postmaster of this very cluster. One that can not be looked at counts: better to fail to
@@ -295,7 +294,3 @@ class _Server:
         lines = [line for one in files if one.exists() for line in one.read_text(errors="replace").splitlines()]
         telling = [line for line in lines if any(word in line for word in ("FATAL", "PANIC", "ERROR", "could not"))]
         return "; ".join((telling or lines)[-3:])
-
-
-def _escaped(path: Path) -> str:
-    return str(path).replace("'", "''")

@@ -6,6 +6,7 @@ import hashlib
 import os
 import pwd
 import shutil
+import stat
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -42,10 +43,27 @@ class Account:
     gid: int
     switch: bool
 
-    def own(self, path: Path) -> None:
-        """Give it `path`."""
+    def make(self, folder: Path) -> None:
+        """A folder of its own, 0700. Raises Permanent `embedded_unreachable` for one that is somebody else's: its
+        name may lie where anybody can make one."""
+        try:
+            folder.mkdir(mode=0o700)
+            if self.switch:
+                os.chown(folder, self.uid, self.gid)
+        except FileExistsError:
+            status = folder.lstat()
+            if not stat.S_ISDIR(status.st_mode) or status.st_uid != self.uid or status.st_mode & 0o077:
+                raise Permanent(
+                    "embedded_unreachable",
+                    f"{folder} is not a folder that belongs to {self.name} alone",
+                    hint="start the service as the user that owns its data, or name another ROWFERRY_DATA_DIR",
+                ) from None
+
+    def let_through(self, folder: Path) -> None:
+        """A folder of ours that it may walk through and nothing else."""
         if self.switch:
-            os.chown(path, self.uid, self.gid, follow_symlinks=False)
+            os.chown(folder, 0, self.gid)
+        folder.chmod(0o710 if self.switch else 0o700)
 
     def require_way(self, folder: Path) -> None:
         """Raises Permanent `embedded_unreachable` when it can not walk down to `folder`."""
@@ -124,18 +142,22 @@ class Programs:
         identity: dict[str, object] = {}
         if self._account.switch:
             identity = {"user": self._account.uid, "group": self._account.gid, "extra_groups": []}
-        return subprocess.run(  # type: ignore[call-overload,no-any-return]  # noqa: S603
-            command,
-            cwd="/",
-            env={"PATH": os.defpath, "LC_ALL": "C.UTF-8", "TZ": "UTC"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_PATIENCE_SECONDS,
-            check=False,
-            **identity,
-        )
+        try:
+            return subprocess.run(  # type: ignore[call-overload,no-any-return]  # noqa: S603
+                command,
+                cwd="/",
+                env={"PATH": os.defpath, "LC_ALL": "C.UTF-8", "TZ": "UTC"},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=_PATIENCE_SECONDS,
+                check=False,
+                **identity,
+            )
+        except subprocess.TimeoutExpired:
+            said = f"{program} did not end within {_PATIENCE_SECONDS} s"
+            return subprocess.CompletedProcess(list(map(str, command)), 1, "", said)
 
     def _readable(self) -> Path:
         if not self._account.switch or all(

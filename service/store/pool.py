@@ -10,6 +10,7 @@ import asyncio
 import json
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import urlsplit
 
 import asyncpg
 
@@ -36,16 +37,28 @@ _BUSY = (asyncpg.DeadlockDetectedError, asyncpg.LockNotAvailableError, asyncpg.S
 _REFUSED = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)
 
 
-def mapped(error: BaseException) -> RowferryError | None:
-    """What a driver's error means for callers of the store; None: it is a fault of ours and passes through."""
+def mapped(error: BaseException, dsn: str = "") -> RowferryError | None:
+    """What a driver's error means for callers of the store; None: it is a fault of ours and passes through. With the
+    `dsn` of a first connection it says where the database was looked for."""
     if isinstance(error, _BUSY):
         return Transient("store_busy", "the control database did not get to it in time; try again")
     if isinstance(error, _REFUSED):
         return Permanent("store_refused", f"the control database refused: {error}; check ROWFERRY_DATABASE_URL")
     # InterfaceError is also what the driver says of a call that is wrong in itself.
     if isinstance(error, _AWAY) or (isinstance(error, asyncpg.InterfaceError) and "clos" in str(error)):
-        return Transient("store_unreachable", f"the control database does not answer ({type(error).__name__})")
+        said = f"the control database{_place(dsn)} does not answer ({type(error).__name__})"
+        hint = "check that Postgres runs there, and host and port in ROWFERRY_DATABASE_URL" if dsn else ""
+        return Transient("store_unreachable", said, hint=hint)
     return None
+
+
+def _place(dsn: str) -> str:
+    """Host, port and database, and nothing else of a dsn, which may hold a password anywhere else."""
+    try:
+        parts = urlsplit(dsn)
+        return f" {parts.hostname}:{parts.port or 5432}{parts.path}" if parts.hostname else ""
+    except ValueError:
+        return ""
 
 
 async def _set_up(connection: asyncpg.Connection[Any]) -> None:
@@ -65,7 +78,7 @@ async def connect(dsn: str, *, application_name: str = "rowferry", timeout_secon
         )
         await _set_up(connection)
     except Exception as error:
-        raise mapped(error) or error from error
+        raise mapped(error, dsn) or error from error
     return connection
 
 
@@ -114,7 +127,7 @@ class Pool:
                 server_settings=_settings(application_name),
             )
         except Exception as error:
-            raise mapped(error) or error from error
+            raise mapped(error, dsn) or error from error
         return cls(pool, acquire_seconds)
 
     @asynccontextmanager

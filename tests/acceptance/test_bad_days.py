@@ -6,12 +6,14 @@ import asyncio
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.acceptance.days import says, with_port, within
 from tests.support.proxy import FaultProxy
+from tests.support.service import ServiceProcess
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -111,7 +113,10 @@ async def test_a_broker_that_hangs_does_not_hold_an_abort_nor_a_transaction_on_t
         await days.succeeds()
 
 
-async def test_a_topic_that_was_made_again_is_said_and_a_new_beginning_fills_it(days: Days, kafka_server: KafkaServer):
+@pytest.mark.parametrize("how", ["from=beginning", "checkpoint"])
+async def test_a_topic_that_was_made_again_is_said_and_a_new_generation_fills_it(
+    days: Days, how: str, kafka_server: KafkaServer
+):
     await days.orders(ROWS)
     kafka_server.create_topic(days.name)
     await days.in_the_middle(days.spec(sink=days.into_kafka()))
@@ -125,7 +130,9 @@ async def test_a_topic_that_was_made_again_is_said_and_a_new_beginning_fills_it(
     says(job["errors"][0], "topic_recreated", days.name, "from the beginning", "checkpoint")
     await days.full_speed()
     sent_before = job["totals"]["rows_sent"]
-    await days.api.start(days.name, beginning=True)
+    if how == "checkpoint":
+        await days.api.put_checkpoint(days.name, {"generation": 1, "last_id": "0", "allow_repeats": True})
+    await days.api.start(days.name, beginning=how != "checkpoint")
     job = await days.api.wait_for_state(days.name, "successful")
     assert (job["generation"], job["run"]["rows_sent"]) == (2, ROWS)
     assert job["totals"]["rows_sent"] == sent_before + ROWS
@@ -145,6 +152,22 @@ async def test_a_topic_deleted_and_made_again_under_a_running_job_never_ends_as_
     await days.full_speed()
     await days.api.start(days.name, beginning=True)
     await days.every_row_once(await days.api.wait_for_state(days.name, "successful"), generation=2)
+
+
+async def test_an_incremental_job_does_not_go_on_into_a_topic_that_was_made_again(days: Days, kafka_server):
+    """Nobody said that the rows of the runs before may be gone."""
+    await days.orders(1000)
+    kafka_server.create_topic(days.name)
+    await days.api.create({**days.spec(sink=days.into_kafka()), "mode": "incremental"}, start=True)
+    await days.api.wait_for_state(days.name, "successful")
+    kafka_server.delete_topic(days.name)
+    kafka_server.create_topic(days.name)
+    await days.sql("INSERT INTO orders (amount, note) SELECT n, 'new' FROM generate_series(1, 500) n")
+    await days.api.start(days.name)
+    says((await days.ends_in_error())["errors"][0], "topic_recreated", days.name, "from the beginning")
+    await days.api.start(days.name, beginning=True)
+    job = await days.api.wait_for_state(days.name, "successful")
+    await days.every_row_once(job, generation=job["generation"])
 
 
 # -- the source ---------------------------------------------------------------------------------------------------
@@ -223,6 +246,34 @@ async def test_a_table_dropped_in_the_middle_ends_in_error(days: Days):
     await days.succeeds()
 
 
+@pytest.mark.parametrize("verb", ["stop", "abort"])
+async def test_a_source_that_hangs_does_not_hold_the_verbs(days: Days, verb: str, postgres_server):
+    await days.orders(ROWS)
+    await days.in_the_middle(days.spec(options={"page_bytes": 65536}))
+    await days.full_speed()
+    postgres_server.freeze()
+    try:
+        async with within({"stop": 2, "abort": 1}[verb], f"a {verb}"):
+            job = await getattr(days.api, verb)(days.name, wait=10)
+        assert job["state"] == {"stop": "stopped", "abort": "aborted"}[verb]
+    finally:
+        postgres_server.thaw()
+    await days.succeeds()
+
+
+async def test_a_source_that_hangs_is_said_and_the_job_goes_on_when_it_answers(days: Days, postgres_server):
+    await days.orders(ROWS)
+    await days.in_the_middle(days.spec(options={"page_bytes": 65536}))
+    postgres_server.freeze()
+    try:
+        job = await days.retrying("source_unreachable", "source_timeout")
+        says(job["retrying"]["cause"], job["retrying"]["cause"]["code"], "public.orders")
+    finally:
+        postgres_server.thaw()
+    await days.full_speed()
+    await days.succeeds(start=False)
+
+
 # -- folders and disks --------------------------------------------------------------------------------------------
 
 
@@ -282,18 +333,86 @@ async def test_a_full_disk_is_said_and_the_job_goes_on_by_itself_once_there_is_r
     await days.succeeds(start=False)
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere; a read-only file system is tested instead")
+async def test_a_folder_of_somebody_else_is_said_and_mended(days: Days):
+    await days.orders(1000)
+    place = days.service.files(days.name)
+    place.mkdir(parents=True)
+    place.chmod(0o500)
+    found = days.findings(await days.api.validate(days.spec()))
+    says(found["folder_not_writable"], "folder_not_writable", days.name, "right to write")
+    says((await days.fails(days.spec()))["errors"][0], "folder_not_writable", days.name, "right to")
+    place.chmod(0o700)
+    await days.succeeds()
+
+
+async def test_a_file_larger_than_the_process_may_write_is_said_and_mended(days: Days, control_database: str):
+    await days.orders(20_000)
+    limited = ServiceProcess(
+        control_database, module="tests.support.limited", settings={"ROWFERRY_TEST_FILE_BYTES": "400000"}
+    )
+    try:
+        await limited.start()
+        async with limited.client() as api:
+            mine = replace(days, service=limited, api=api)
+            await api.put_datasource(days.name, days.source_dsn)
+            job = await mine.fails(days.spec(options={"chunk": {"rows": 20_000}}))
+            says(job["errors"][0], "file_too_large", days.name, "chunk.bytes")
+            await limited.terminate()
+            limited.module = "service"
+            await limited.start()
+            await mine.succeeds()
+    finally:
+        limited.close()
+
+
+async def test_a_folder_that_was_removed_is_said_and_a_new_beginning_fills_it_again(days: Days):
+    await days.orders(ROWS)
+    await days.in_the_middle(days.spec())
+    await days.api.stop(days.name, wait=10)
+    shutil.rmtree(days.service.files(days.name))
+    await days.api.start(days.name)
+    job = await days.ends_in_error()
+    says(job["errors"][0], "folder_missing", days.name, "bring it back", "start from the beginning")
+    await days.full_speed()
+    await days.api.start(days.name, beginning=True)
+    await days.every_row_once(await days.api.wait_for_state(days.name, "successful"), generation=2)
+
+
+@pytest.mark.parametrize("how", ["removed", "changed", "added"])
+async def test_a_file_that_somebody_touched_is_named_by_the_finish_step(days: Days, how: str):
+    await days.orders(3000)
+    await days.in_the_middle(days.spec())
+    await days.api.stop(days.name, wait=10)
+    victim = min(days.service.files(days.name).glob("*.jsonl"))
+    content = victim.read_bytes()
+    other = victim.with_name(victim.name.replace("-00000001-", "-00000099-"))
+    {"removed": victim.unlink, "changed": lambda: victim.write_bytes(b"{}\n"), "added": lambda: other.write_bytes(b"")}[
+        how
+    ]()
+    await days.full_speed()
+    await days.api.start(days.name)
+    cause = (await days.ends_in_error())["errors"][0]
+    code = {"removed": "output_missing", "changed": "output_differs", "added": "output_unknown"}[how]
+    says(cause, code, days.name, "from the beginning" if how != "added" else "move away")
+    if how == "added":
+        other.unlink()
+    victim.write_bytes(content)
+    await days.succeeds()
+
+
 # -- the control database -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seconds_away", [3, 14])
+@pytest.mark.parametrize(("how", "seconds_away"), [("stop", 14), ("kill", 3)])
 async def test_a_control_database_that_goes_away_costs_time_and_nothing_else(
-    days: Days, seconds_away: int, control_server: PostgresServer, kafka_server: KafkaServer
+    days: Days, how: str, seconds_away: int, control_server: PostgresServer, kafka_server: KafkaServer
 ):
-    """Shorter and longer than a lease."""
+    """Longer and shorter than a lease; shut down in order, and crashed."""
     await days.orders(ROWS)
     kafka_server.create_topic(days.name)
     await days.in_the_middle(days.spec(sink=days.into_kafka()))
-    control_server.stop()
+    getattr(control_server, how)()
     gone = asyncio.get_running_loop().time()
     try:
         answer = await days.api.request("GET", f"/v1/jobs/{days.name}")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
 from tests.acceptance.days import says, with_login
 from tests.support.client import ApiError
+from tests.support.kafka import KafkaServer
+from tests.support.proxy import FaultProxy
 
 if TYPE_CHECKING:
     from tests.acceptance.days import Days
@@ -135,6 +139,36 @@ async def test_a_wrong_password_is_said_without_telling_any_and_mended_in_the_da
     assert "right-one" not in days.service.log_text()
     await days.api.put_datasource(days.name, with_login(days.source_dsn, role, "the-right-one"))
     await days.succeeds()
+
+
+async def test_a_wrong_password_of_the_broker_is_said_without_telling_any_and_mended_in_the_credential(days: Days):
+    plain = 'org.apache.kafka.common.security.plain.PlainLoginModule required user_ana="the-right-one";'
+    listeners = {
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,PROXIED:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "listener.name.proxied.sasl.enabled.mechanisms": "PLAIN",
+        "listener.name.proxied.plain.sasl.jaas.config": plain,
+    }
+    await days.orders(1000)
+    with closing(KafkaServer(settings=listeners).start()) as kafka:
+        async with FaultProxy(kafka.proxied_port, port=kafka.proxy_port):
+            kafka.create_topic(days.name)
+            await put_credential(days, "not-the-right-one")
+            security = {"protocol": "SASL_PLAINTEXT", "mechanism": "PLAIN", "username": "ana"}
+            sink = days.into_kafka(bootstrap=kafka.proxied_bootstrap, security=security, credential=days.name)
+            words = ("ana", "security.password", "credential")
+            found = days.findings(await days.api.validate(days.spec(sink=sink)))
+            says(found["authentication_failed"], "authentication_failed", *words)
+            job = await days.fails(days.spec(sink=sink))
+            says(job["errors"][0], "authentication_failed", *words)
+            assert "right-one" not in str([job, found, await days.api.log(days.name), await days.api.events(days.name)])
+            assert "right-one" not in days.service.log_text()
+            await put_credential(days, "the-right-one")
+            await replace(days, kafka=kafka).succeeds()
+
+
+async def put_credential(days: Days, password: str) -> None:
+    body = {"name": days.name, "secrets": {"password": password}}
+    await days.api.call("PUT", f"/v1/credentials/{days.name}", json=body)
 
 
 async def test_a_row_that_the_topic_does_not_take_is_named_and_goes_once_it_does(days: Days, kafka_server):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from service.domain.records import Job, Lease
+    from service.store.store import Store
     from workers.signals import Point
 
 
@@ -119,8 +120,10 @@ async def test_an_abort_takes_a_second_at_most_and_keeps_the_position(shop):
     await every_row_once(shop, job)
 
 
-@pytest.mark.parametrize("point", ["leased", "bounded", "planned", "opened", "complete", "prepared", "visible", "settled",
-                                   "split_done", "checked"])  # fmt: skip
+@pytest.mark.parametrize(
+    "point",
+    ["leased", "bounded", "planned", "opened", "complete", "prepared", "visible", "settled", "split_done", "checked"],
+)
 async def test_an_abort_at_every_step_loses_and_doubles_nothing(shop, point):
     await shop.rows(3000)
     holding = Holding(point)
@@ -200,6 +203,44 @@ async def test_a_lease_that_has_run_out_is_taken_up_while_the_engine_runs(shop):
     assert (job.state, job.totals.rows_sent) == (State.SUCCESSFUL, 5000)
     holding.go.set()
     await every_row_once(shop, job)
+
+
+class SlowClaims:
+    """The store, but from some moment on a claim takes as long as the test wants."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.slow = False
+        self.claiming = asyncio.Event()
+        self.renewals = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def claim(self, *arguments: Any, **options: Any) -> Any:
+        if self.slow:
+            self.claiming.set()
+            await asyncio.Event().wait()
+        return await self._store.claim(*arguments, **options)
+
+    async def renew(self, *arguments: Any, **options: Any) -> Any:
+        self.renewals += self.claiming.is_set()
+        return await self._store.renew(*arguments, **options)
+
+
+async def test_leases_are_renewed_while_claims_are_slow(shop):
+    await shop.rows(3000)
+    holding = Holding("staged")
+    slow = SlowClaims(shop.store)
+    await shop.engine(signals=holding, steps=slow).start()
+    job = await shop.job("orders")
+    await shop.verb(job, Event.START)
+    await happened(holding.reached_it, 20, "rows staged")
+    slow.slow = True
+    await happened(slow.claiming, 20, "a claim that hangs")
+    await until(lambda: slow.renewals >= 3, 3.5, "leases renewed within the time of one claim")
+    holding.go.set()
+    assert (await shop.state(job, State.SUCCESSFUL, State.RUNNING)).errors == []
 
 
 async def test_no_more_runs_and_splits_at_once_than_allowed(shop):

@@ -452,6 +452,17 @@ async def test_delivered_ranges_are_those_of_every_generation_that_the_current_o
     assert await case.store.delivered_ranges("other", job.id) == []
 
 
+async def test_a_prepared_chunk_may_be_visible_and_counts_as_delivered(case: StoreCase) -> None:
+    job = await case.create(mode="incremental")
+    await case.start(job)
+    await case.plan(job, ("0",), ("50",))
+    lease = await case.lease(job)
+    await case.store.prepare(lease, chunk(lease, 1, last="20"))
+    assert await delivered(case, job) == [OpenRange(("0",), ("20",))]
+    await case.store.drop_prepared(lease)
+    assert await delivered(case, job) == []
+
+
 async def delivered(case: StoreCase, job: Job) -> list[OpenRange]:
     return list(await case.store.delivered_ranges(ACCOUNT, job.id))
 

@@ -45,7 +45,7 @@ def kafka_target(kafka_server: KafkaServer) -> Iterator[KafkaTarget]:
 @pytest.fixture
 def proxied_kafka_target(kafka_server: KafkaServer, kafka_proxy: FaultProxy) -> Iterator[KafkaTarget]:
     """Kafka, reached through `kafka_proxy`, which must be asked for too."""
-    target = KafkaTarget(kafka_server, kafka_server.proxied_bootstrap, transaction_timeout=30.0)
+    target = KafkaTarget(kafka_server, kafka_server.proxied_bootstrap, transaction_timeout=60.0)
     yield target
     target.close()
 

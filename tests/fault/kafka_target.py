@@ -87,7 +87,9 @@ class KafkaTarget:
 
     def sink(self, job: str) -> dict[str, Any]:
         """A topic of its own."""
-        self.topics[job] = self._kafka.create_topic(f"{job}-{uuid.uuid4().hex[:8]}")
+        # Small batches: a chunk has several, so that some are sent while it is still being staged.
+        config = {"max.message.bytes": "4096"}
+        self.topics[job] = self._kafka.create_topic(f"{job}-{uuid.uuid4().hex[:8]}", config=config)
         self.readers.watch(self.topics[job])
         return {
             "kind": "kafka",

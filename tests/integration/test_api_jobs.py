@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -144,6 +144,33 @@ async def test_hostile_sql_is_refused_before_anything_is_stored(api: ApiCase, wh
     problem = await api.refused("POST", "/v1/jobs", body, 422, "sql_refused")
     assert problem["errors"][0]["pointer"] == "/source/where"
     assert (await api.ok("GET", "/v1/jobs"))["jobs"] == []
+
+
+async def test_refused_sql_says_where_in_the_text(api: ApiCase) -> None:
+    body = definition(source={"datasource": "shop", "table": "public.orders", "where": "amount > > 3"})
+    problem = await api.refused("POST", "/v1/jobs", body, 422, "sql_refused")
+    assert "(at character 9)" in problem["errors"][0]["message"]
+
+
+@pytest.mark.parametrize(
+    ("part", "pointer", "code"),
+    [
+        ({"sink": {"kind": "file", "path": "../x"}}, "/sink/path", "path_not_allowed"),
+        (
+            {
+                "sink": {"kind": "kafka", "bootstrap_servers": "127.0.0.1:9092", "topic": "t"},
+                "format": {"kind": "json", "compression": "gzip"},
+            },
+            "/format/compression",
+            "format_not_supported",
+        ),
+    ],
+)
+async def test_what_two_parts_say_together_is_refused_by_its_pointer(
+    api: ApiCase, part: dict[str, Any], pointer: str, code: str
+) -> None:
+    problem = await api.refused("POST", "/v1/jobs", {**definition(), **part}, 422, code)
+    assert [error["pointer"] for error in problem["errors"]] == [pointer]
 
 
 async def test_pages_follow_each_other_with_their_filters(api: ApiCase) -> None:

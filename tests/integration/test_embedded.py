@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,6 +87,14 @@ def _hold(data_dir: Path) -> tuple[subprocess.Popen[str], str]:
     return holder, dsn
 
 
+@contextmanager
+def _replaced(folder: Path, elsewhere: Path) -> Iterator[None]:
+    folder.rmdir()
+    folder.symlink_to(elsewhere)
+    yield
+    folder.unlink()
+
+
 async def test_starts_durable_and_private_and_keeps_what_was_written(data_dir: Path) -> None:
     assert available()
     async with embedded_postgres(data_dir) as dsn:
@@ -95,8 +104,13 @@ async def test_starts_durable_and_private_and_keeps_what_was_written(data_dir: P
         for setting, value in wanted.items():
             assert await _execute(dsn, f"SELECT current_setting('{setting}')") == value, setting
     assert _postmaster(data_dir) is None
-    assert (data_dir / "system").stat().st_mode & 0o777 == 0o700
-    assert (data_dir / "system" / "postgres" / "run").stat().st_mode & 0o777 == 0o700
+    # Under root another user must walk through.
+    ours = 0o710 if os.geteuid() == 0 else 0o700
+    assert (data_dir / "system").stat().st_mode & 0o777 == ours
+    for name, mode in {"": ours, "run": 0o700, "data": 0o700, "log": 0o700}.items():
+        folder = data_dir / "system" / "postgres" / name
+        assert folder.stat().st_mode & 0o777 == mode, name
+        assert (folder.stat().st_uid == os.geteuid()) == (name == "" or os.geteuid() != 0), name
     async with embedded_postgres(data_dir) as dsn:
         assert await _execute(dsn, "SELECT answer FROM public.kept") == 42
         assert await migrate(dsn) == []
@@ -199,10 +213,24 @@ async def test_a_deep_folder_gets_a_short_socket(data_dir: Path) -> None:
     deep.mkdir(parents=True)
     async with embedded_postgres(deep) as dsn:
         assert await _execute(dsn, "SELECT 1") == 1
-        folder = str(await _execute(dsn, "SELECT current_setting('unix_socket_directories')"))
+        folder = str(await _execute(dsn, "SELECT current_setting('unix_socket_directories')")).strip('"')
         assert os.stat(folder).st_mode & 0o777 == 0o700  # noqa: PTH116
         assert len(folder) < 90
     shutil.rmtree(folder)
+
+
+async def test_a_socket_folder_that_somebody_else_made_is_not_used(data_dir: Path) -> None:
+    deep = data_dir / ("d" * 60) / ("e" * 60)
+    deep.mkdir(parents=True)
+    async with embedded_postgres(deep) as dsn:
+        folder = str(await _execute(dsn, "SELECT current_setting('unix_socket_directories')")).strip('"')
+    elsewhere = data_dir / "elsewhere"
+    elsewhere.mkdir(mode=0o755)
+    with _replaced(Path(folder), elsewhere), pytest.raises(Permanent) as refused:
+        async with embedded_postgres(deep):
+            pass
+    assert refused.value.code == "embedded_unreachable"
+    assert elsewhere.stat().st_mode & 0o777 == 0o755
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has another user to run it as")

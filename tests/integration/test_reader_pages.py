@@ -225,16 +225,17 @@ async def test_a_connection_cut_in_a_page_is_transient(database: str, postgres_p
     async with source(database, "numbers", store=store) as made:
         reader = made.reader()
         first = await reader.read(None, None)
-        postgres_proxy.bytes_per_second = 200_000
-        reading = asyncio.create_task(reader.read(first.scanned_to, None))
+        begun = "SELECT max(query_start) FROM pg_stat_activity WHERE query LIKE 'COPY%'"
         async with connected(database) as observer:
-            await until(
-                lambda: observer.fetchval(
-                    "SELECT true FROM pg_stat_activity WHERE query LIKE 'COPY%' AND state = 'active'"
-                ),
-                5,
-                "the page is under way",
-            )
+            before = await observer.fetchval(begun)
+            # A page takes 20 seconds to arrive; the server itself may be through with it at once.
+            postgres_proxy.bytes_per_second = 200_000
+            reading = asyncio.create_task(reader.read(first.scanned_to, None))
+
+            async def under_way() -> bool:
+                return bool(await observer.fetchval(begun) != before)
+
+            await until(under_way, 20, "the page is under way")
         postgres_proxy.cut()
         with pytest.raises(Transient) as caught:
             await reading

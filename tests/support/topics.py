@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, NamedTuple, Self, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+
+from tests.support.waiting import until_blocking
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,12 +43,26 @@ def topic_ends(bootstrap: str, topic: str, *, admin: AdminClient | None = None) 
     if not partitions:
         raise KeyError(topic)
     asked = {TopicPartition(topic, number): OffsetSpec.latest() for number in partitions}  # type: ignore[no-untyped-call]
-    found: list[dict[int, int]] = []
-    for level in (IsolationLevel.READ_COMMITTED, IsolationLevel.READ_UNCOMMITTED):
-        answers = admin.list_offsets(asked, isolation_level=level, request_timeout=10)
-        found.append({where.partition: answer.result(15).offset for where, answer in answers.items()})
-    stable, high = found
+    levels = (IsolationLevel.READ_COMMITTED, IsolationLevel.READ_UNCOMMITTED)
+    stable, high = (_offsets(admin, asked, level) for level in levels)
     return {number: Ends(stable[number], high[number]) for number in sorted(partitions)}
+
+
+def _offsets(admin: AdminClient, asked: Any, level: IsolationLevel) -> dict[int, int]:
+    """Asked until every partition of a topic just made has a leader."""
+
+    def ask() -> dict[int, int] | None:
+        try:
+            answers = admin.list_offsets(asked, isolation_level=level, request_timeout=10)
+            return {where.partition: answer.result(15).offset for where, answer in answers.items()}
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError.NOT_LEADER_FOR_PARTITION:
+                return None
+            raise
+
+    found = until_blocking(ask, 15, "the ends of every partition")
+    assert found is not None, "until_blocking answers what is true"
+    return found
 
 
 def iterate_topic(

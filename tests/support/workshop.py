@@ -27,6 +27,7 @@ from workers.sources.budget import ConnectionBudget
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from service.domain.ports import StepStore
     from service.domain.records import Job, OpenRange
     from workers.signals import Signals
 
@@ -88,14 +89,15 @@ class Workshop:
         max_runs: int = 20,
         lease_seconds: float = 10.0,
         memory_bytes: int = 512 * 1024**2,
+        steps: StepStore | None = None,
     ) -> LocalEngine:
-        """An engine with a runner of its own, not started."""
+        """An engine with a runner of its own, not started; `steps` stands between the engine and the store."""
         references, destinations = References({}, None), Destinations(loopback_only())
         sources = StoredSources(self.store, references, destinations, ConnectionBudget(8), _ignore)
         sinks = StoredSinks(self.store, references, destinations, self.folder, _ignore)
         place = workplace(self.store, sources, sinks, memory_bytes=memory_bytes, signals=signals)
         engine = LocalEngine(
-            self.store,
+            steps or self.store,
             Runner(place),
             owner=name,
             max_splits=max_splits,

@@ -127,12 +127,21 @@ async def test_a_stop_ends_a_pause():
 async def test_a_step_that_has_ended_can_not_lose_its_lease():
     clock = Clock()
     control = make(clock)
-    control.over = True
-    control.apply(directive(valid=False), clock.now)
+    with control.last_write():
+        control.apply(directive(valid=False), clock.now)
     control.end(Ending.LOST)
     assert control.ending is None
     control.end(Ending.OVERDUE)
     assert control.ending is Ending.OVERDUE
+
+
+async def test_a_last_write_that_failed_ended_nothing():
+    clock = Clock()
+    control = make(clock)
+    with pytest.raises(LeaseLost), control.last_write():
+        raise LeaseLost
+    control.apply(directive(valid=False), clock.now)
+    assert control.ending is Ending.LOST
 
 
 async def test_the_margin_of_a_short_lease_is_a_fifth_of_it():

@@ -30,7 +30,8 @@ SELECT c.run_id, c.generation, c.ordinal, c.sequence, c.target, c.partition, c.f
 
 -- name: delivered_splits
 -- The current generation's splits, and those of every generation before it that it goes on from: what any of them
--- delivered is durable. A generation from the beginning delivers all again, so nothing before it counts.
+-- delivered is durable. A generation from the beginning delivers all again, so nothing before it counts. A chunk that is
+-- prepared and not settled may be visible: whoever moves the position must know.
 WITH RECURSIVE counted (job_id, number, begins) AS (
     SELECT g.job_id, g.number, g.begins
       FROM generations g
@@ -43,7 +44,14 @@ WITH RECURSIVE counted (job_id, number, begins) AS (
       JOIN generations g ON g.job_id = c.job_id AND g.number = c.number - 1
      WHERE c.begins <> 'beginning'
 )
-SELECT s.generation, s.ordinal, s.lower, s.upper, s.position, s.scanned_to, s.done_at IS NOT NULL AS done
+SELECT s.generation, s.ordinal, s.lower, s.upper, coalesce(p.last_key, s.position) AS position, s.scanned_to,
+       s.done_at IS NOT NULL AS done
   FROM counted c
   JOIN splits s ON s.job_id = c.job_id AND s.generation = c.number
+  LEFT JOIN LATERAL (
+    SELECT h.last_key
+      FROM chunks h
+     WHERE h.job_id = s.job_id AND h.generation = s.generation AND h.ordinal = s.ordinal AND h.state = 'prepared'
+     ORDER BY h.epoch DESC, h.attempt DESC
+     LIMIT 1) p ON true
  ORDER BY s.generation, s.ordinal
