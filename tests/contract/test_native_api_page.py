@@ -19,6 +19,7 @@ from service.domain.spec import Mode, Options
 from service.domain.states import State
 from sinks.specs import (
     DonothingSinkSpec,
+    ElasticsearchSinkSpec,
     FileSinkSpec,
     FormatSpec,
     HdfsSinkSpec,
@@ -86,6 +87,7 @@ def test_the_sinks_of_the_page() -> None:
     assert set(page.code(kinds["file"])) | {"kind"} == names(FileSinkSpec)
     assert set(page.code(kinds["hdfs"])) | {"kind"} == names(HdfsSinkSpec)
     assert set(page.code(kinds["s3"])) | {"kind", "credential"} == names(S3SinkSpec)
+    assert set(page.code(kinds["elasticsearch"])) | {"kind", "credential"} == names(ElasticsearchSinkSpec)
     assert names(DonothingSinkSpec) == {"kind"}
 
 
