@@ -226,6 +226,15 @@ def destinations(value: object) -> Mapping[str, Any]:
         raise Invalid(str(error)) from None
 
 
+def bucket_names(value: object) -> frozenset[str]:
+    """Names separated by commas, or a list of them; `*` is not one of them: each bucket is allowed by its name."""
+    names = value if isinstance(value, list) else [part.strip() for part in str(value).split(",")]
+    for name in names:
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]", name):
+            raise Invalid(f"{name!r} is no bucket's name: write names separated by commas, without s3:// and patterns")
+    return frozenset(names)
+
+
 def nearest(name: str, known: Sequence[str]) -> str | None:
     """The known name that `name` most likely meant."""
     found = difflib.get_close_matches(name, known, n=1, cutoff=0.75)

@@ -65,6 +65,8 @@ class Settings:
     """`system/` is the service's own; file jobs write below `files/<account>/` only."""
     allowed_destinations: Mapping[str, Any] | None = None
     """As given; `destinations` is what to ask."""
+    ambient_s3_buckets: frozenset[str] = frozenset()
+    """Buckets for which the host's own AWS credentials may be used."""
     max_runs: int = 20
     max_splits: int = field(default_factory=_twice_the_cores)
     memory_bytes: int = 512 * 1024**2
@@ -110,6 +112,7 @@ _PARSERS: Final[Mapping[str, Callable[[object], Any]]] = {
     "engine": parsing.engine,
     "data_dir": parsing.path,
     "allowed_destinations": parsing.destinations,
+    "ambient_s3_buckets": parsing.bucket_names,
     "max_runs": parsing.integer(1, 10_000),
     "max_splits": parsing.integer(1, 10_000),
     "memory_bytes": parsing.size(16 * 1024**2, 1024**4),

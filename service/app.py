@@ -116,7 +116,14 @@ def _worker(
     destinations = settings.destinations
     connections = ConnectionBudget(settings.max_connections_per_datasource)
     sources = StoredSources(store, references, destinations, connections, REDACTOR.register)
-    sinks = StoredSinks(store, references, destinations, settings.data_dir, REDACTOR.register)
+    sinks = StoredSinks(
+        store,
+        references,
+        destinations,
+        settings.data_dir,
+        REDACTOR.register,
+        ambient_s3_buckets=settings.ambient_s3_buckets,
+    )
     place = workplace(store, sources, sinks, memory_bytes=settings.memory_bytes, signals=signals)
     engine = LocalEngine(
         store,

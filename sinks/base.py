@@ -35,7 +35,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -155,7 +155,10 @@ class Batch:
     values: list[bytes]
     """One record each, without a line end; never empty lists inside, one record is one line."""
     keys: list[bytes | None] | None = None
-    """The message key of each row, where the sink asked for key columns."""
+    """The message key of each row, where the sink asked for key columns (Elasticsearch: its routing)."""
+    ids: list[bytes] | None = None
+    """Each row's own key as canonical JSON, where `Sink.upserts`: an array of the key columns' texts, without blanks,
+    as UTF-8 (`["219"]`)."""
 
     @property
     def rows(self) -> int:
@@ -180,6 +183,8 @@ class Cut:
     repeat_of: Prepared | None = None
     """Set when this cut repeats a prepared chunk: target and format are the ones of that chunk, whatever the
     definition says now."""
+    version: int | None = None
+    """Only where `Sink.upserts`: larger than that of every chunk that was prepared before, of any split and job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +209,16 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True)
+class Rejected:
+    """One row that the target refused by itself while the others of its chunk became visible."""
+
+    id: str
+    """Its key as in `Batch.ids`."""
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """What a visible chunk looks like from outside; becomes one entry of the job's outputs."""
 
@@ -212,6 +227,9 @@ class Receipt:
     first_offset: int | None = None
     last_offset: int | None = None
     etag: str | None = None
+    rejected: tuple[Rejected, ...] = ()
+    """Rows that are not visible and never will be, only from sinks that learn of it here (Elasticsearch). Without
+    dead letters the first of them is the run's permanent error, and the chunk stays prepared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +280,14 @@ class Writer(Protocol):
         """Give back connections and memory. Never raises, at most a second, may be called at any time, twice."""
 
 
+@runtime_checkable
+class Numbered(Protocol):
+    """A writer that has to name a chunk before it is cut (S3: an upload has its name from its first part on)."""
+
+    def begin_after(self, sequence: int) -> None:
+        """Called after `visible`: `sequence` is settled, and each chunk that is cut from here on is the next."""
+
+
 class Sink(Protocol):
     """A target as one job's definition describes it; makes the writers. Cheap to construct: connects on use."""
 
@@ -271,6 +297,9 @@ class Sink(Protocol):
     settles_with_prepare: bool
     """True where `make_visible` has no effect outside (donothing): the runner may store prepare and settle in one
     transaction and then call `make_visible` for the receipt alone. False: prepare is stored before, settle after."""
+    upserts: bool
+    """True where rows are put by their key and the larger version wins (Elasticsearch): batches carry `ids`, cuts a
+    `version`, and what is sent again replaces instead of doubling."""
 
     def promise(self) -> Promise:
         """The guarantee that this definition has, and why."""

@@ -69,6 +69,7 @@ class DonothingSink:
     shows = Shows.NOTHING
     needs_anchor = False
     settles_with_prepare = True
+    upserts = False
 
     def promise(self) -> Promise:
         """Counts only."""

@@ -41,6 +41,7 @@ class FileSink:
     shows = Shows.NAMES
     needs_anchor = False
     settles_with_prepare = False
+    upserts = False
 
     def __init__(self, spec: FileSinkSpec, form: Format, root: Path, patience: float = 30.0) -> None:
         self._path = naming.check_path(spec.path)

@@ -7,9 +7,8 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from sinks import folders, naming
-from sinks.base import Fenced, Mark, PositionConflict, Prepared, Receipt, Restage, SinkError, SinkRefused
-from sinks.formats import Format
+from sinks import folders, tries
+from sinks.base import Fenced, Prepared, Receipt, Restage, SinkError, SinkRefused
 from sinks.lanes import Lane, answered
 from sinks.split_files import SplitFiles, Spool
 
@@ -18,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
-    from sinks.base import Batch, Cut, Owner
+    from sinks.base import Batch, Cut, Mark, Owner
+    from sinks.formats import Format
 
 T = TypeVar("T")
 
@@ -55,24 +55,13 @@ class FileWriter:
     async def visible(self, prepared: Sequence[Prepared]) -> Mark | None:
         """Look for the name of the unsettled chunk; of several tries with that content, the last one is told."""
         for target in dict.fromkeys(one.target for one in prepared):
-            tries = [one for one in prepared if one.target == target]
-            look = partial(self._files.find, target, {one.bytes for one in tries})
-            found = await self._call(look, f"looking for {target!r}", max(one.bytes for one in tries))
+            same = [one for one in prepared if one.target == target]
+            look = partial(self._files.find, target, {one.bytes for one in same})
+            found = await self._call(look, f"looking for {target!r}", max(one.bytes for one in same))
             if found is not None:
-                return self._adopted(target, found, tries)
-        self._repeat = max(prepared, key=lambda one: (one.epoch, one.attempt), default=None)
+                return tries.adopted(self._owner, target, *found, same)
+        self._repeat = tries.newest(prepared)
         return None
-
-    def _adopted(self, target: str, found: tuple[int, str | None], tries: Sequence[Prepared]) -> Mark:
-        same = [one for one in tries if (one.bytes, one.checksum) == found]
-        if not same:
-            raise PositionConflict(
-                "position_conflict",
-                f"{target!r} is there with {found[0]} bytes and is none of the {len(tries)} prepared tries of its "
-                "chunk: something else wrote it; move it away and start again, or PUT a checkpoint",
-            )
-        last = max(same, key=lambda one: (one.epoch, one.attempt))
-        return Mark(self._owner.generation, last.epoch, last.sequence, last.attempt)
 
     async def anchor(self, sequence: int) -> None:
         """Nothing: names need no anchor."""
@@ -94,9 +83,9 @@ class FileWriter:
         the chunk it repeats, and is an empty file where no row is left."""
         self._check_open()
         repeat = cut.repeat_of
-        self._check_cut(cut)
+        tries.check_repeated(self._repeat, cut)
         spool = self._spool()
-        if repeat is not None and spool.form != _format_of(repeat, spool.form):
+        if repeat is not None and spool.form != tries.format_of(repeat, spool.form):
             raise Restage("format_fixed", f"chunk {cut.sequence} is repeated in the format it was prepared with")
         if spool.rows != cut.rows:
             raise SinkRefused("rows_differ", f"{spool.rows} rows are staged and the cut has {cut.rows}")
@@ -112,7 +101,7 @@ class FileWriter:
             first_key=cut.first_key,
             last_key=cut.last_key,
             lower=cut.lower,
-            target=self._target(cut, spool.form) if repeat is None else repeat.target,
+            target=tries.default_target(self._path, self._owner, cut, spool.form) if repeat is None else repeat.target,
             checksum=checksum,
             details={"format": spool.form.kind, "compression": spool.form.compression, "temporary": spool.name},
         )
@@ -157,14 +146,8 @@ class FileWriter:
     def _spool(self) -> Spool:
         if self._staged is None:
             repeat = self._repeat
-            self._staged = self._files.begin(self._form if repeat is None else _format_of(repeat, self._form))
+            self._staged = self._files.begin(self._form if repeat is None else tries.format_of(repeat, self._form))
         return self._staged
-
-    def _target(self, cut: Cut, form: Format) -> str:
-        hashed = naming.range_hash(cut.lower, cut.last_key)
-        owner = self._owner
-        name = naming.chunk_name(owner.job_id, owner.generation, owner.split, cut.sequence, hashed, form.extension)
-        return f"{self._path}/{name}"
 
     async def _drain(self, limit: int) -> None:
         while self._queue and (self._waiting > limit or self._queue[0][0].done()):
@@ -197,14 +180,6 @@ class FileWriter:
         if self._closed:
             raise SinkRefused("writer_closed", f"the writer of split {self._owner.split} is closed; make a new one")
 
-    def _check_cut(self, cut: Cut) -> None:
-        if self._repeat is not None and (cut.repeat_of is None or cut.repeat_of.target != self._repeat.target):
-            raise SinkRefused(
-                "repeat_expected",
-                f"chunk {self._repeat.sequence} is prepared as {self._repeat.target!r} and not visible; cut it again "
-                "as a repeat before anything else",
-            )
-
 
 def _drop(spools: Sequence[Spool]) -> None:
     for spool in spools:
@@ -216,9 +191,3 @@ def _unknown_or_refused(error: OSError, path: str, doing: str) -> SinkError:
         # Not a refusal: it may be our own link, executed by a call whose answer was lost.
         return folders.taken(path, doing)
     return folders.refusal(error, path, doing)
-
-
-def _format_of(prepared: Prepared, otherwise: Format) -> Format:
-    kind = prepared.details.get("format", otherwise.kind)
-    compression = prepared.details.get("compression", otherwise.compression)
-    return Format(kind=str(kind), compression=str(compression))

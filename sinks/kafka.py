@@ -50,6 +50,7 @@ class KafkaSink:
 
     kind = "kafka"
     settles_with_prepare = False
+    upserts = False
 
     def __init__(self, spec: KafkaSinkSpec, *, guard: Guard | None = None, topic_id: str | None = None) -> None:
         self.spec = spec

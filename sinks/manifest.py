@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 from collections import deque
@@ -11,12 +10,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from sinks import folders, naming
-from sinks.base import Fenced, PositionConflict
+from sinks.base import Fenced
 from sinks.lanes import Lane, answered
+from sinks.manifest_text import ManifestText, differs, gone
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from sinks.base import Owner, Prepared
@@ -84,9 +84,7 @@ class _Closing:
         self._folder: int | None = None
         self._own: int | None = None
         self._file: int | None = None
-        self._files = self._rows = self._bytes = 0
-        self._planned = naming.planned_files(owner.job_id, owner.generation)
-        self._expected = 0
+        self._text = ManifestText(owner, path)
         self.leaving = False
 
     def open(self) -> None:
@@ -99,58 +97,36 @@ class _Closing:
             os.close(hidden)
         folders.empty(self._own)
         self._file = folders.create_file(self._own, self._temporary)
-        head = {
-            "job_id": self._owner.job_id,
-            "job": self._owner.job_name,
-            "generation": self._owner.generation,
-            "path": self._path,
-        }
-        folders.write_all(self._file, _line(head)[:-1] + b',"files":[')
+        folders.write_all(self._file, self._text.head())
 
     def compare(self, chunk: Prepared) -> None:
         parent, _, name = chunk.target.rpartition("/")
         try:
             folder = folders.open_folder(self._root, parent)
         except folders.FolderMissing:
-            raise _gone(chunk) from None
+            raise gone(chunk) from None
         try:
             size = folders.size_of(folder, name)
             if size is None:
-                raise _gone(chunk)
+                raise gone(chunk)
             if size != chunk.bytes:
-                raise _differs(chunk, f"has {size} bytes, not {chunk.bytes}")
+                raise differs(chunk, f"has {size} bytes, not {chunk.bytes}")
             if folders.checksum_of(folder, name, lambda: self.leaving) != chunk.checksum:
-                raise _differs(chunk, "has another checksum")
+                raise differs(chunk, "has another checksum")
         finally:
             os.close(folder)
 
     def add(self, chunk: Prepared) -> None:
         assert self._file is not None
-        parent, _, name = chunk.target.rpartition("/")
-        beside = parent == self._path
-        entry = {
-            "file": name if beside else f"/{chunk.target}",
-            "rows": chunk.rows,
-            "bytes": chunk.bytes,
-            "checksum": chunk.checksum,
-            "first_key": chunk.first_key,
-            "last_key": chunk.last_key,
-            "format": chunk.details.get("format"),
-            "compression": chunk.details.get("compression"),
-        }
-        folders.write_all(self._file, (b",\n" if self._files else b"\n") + _line(entry))
-        self._files += 1
-        self._rows += chunk.rows
-        self._bytes += chunk.bytes
-        self._expected += beside and self._planned.fullmatch(name) is not None
+        folders.write_all(self._file, self._text.entry(chunk))
 
     def publish(self) -> None:
         assert self._file is not None
         assert self._folder is not None
         assert self._own is not None
-        self._check_nothing_else(self._folder)
-        tail = {"file_count": self._files, "rows": self._rows, "bytes": self._bytes}
-        folders.write_all(self._file, b"\n]," + _line(tail)[1:] + b"\n")
+        with os.scandir(self._folder) as entries:
+            self._text.check_nothing_else(sum(self._text.is_planned(entry.name) for entry in entries))
+        folders.write_all(self._file, self._text.tail())
         os.fsync(self._file)
         name = naming.manifest_name(self._owner.job_id, self._owner.generation)
         os.rename(self._temporary, name, src_dir_fd=self._own, dst_dir_fd=self._folder)
@@ -160,35 +136,8 @@ class _Closing:
         with suppress(OSError):
             folders.remove_temporaries(self._folder, naming.HIDDEN, lambda found: mine.fullmatch(found) is not None)
 
-    def _check_nothing_else(self, folder: int) -> None:
-        with os.scandir(folder) as entries:
-            there = sum(self._planned.fullmatch(entry.name) is not None for entry in entries)
-        if there != self._expected:
-            raise PositionConflict(
-                "output_unknown",
-                f"sink.path {self._path!r} has {there} files of generation {self._owner.generation} of the job, and "
-                f"{self._expected} chunks are recorded; move away the files that the job's outputs do not list",
-            )
-
     def close(self) -> None:
         for descriptor in (self._file, self._own, self._folder):
             if descriptor is not None:
                 os.close(descriptor)
         self._file = self._own = self._folder = None
-
-
-def _line(entry: Mapping[str, object]) -> bytes:
-    return json.dumps(entry, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def _gone(chunk: Prepared) -> PositionConflict:
-    return PositionConflict(
-        "output_missing",
-        f"{chunk.target!r} ({chunk.rows} rows) is gone; bring the file back, or start from the beginning",
-    )
-
-
-def _differs(chunk: Prepared, how: str) -> PositionConflict:
-    return PositionConflict(
-        "output_differs", f"{chunk.target!r} {how}; bring the file back as it was, or start from the beginning"
-    )

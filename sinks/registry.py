@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import TypeAdapter
 
 from sinks import formats, naming
-from sinks.specs import AnySinkSpec, DonothingSinkSpec, FileSinkSpec, FormatSpec, KafkaSinkSpec
+from sinks.specs import (
+    AnySinkSpec,
+    DonothingSinkSpec,
+    ElasticsearchSinkSpec,
+    FileSinkSpec,
+    FormatSpec,
+    HdfsSinkSpec,
+    KafkaSinkSpec,
+    S3SinkSpec,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -21,9 +30,12 @@ if TYPE_CHECKING:
 
     Guard = Callable[[str, int], Awaitable[None]]
 
-KINDS: Final = ("donothing", "file", "kafka")
+KINDS: Final = ("donothing", "elasticsearch", "file", "hdfs", "kafka", "s3")
 
-PLANNED_KINDS: Final = frozenset({"s3", "hdfs", "elasticsearch"})
+HOLDS_ITS_CHUNK: Final = frozenset({"elasticsearch"})
+"""Sinks that keep a chunk's rows in memory until it is visible: `chunk.bytes` counts as held."""
+
+PLANNED_KINDS: Final[frozenset[str]] = frozenset()
 PLANNED_FORMATS: Final = frozenset({"csv", "parquet"})
 PLANNED_COMPRESSIONS: Final = frozenset({"lz4", "snappy"})
 """What the API's page names and this version does not have: refused as `not_available`, not as unknown."""
@@ -45,7 +57,7 @@ class DefinitionRefused(ValueError):
 class Definition:
     """Sink and format of one job, validated, each by itself and together."""
 
-    sink: KafkaSinkSpec | FileSinkSpec | DonothingSinkSpec
+    sink: KafkaSinkSpec | FileSinkSpec | S3SinkSpec | HdfsSinkSpec | ElasticsearchSinkSpec | DonothingSinkSpec
     format: FormatSpec
 
 
@@ -59,6 +71,11 @@ class Context:
     """Awaited with host and port before a sink connects anywhere; raises SinkRefused. None: every address may be."""
     target: Mapping[str, object] = field(default_factory=dict)
     """What `Sink.prepare_target` said when the generation was planned."""
+    ambient_s3_buckets: frozenset[str] = frozenset()
+    """Buckets for which the host's own AWS credentials may be used."""
+    job_id: str = ""
+    """Whose sink it is; empty where it is only looked at."""
+    generation: int = 0
 
 
 def available() -> dict[str, Any]:
@@ -96,6 +113,14 @@ def check_together(definition: Definition) -> None:
             f"format.compression {form.compression!r} does not go with a Kafka sink; leave it out and set "
             "sink.compression, which compresses the batches",
         )
+    if isinstance(sink, ElasticsearchSinkSpec) and (form.kind, form.compression) != ("json", "none"):
+        wrong = "kind" if form.kind != "json" else "compression"
+        raise DefinitionRefused(
+            f"/format/{wrong}",
+            "format_not_supported",
+            f"format.{wrong} {getattr(form, wrong)!r} does not go with an Elasticsearch sink; leave format out, a "
+            "row is one JSON document",
+        )
     if isinstance(sink, FileSinkSpec):
         try:
             naming.check_path(sink.path, "sink.path")
@@ -115,6 +140,22 @@ def build(definition: Definition, context: Context) -> Sink:
         from sinks.donothing import DonothingSink  # noqa: PLC0415 - see the module's docstring
 
         return DonothingSink()
+    if isinstance(sink, ElasticsearchSinkSpec):
+        from sinks.elasticsearch import ElasticsearchSink  # noqa: PLC0415 - see the module's docstring
+
+        return ElasticsearchSink(
+            sink, guard=context.guard, target=context.target, job_id=context.job_id, generation=context.generation
+        )
+    if isinstance(sink, HdfsSinkSpec):
+        from sinks.hdfs import HdfsSink  # noqa: PLC0415 - see the module's docstring
+
+        return HdfsSink(sink, formats.Format(form.kind, form.compression), guard=context.guard)
+    if isinstance(sink, S3SinkSpec):
+        from sinks.s3 import S3Sink  # noqa: PLC0415 - see the module's docstring
+
+        ambient = sink.bucket in context.ambient_s3_buckets
+        own = formats.Format(form.kind, form.compression)
+        return S3Sink(sink, own, guard=context.guard, target=context.target, ambient=ambient)
     from sinks.kafka import KafkaSink  # noqa: PLC0415 - see the module's docstring
 
     topic_id = context.target.get("topic_id")

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+import ssl
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+from sinks import hdfs_address
+from sinks.s3_prefix import check_prefix
 
 Compression = Literal["none", "gzip", "snappy", "lz4", "zstd"]
 
@@ -97,6 +102,165 @@ class FileSinkSpec(SinkSpec):
     path: str = Field(min_length=1, max_length=1024, description="folder, relative to the account's folder")
 
 
+def _search_url(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        known = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        known = False
+    # The value is not shown: it may hold a password.
+    if not known or any(character.isspace() for character in value):
+        raise ValueError("give http:// or https://, host, and port where it is not the scheme's own")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("a url here holds no user and password; give them in username and password, or in api_key")
+    if parts.query or parts.fragment:
+        raise ValueError("a url here has no query and no fragment; remove what follows ? or #")
+    return value.rstrip("/")
+
+
+def _index_name(value: str) -> str:
+    if len(value.encode()) > 200 or not re.fullmatch(r"[^\s\\/*?\"<>|,#:A-Z._+-][^\s\\/*?\"<>|,#:A-Z]*", value):
+        raise ValueError(
+            'an index has 1 to 200 bytes, no capital letter, no blank and none of \\ / * ? " < > | , # : and does '
+            "not begin with a dot, an underscore, a hyphen or a plus sign"
+        )
+    return value
+
+
+def _authorities(value: str) -> str:
+    try:
+        ssl.create_default_context(cadata=value)
+    except (ssl.SSLError, ValueError) as error:
+        raise ValueError("no certificate can be read from it; give the PEM text of the authorities to trust") from error
+    return value
+
+
+class ElasticsearchSinkSpec(SinkSpec):
+    """Rows as documents of one index of Elasticsearch 8 or OpenSearch, `_id` is the row's key."""
+
+    kind: Literal["elasticsearch"]
+    url: Annotated[str, AfterValidator(_search_url)]
+    index: Annotated[str, AfterValidator(_index_name)] = Field(description="with strategy `replace` the alias")
+    strategy: Literal["incremental", "replace"] = "incremental"
+    pipeline: str | None = Field(default=None, min_length=1, description="ingest pipeline that every document takes")
+    routing: str | None = Field(default=None, min_length=1, description="column whose text routes a document")
+    mapping: dict[str, dict[str, Any]] | None = Field(
+        default=None, description="`mappings` and `settings` of an index that the job creates"
+    )
+    username: str | None = Field(default=None, min_length=1)
+    password: SecretStr | None = None
+    api_key: SecretStr | None = Field(default=None, description="as the server gave it, encoded")
+    ca: Annotated[str | None, AfterValidator(lambda value: value and _authorities(value))] = Field(
+        default=None, description="PEM of the authorities to trust"
+    )
+    credential: str | None = Field(default=None, description="name of a stored credential")
+
+    @model_validator(mode="after")
+    def _complete(self) -> ElasticsearchSinkSpec:
+        if self.mapping is not None and not self.mapping.keys() <= {"mappings", "settings"}:
+            raise ValueError('mapping holds "mappings" and "settings" only; put "properties" below "mappings"')
+        if self.api_key is not None and (self.username is not None or self.password is not None):
+            raise ValueError("api_key stands alone; leave out username and password, or api_key")
+        if self.password is not None and self.username is None:
+            raise ValueError("password needs username")
+        if self.username is not None and self.password is None and self.credential is None:
+            raise ValueError("username needs password, or a credential that holds it")
+        if self.ca is not None and not self.url.startswith("https:"):
+            raise ValueError("ca needs a url with https://")
+        return self
+
+
+def _endpoint_url(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        known = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        known = False
+    # The value is not shown: it may hold a password.
+    if not known or any(character.isspace() for character in value):
+        raise ValueError("give http:// or https://, host, and port where it is not the scheme's own")
+    if parts.username is not None or parts.query or parts.fragment or parts.path.strip("/"):
+        raise ValueError("give scheme, host and port only; bucket, prefix and keys have fields of their own")
+    return value.rstrip("/")
+
+
+def _bucket(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]", value) or ".." in value:
+        raise ValueError(
+            "a bucket has 3 to 255 letters, digits, dots, hyphens or underscores, letters or digits at both ends, and "
+            "is named without s3:// and without a path"
+        )
+    return value
+
+
+def _tags(value: dict[str, str]) -> dict[str, str]:
+    for name, text in value.items():
+        if not 1 <= len(name) <= 128 or len(text) > 256 or not re.fullmatch(r"[\w\s+\-=.:/@]*", name + text):
+            raise ValueError(
+                f"tag {name[:40]!r}: a name has 1 to 128, a value up to 256 letters, digits, blanks or + - = . _ : / @"
+            )
+    return value
+
+
+class S3Encryption(SinkSpec):
+    """How the store encrypts what it keeps."""
+
+    algorithm: Literal["AES256", "aws:kms", "aws:kms:dsse"]
+    kms_key_id: str | None = Field(default=None, min_length=1, max_length=2048)
+
+    @model_validator(mode="after")
+    def _key_of_kms(self) -> S3Encryption:
+        if self.kms_key_id is not None and self.algorithm == "AES256":
+            raise ValueError("kms_key_id needs algorithm aws:kms or aws:kms:dsse")
+        return self
+
+
+class S3SinkSpec(SinkSpec):
+    """Rows as objects of one bucket, of S3 or of a store that speaks its protocol."""
+
+    kind: Literal["s3"]
+    bucket: Annotated[str, AfterValidator(_bucket)]
+    prefix: Annotated[str, AfterValidator(check_prefix)] = Field(
+        default="", description="may hold {job}, {job_id}, {run}, {generation} and {date:%Y/%m/%d}"
+    )
+    region: str | None = Field(
+        default=None, pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="us-east-1 if left out"
+    )
+    endpoint_url: Annotated[str, AfterValidator(_endpoint_url)] | None = Field(
+        default=None, description="of another store than AWS"
+    )
+    path_style: bool | None = Field(
+        default=None, description="bucket in the path instead of the host; left out: with an endpoint_url"
+    )
+    access_key_id: str | None = Field(default=None, pattern=r"^[\x21-\x7e]{1,256}$")
+    secret_access_key: SecretStr | None = None
+    session_token: SecretStr | None = Field(default=None, description="of temporary keys")
+    credential: str | None = Field(default=None, description="name of a stored credential")
+    storage_class: str | None = Field(default=None, pattern=r"^[A-Z0-9_]{1,64}$")
+    encryption: S3Encryption | None = None
+    tags: Annotated[dict[str, str], AfterValidator(_tags)] = Field(default_factory=dict, max_length=10)
+
+
+class HdfsSinkSpec(SinkSpec):
+    """Rows as files of one HDFS folder, over WebHDFS."""
+
+    kind: Literal["hdfs"]
+    url: Annotated[str, AfterValidator(hdfs_address.check_url)] = Field(
+        max_length=2048, description="HTTP addresses of the NameNodes, separated by commas: http://nn1:9870,nn2:9870"
+    )
+    path: Annotated[str, AfterValidator(hdfs_address.check_path)] = Field(
+        min_length=1, max_length=1024, description="absolute folder; made where it is missing"
+    )
+    user: str = Field(
+        default="rowferry", pattern=r"^[A-Za-z_][A-Za-z0-9._-]{0,254}[$]?$", description="who writes, by name alone"
+    )
+    replication: int | None = Field(default=None, ge=1, le=512, description="copies of each block; none: the cluster's")
+
+    def addresses(self) -> list[str]:
+        """Each NameNode's address, with scheme and port."""
+        return hdfs_address.addresses(self.url)
+
+
 class DonothingSinkSpec(SinkSpec):
     """Rows are read, counted and dropped."""
 
@@ -110,4 +274,7 @@ class FormatSpec(SinkSpec):
     compression: Literal["none", "gzip", "zstd"] = "none"
 
 
-AnySinkSpec = Annotated[KafkaSinkSpec | FileSinkSpec | DonothingSinkSpec, Field(discriminator="kind")]
+AnySinkSpec = Annotated[
+    KafkaSinkSpec | FileSinkSpec | S3SinkSpec | HdfsSinkSpec | ElasticsearchSinkSpec | DonothingSinkSpec,
+    Field(discriminator="kind"),
+]

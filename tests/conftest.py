@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.elasticsearch import SearchServer
+from tests.support.hdfs import HdfsProxies, HdfsServer
 from tests.support.kafka import KafkaServer
 from tests.support.postgres import PostgresServer
 from tests.support.processes import REGISTRY
 from tests.support.proxy import FaultProxy
+from tests.support.s3 import MotoServer, NoGo, S3Server
 from tests.support.secrecy import told
 
 if TYPE_CHECKING:
@@ -77,11 +80,111 @@ async def kafka_proxy(kafka_server: KafkaServer) -> AsyncIterator[FaultProxy]:
         yield proxy
 
 
+def _search_server(flavour: str) -> Iterator[SearchServer]:
+    server = SearchServer(flavour)
+    try:
+        yield server.start()
+    finally:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def _opensearch_of_session() -> Iterator[SearchServer]:
+    yield from _search_server("opensearch")
+
+
+@pytest.fixture(scope="session")
+def _elasticsearch_of_session() -> Iterator[SearchServer]:
+    yield from _search_server("elasticsearch")
+
+
+@pytest.fixture
+def opensearch_server(_opensearch_of_session: SearchServer) -> SearchServer:
+    """One OpenSearch node for the whole session, running (and started again if a test left it dead)."""
+    if not _opensearch_of_session.process.running:
+        _opensearch_of_session.start()
+    return _opensearch_of_session
+
+
+@pytest.fixture
+def elasticsearch_server(_elasticsearch_of_session: SearchServer) -> SearchServer:
+    """As `opensearch_server`, an Elasticsearch node."""
+    if not _elasticsearch_of_session.process.running:
+        _elasticsearch_of_session.start()
+    return _elasticsearch_of_session
+
+
 @pytest.fixture
 async def postgres_proxy(postgres_server: PostgresServer) -> AsyncIterator[FaultProxy]:
     """A fault proxy in front of PostgreSQL: put its port into a dsn."""
     async with FaultProxy(postgres_server.port) as proxy:
         yield proxy
+
+
+@pytest.fixture(scope="session")
+def _s3_server_of_session() -> Iterator[S3Server]:
+    server = S3Server()
+    try:
+        yield server.start()
+    except NoGo as error:
+        pytest.skip(str(error))
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def s3_server(_s3_server_of_session: S3Server) -> S3Server:
+    """One versitygw for the whole session, running (and started again if a test left it dead)."""
+    if not _s3_server_of_session.process.running:
+        _s3_server_of_session.start()
+    return _s3_server_of_session
+
+
+@pytest.fixture
+def bucket(s3_server: S3Server) -> str:
+    """A fresh bucket."""
+    return s3_server.create_bucket()
+
+
+@pytest.fixture
+async def s3_proxy(s3_server: S3Server) -> AsyncIterator[FaultProxy]:
+    """A fault proxy in front of the S3 server: its address is the endpoint."""
+    async with FaultProxy(s3_server.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="session")
+def moto_server() -> Iterator[MotoServer]:
+    """One moto for the whole session."""
+    server = MotoServer()
+    try:
+        yield server.start()
+    finally:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def _hdfs_server_of_session() -> Iterator[HdfsServer]:
+    server = HdfsServer()
+    try:
+        yield server.start()
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def hdfs_server(_hdfs_server_of_session: HdfsServer) -> HdfsServer:
+    """One HDFS for the whole session, running (and started again if a test left it dead)."""
+    if not _hdfs_server_of_session.running:
+        _hdfs_server_of_session.start()
+    return _hdfs_server_of_session
+
+
+@pytest.fixture
+async def hdfs_proxies(hdfs_server: HdfsServer) -> AsyncIterator[HdfsProxies]:
+    """Fault proxies before `hdfs_server`: use their `url`."""
+    async with HdfsProxies(hdfs_server) as proxies:
+        yield proxies
 
 
 @pytest.hookimpl(wrapper=True)

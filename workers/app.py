@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from pydantic import ValidationError
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
     from workers.signals import Signals
     from workers.sources.base import Source
     from workers.sources.budget import ConnectionBudget
+
+
+_MESSAGE_KEY_FIELD = {"elasticsearch": "routing"}
+"""Which field of the sink names the columns of `_message_key`, where it is not `key`."""
 
 
 class NamedThings(Protocol):
@@ -79,6 +84,7 @@ class StoredSources:
             mode=str(spec.get("mode", "once")),
             options=Options.model_validate(spec.get("options", {})),
             message_key=_message_key(spec),
+            message_key_field=_MESSAGE_KEY_FIELD.get(_sink_of(spec).kind, "key"),
             application_name=name,
             connections=self._connections,
             guard=self._guard,
@@ -138,8 +144,12 @@ class StoredSinks:
         destinations: Destinations,
         data_dir: Path,
         learn_secret: Callable[[str], None],
+        *,
+        ambient_s3_buckets: frozenset[str] = frozenset(),
     ) -> None:
-        """File jobs of an account write below `data_dir/files/<account>`."""
+        """File jobs of an account write below `data_dir/files/<account>`. The host's own AWS credentials may be used
+        for `ambient_s3_buckets` only."""
+        self._ambient_s3_buckets = ambient_s3_buckets
         self._things, self._references, self._destinations = things, references, destinations
         self._data_dir, self._learn_secret = data_dir, learn_secret
 
@@ -149,6 +159,9 @@ class StoredSinks:
         spec: Mapping[str, object],
         secrets: Mapping[str, str],
         target: Mapping[str, object] | None = None,
+        *,
+        job_id: str = "",
+        generation: int = 0,
     ) -> Sink:
         """See `workers.ports.Sinks`."""
         definition = copy.deepcopy(dict(spec))
@@ -161,7 +174,8 @@ class StoredSinks:
             await self._add_credential(account, str(name), sink)
         try:
             parsed = registry.parse(sink, _section(definition, "format"))
-            return registry.build(parsed, self._context(account, target))
+            context = self._context(account, parsed.sink.kind, target)
+            return registry.build(parsed, replace(context, job_id=job_id, generation=generation))
         except registry.DefinitionRefused as error:
             raise Permanent(error.code, error.message) from None
         except ValidationError as error:
@@ -169,17 +183,22 @@ class StoredSinks:
             where = ".".join(map(str, first["loc"]))
             raise Permanent("definition_refused", f"sink.{where}: {first['msg']}") from None
 
-    def _context(self, account: str, target: Mapping[str, object] | None) -> registry.Context:
+    def _context(self, account: str, kind: str, target: Mapping[str, object] | None) -> registry.Context:
         async def guard(host: str, port: int) -> None:
             try:
-                await self._destinations.check("kafka", host, port)
+                await self._destinations.check(kind, host, port)
             except DestinationRefused as error:
                 raise SinkRefused(error.code, error.message) from None
             except OSError as error:
                 text = f"{host} can not be resolved: {error.strerror or error}"
                 raise SinkUnavailable("sink_unreachable", text) from error
 
-        return registry.Context(files=self._data_dir / "files" / account, guard=guard, target=target or {})
+        return registry.Context(
+            files=self._data_dir / "files" / account,
+            guard=guard,
+            target=target or {},
+            ambient_s3_buckets=self._ambient_s3_buckets,
+        )
 
     async def _add_credential(self, account: str, name: str, sink: dict[str, Any]) -> None:
         """A credential's fields stand beside the sink's own: for Kafka in its `security`."""
@@ -219,8 +238,17 @@ def workplace(
 
 
 def _message_key(spec: Mapping[str, object]) -> list[str] | None:
-    sink = OpenSink.model_validate(spec["sink"])
+    """The columns whose text the sink wants beside each row: Kafka's message key, Elasticsearch's routing. (A row's own
+    key, Elasticsearch's `_id`, comes with every page: `workers.chunks.row_ids`.)"""
+    sink = _sink_of(spec)
+    if sink.kind == "elasticsearch":
+        routing = getattr(sink, "routing", None)
+        return [routing] if isinstance(routing, str) else None
     return getattr(sink, "key", None) if sink.kind == "kafka" else None
+
+
+def _sink_of(spec: Mapping[str, object]) -> OpenSink:
+    return OpenSink.model_validate(spec["sink"])
 
 
 def _section(definition: dict[str, object], name: str) -> dict[str, Any]:

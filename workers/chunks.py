@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from sinks.base import Receipt
     from workers.sources.base import Page
 
+_PLAIN = re.compile(rb'[^\x00-\x08\x0a-\x1f"\\]*')
+"""Key columns as COPY writes them, a tab between two, that stand in JSON as they are."""
 SLICE_ROWS = 4096
 SLICE_BYTES = 1024 * 1024
 """A page is handed over in slices, so that a stop is heard and the event loop is free in between."""
@@ -58,11 +62,23 @@ class OpenChunk:
         self.last_key = page.key(end - 1)
 
 
-def batch(page: Page, begin: int, end: int) -> Batch:
-    """Rows `begin` to `end` of a page as the sink takes them."""
+def batch(page: Page, begin: int, end: int, *, with_ids: bool = False) -> Batch:
+    """Rows `begin` to `end` of a page as the sink takes them; `with_ids` where it puts rows by their key."""
+    ids = row_ids(page, begin, end) if with_ids else None
     if begin == 0 and end == len(page.values):
-        return Batch(page.values, page.message_keys)
-    return Batch(page.values[begin:end], None if page.message_keys is None else page.message_keys[begin:end])
+        return Batch(page.values, page.message_keys, ids)
+    return Batch(page.values[begin:end], None if page.message_keys is None else page.message_keys[begin:end], ids)
+
+
+def row_ids(page: Page, begin: int, end: int) -> list[bytes]:
+    """The keys of rows `begin` to `end` as `Batch.ids`: one text for one key, whatever way it was read."""
+    plain = _PLAIN.fullmatch
+    return [
+        b'["%s"]' % raw.replace(b"\t", b'","')
+        if plain(raw)
+        else json.dumps(page.key(index), ensure_ascii=False, separators=(",", ":")).encode()
+        for index, raw in enumerate(page.raw_keys[begin:end], begin)
+    ]
 
 
 def to_prepared(record: ChunkRecord) -> Prepared:

@@ -4,13 +4,15 @@ with a predecessor's chunk that stands between them."""
 from __future__ import annotations
 
 import asyncio
+import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
 
 from config.names import LogEvent
-from service.domain.errors import Permanent, Transient
-from sinks.base import Cut
+from service.domain.errors import Permanent, RowsRejected, Transient
+from sinks.base import Cut, SinkError
 from workers.chunks import batch, settlement, to_prepared, to_record
 from workers.metrics import settled, timed
 from workers.recovery import Action, decide
@@ -44,6 +46,9 @@ class Delivery:
         """Carry a closed chunk through the three steps. Raises Transient `outcome_unknown` when the sink did not say
         whether it is visible; then only a new writer can tell."""
         store, lease = self._place.store, self._lease
+        if self._sink.upserts:
+            # Drawn under the lease and before the prepare is stored: who owns the split after us draws a larger one.
+            cut = replace(cut, version=await store.draw_version(lease))
         with timed(self._sink.kind, "prepare"):
             prepared = await writer.prepare(cut)
         await self._reached(Point.COMPLETE)
@@ -85,7 +90,9 @@ class Delivery:
 
     async def _send(self, writer: Writer, prepared: Prepared, record: ChunkRecord, scanned_to: Key | None) -> Directive:
         with timed(self._sink.kind, "make_visible"):
-            receipt = await _make_visible(writer, prepared)
+            receipt = await self._make_visible(writer, prepared)
+        if receipt.rejected:
+            raise rows_refused(receipt)
         await self._reached(Point.VISIBLE)
         with timed(self._sink.kind, "settle"):
             return await self._place.store.settle(self._lease, settlement(record, receipt, scanned_to))
@@ -138,7 +145,9 @@ class Delivery:
             case Action.DROP:
                 await store.drop_prepared(lease)
             case Action.SEND_AGAIN:
-                await store.drop_prepared(lease, maybe_doubled=max(c.rows for c in split.prepared))
+                # What replaces does not double, however often it is sent.
+                doubled = 0 if self._sink.upserts else max(c.rows for c in split.prepared)
+                await store.drop_prepared(lease, maybe_doubled=doubled)
             case Action.REPEAT if chunk is not None:
                 await self._repeat(writer, reader, chunk)
             case Action.UNKNOWN:
@@ -152,6 +161,17 @@ class Delivery:
     async def _repeat(self, writer: Writer, reader: Reader, chunk: ChunkRecord) -> None:
         cut = await stage_again(writer, reader, chunk, self.attempt(chunk.sequence))
         self._control.apply(await self.deliver(writer, cut))
+
+    async def _make_visible(self, writer: Writer, prepared: Prepared) -> Receipt:
+        try:
+            return await writer.make_visible(prepared)
+        except Exception as error:
+            if self._sink.upserts and isinstance(error, SinkError):
+                # Sending again is always right there, so the error's own class decides when.
+                raise
+            raise Transient(
+                "outcome_unknown", f"whether chunk {prepared.sequence} became visible is not known yet: {error}"
+            ) from error
 
     async def _reached(self, point: Point) -> None:
         await self._place.signals.reached(point, self._lease)
@@ -200,10 +220,13 @@ def position_unknown(split: SplitState) -> Permanent:
     )
 
 
-async def _make_visible(writer: Writer, prepared: Prepared) -> Receipt:
-    try:
-        return await writer.make_visible(prepared)
-    except Exception as error:
-        raise Transient(
-            "outcome_unknown", f"whether chunk {prepared.sequence} became visible is not known yet: {error}"
-        ) from error
+def rows_refused(receipt: Receipt) -> RowsRejected:
+    """The sink refused rows one by one: told with the first of them; the others of the chunk are visible."""
+    first, count = receipt.rejected[0], len(receipt.rejected)
+    others = "" if count == 1 else f" ({count - 1} more rows of the chunk were refused too)"
+    return RowsRejected(
+        first.code,
+        f"the row with key {first.id} can not be delivered: {first.reason}{others}",
+        key=tuple(json.loads(first.id)),
+        hint="leave it out with source.where, or change the row or the target's mapping",
+    )

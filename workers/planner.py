@@ -95,7 +95,9 @@ class PlanWork:
         generation as it is then."""
         same_target = _same_sink(old, self._step)
         fenced = True
-        sink = await self._place.sinks.sink(self._step.account, old.spec, old.secrets, old.target)
+        sink = await self._place.sinks.sink(
+            self._step.account, old.spec, old.secrets, old.target, job_id=self._lease.job_id, generation=old.number
+        )
         source = await self._place.sources.source(self._step.account, old.spec, name=self._place.title(self._step))
         try:
             async with asyncio.timeout(None if same_target else LONGEST_FENCING_SECONDS):

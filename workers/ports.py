@@ -44,9 +44,13 @@ class Sinks(Protocol):
         spec: Mapping[str, object],
         secrets: Mapping[str, str],
         target: Mapping[str, object] | None = None,
+        *,
+        job_id: str = "",
+        generation: int = 0,
     ) -> Sink:
         """A sink for the stored definition, secrets and stored credential put in; `target` is what the sink said of
-        its target when the generation was planned."""
+        its target when the generation was planned. Job and generation name what the sink makes for them alone; left
+        out, it is only looked at."""
 
 
 @dataclass(frozen=True, slots=True)

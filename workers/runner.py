@@ -33,6 +33,7 @@ from service.domain.errors import (
 from service.domain.records import Condition, StepKind
 from service.domain.spec import JobSpec
 from sinks.base import SinkError
+from sinks.registry import HOLDS_ITS_CHUNK
 from workers.closing import put_down
 from workers.finisher import CleanUpWork, FinishWork
 from workers.metrics import STEPS_ENDED, STEPS_RUNNING
@@ -175,8 +176,10 @@ class _Work:
 
     async def run(self) -> None:
         if self._step.lease.kind is StepKind.SPLIT:
-            options = JobSpec.model_validate(self._step.spec).options
-            needed = options.page_bytes * PAGES_HELD + SINK_BYTES
+            spec = JobSpec.model_validate(self._step.spec)
+            needed = spec.options.page_bytes * PAGES_HELD + SINK_BYTES
+            if spec.sink.kind in HOLDS_ITS_CHUNK:
+                needed += spec.options.chunk.bytes
             if not self._place.memory.fits(needed):
                 self._control.report_soon(Condition(waiting_for="memory"))
             async with self._place.memory.hold(needed):
@@ -186,7 +189,10 @@ class _Work:
 
     async def _with_sink(self) -> None:
         step, control, place = self._step, self._control, self._place
-        sink = await place.sinks.sink(step.account, step.spec, step.secrets, step.target)
+        lease = step.lease
+        sink = await place.sinks.sink(
+            step.account, step.spec, step.secrets, step.target, job_id=lease.job_id, generation=lease.generation
+        )
         try:
             match step.lease.kind:
                 case StepKind.FINISH:

@@ -15,7 +15,7 @@ from service.domain.control import Ending
 from service.domain.errors import Aborted, RowsRejected, Stopped
 from service.domain.records import Condition
 from service.domain.spec import JobSpec
-from sinks.base import Cut, Owner, RowRejected
+from sinks.base import Cut, Numbered, Owner, RowRejected
 from workers.chunks import OpenChunk, batch
 from workers.closing import put_down
 from workers.delivery import Delivery
@@ -72,6 +72,8 @@ class SplitWork:
             await self._control.renew()
             split, mark = await self.delivery.recover(writer, reader, await self._place.store.split(self._lease))
             self._sequence = split.sequence
+            if isinstance(writer, Numbered):
+                writer.begin_after(split.sequence)
             self._anchored_at = split.anchored_at
             self._begin_chunk(split.position or split.lower)
             if self._sink.needs_anchor and (mark is None or _old(self._anchored_at)):
@@ -141,7 +143,7 @@ class SplitWork:
                 await self._close(writer, page.scanned_to if done == rows else None)
 
     async def _stage(self, writer: Writer, page: Page, begin: int, end: int) -> None:
-        rows = batch(page, begin, end)
+        rows = batch(page, begin, end, with_ids=self._sink.upserts)
         self._place.rate(self._lease.job_id).take(
             rows.rows, sum(map(len, rows.values)), self._control.rows_per_second, self._control.bytes_per_second
         )

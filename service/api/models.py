@@ -8,7 +8,7 @@ from pydantic import AfterValidator, AwareDatetime, Field, RootModel, SecretStr,
 
 from service.domain.spec import JobSpec, Name, Strict
 from service.domain.states import State
-from sinks.specs import AnySinkSpec, FormatSpec
+from sinks.specs import AnySinkSpec, ElasticsearchSinkSpec, FormatSpec
 
 Role = Literal["viewer", "operator", "admin"]
 KeyText = Annotated[str | list[str] | None, Field(description="text, or a list of texts for a composite key")]
@@ -41,6 +41,16 @@ class JobDefinition(JobSpec):
 
     sink: AnySinkSpec  # type: ignore[assignment]  # narrowed: the open model only carries what this one validates
     format: FormatSpec = FormatSpec()  # type: ignore[assignment]  # as above
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        replaces = isinstance(self.sink, ElasticsearchSinkSpec) and self.sink.strategy == "replace"
+        if replaces and self.mode in {"incremental", "continuous"}:
+            raise ValueError(
+                f"sink.strategy 'replace' does not go with mode {self.mode!r}: each run would replace all documents by "
+                "the new ones alone; use mode full, or strategy incremental"
+            )
+        return self
 
 
 def _host(value: str) -> str:

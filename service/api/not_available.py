@@ -29,7 +29,7 @@ ROUTES: Final[tuple[tuple[str, str, str], ...]] = (
 )
 """Method, path, role. The role is asked for all the same: a stranger learns nothing."""
 
-SINKS: Final = frozenset({"s3", "hdfs", "elasticsearch"})
+SINKS: Final[frozenset[str]] = frozenset()
 FORMATS: Final = frozenset({"csv", "parquet"})
 FIELDS: Final = frozenset({"/schedule"})
 OPTIONS: Final = frozenset(
@@ -49,7 +49,6 @@ DEAD_LETTERS: Final = frozenset({"max_rows", "max_ratio"})
 
 SETTINGS: Final = frozenset(
     {
-        "ROWFERRY_AMBIENT_S3_BUCKETS",
         "ROWFERRY_DIALECT_WAIT_SECONDS",
         "ROWFERRY_DIALECT_DELAY_SECONDS",
         "ROWFERRY_DEVO_CLOCK_SKEW_SECONDS",

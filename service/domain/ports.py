@@ -111,6 +111,10 @@ class StepStore(Protocol):
     async def anchored(self, lease: Lease) -> None:
         """The sink's own position was written now."""
 
+    async def draw_version(self, lease: Lease) -> int:
+        """A number above every one drawn before, by any lease of any job: what orders the chunks of sinks that compare
+        versions. Whoever leases the split after this draws a larger one."""
+
     async def prepare(self, lease: Lease, chunk: ChunkRecord) -> None:
         """Store one try of the next chunk (sequence = settled + 1)."""
 

@@ -60,6 +60,12 @@ class Chunks(Held):
         async with self._held(lease, StepKind.SPLIT) as (connection, _):
             await store_try(connection, split_key(lease), chunk, epoch=lease.epoch)
 
+    async def draw_version(self, lease: Lease) -> int:
+        """As `StepStore.draw_version`."""
+        async with self._held(lease, StepKind.SPLIT) as (connection, _):
+            version: int = await connection.fetchval(SQL["draw_version"])
+            return version
+
     async def settle(self, lease: Lease, settlement: Settlement) -> Directive:
         """As `StepStore.settle`. What the chunk holds is read from the record of the adopted try, which may be of an
         older epoch; other tries of it are dropped. Raises Conflict `chunk_not_prepared` when there is no such

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
+import json
+import uuid
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from sinks.formats import Format
 from sinks.kafka import KafkaSink
-from sinks.specs import FileSinkSpec, KafkaSinkSpec
+from sinks.specs import ElasticsearchSinkSpec, FileSinkSpec, HdfsSinkSpec, KafkaSinkSpec
+from tests.support.hdfs import HdfsProxies
 from tests.support.proxy import FaultProxy
 from tests.support.topics import read_topic
 
@@ -19,7 +23,10 @@ if TYPE_CHECKING:
     import pytest
 
     from sinks.base import Sink
+    from tests.support.elasticsearch import SearchServer
+    from tests.support.hdfs import HdfsServer
     from tests.support.kafka import KafkaServer
+    from tests.support.s3 import S3Server
 
 
 class SinkCase(ABC):
@@ -161,3 +168,123 @@ class DonothingCase(SinkCase):
 
 
 CASES |= {"file": FileCase, "donothing": DonothingCase}
+
+
+class OpenSearchCase(SinkCase):
+    """One index behind a fault proxy, read back by searches; documents in the order of their key."""
+
+    server_fixture = "opensearch_server"
+
+    async def start(self) -> None:
+        self.server: SearchServer = self.request.getfixturevalue(self.server_fixture)
+        self.index = self.server.index_name()
+        self.proxy = FaultProxy(self.server.port)
+        await self.proxy.start()
+
+    async def stop(self) -> None:
+        await self.proxy.close()
+
+    def sink(self, **changes: Any) -> Sink:
+        from sinks.elasticsearch import ElasticsearchSink
+
+        spec = {"kind": "elasticsearch", "url": f"http://{self.proxy.address}", "index": self.index}
+        return ElasticsearchSink(ElasticsearchSinkSpec.model_validate(spec | changes))
+
+    async def read(self) -> list[bytes]:
+        found = await asyncio.to_thread(self.server.documents, self.index)
+        return [found[key] for key in sorted(found, key=lambda key: int(json.loads(key)[0]))]
+
+    async def lose(self) -> None:
+        await self.proxy.refuse()
+        self.proxy.cut()
+
+    async def mend(self) -> None:
+        await self.proxy.accept_again()
+
+
+class ElasticsearchCase(OpenSearchCase):
+    """The same on Elasticsearch itself."""
+
+    server_fixture = "elasticsearch_server"
+
+
+CASES |= {"opensearch": OpenSearchCase, "elasticsearch": ElasticsearchCase}
+
+
+class S3Case(SinkCase):
+    """Objects in versitygw, through a fault proxy; read back with botocore's own client."""
+
+    async def start(self) -> None:
+        self.server: S3Server = self.request.getfixturevalue("s3_server")
+        self.bucket = self.server.create_bucket()
+        self.proxy = FaultProxy(self.server.port)
+        await self.proxy.__aenter__()
+        self._sinks: list[Sink] = []
+
+    async def stop(self) -> None:
+        for sink in self._sinks:
+            await sink.close()
+        await self.proxy.__aexit__(None, None, None)
+
+    def sink(self, **changes: Any) -> Sink:
+        from sinks.s3 import S3Sink
+
+        endpoint = f"http://{self.proxy.address}"
+        spec = self.server.spec(self.bucket, endpoint=endpoint, prefix="exports/{job}", **changes)
+        self._sinks.append(S3Sink(spec, Format("json", "gzip"), patience=10))
+        return self._sinks[-1]
+
+    async def read(self) -> list[bytes]:
+        def read() -> list[bytes]:
+            keys = sorted(key for key in self.server.objects(self.bucket) if key.endswith(".jsonl.gz"))
+            content = [self.server.read(self.bucket, key) for key in keys]
+            return [row for one in content for row in gzip.decompress(one).splitlines()]
+
+        return await asyncio.to_thread(read)
+
+    async def lose(self) -> None:
+        await self.proxy.refuse()
+        self.proxy.cut()
+
+    async def mend(self) -> None:
+        await self.proxy.accept_again()
+
+
+CASES |= {"s3": S3Case}
+
+
+class HdfsCase(SinkCase):
+    """Files of a real HDFS, through fault proxies; read back with the standard library's HTTP."""
+
+    async def start(self) -> None:
+        self.server: HdfsServer = self.request.getfixturevalue("hdfs_server")
+        self.path = f"/contract/{uuid.uuid4().hex}"
+        self.proxies = HdfsProxies(self.server)
+        await self.proxies.__aenter__()
+
+    async def stop(self) -> None:
+        await self.proxies.__aexit__(None, None, None)
+        self.server.call("DELETE", "DELETE", self.path, recursive="true")
+
+    def sink(self, **changes: Any) -> Sink:
+        from sinks.hdfs import HdfsSink
+
+        spec = {"kind": "hdfs", "url": self.proxies.url, "path": self.path, "user": "ann"}
+        return HdfsSink(HdfsSinkSpec.model_validate(spec | changes), Format("json", "gzip"))
+
+    async def read(self) -> list[bytes]:
+        def rows() -> list[bytes]:
+            names = [name for name in self.server.names(self.path) if name.endswith(".jsonl.gz")]
+            files = [self.server.read(f"{self.path}/{name}") for name in names]
+            return [row for file in files for row in gzip.decompress(file).splitlines()]
+
+        return await asyncio.to_thread(rows)
+
+    async def lose(self) -> None:
+        await self.proxies.refuse()
+
+    async def mend(self) -> None:
+        await self.proxies.accept_again()
+
+
+CASES["hdfs"] = HdfsCase

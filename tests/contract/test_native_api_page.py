@@ -17,7 +17,16 @@ from service.api.models import DatasourceDefinition, JobDefinition
 from service.api.problems import FieldError, Problem
 from service.domain.spec import Mode, Options
 from service.domain.states import State
-from sinks.specs import DonothingSinkSpec, FileSinkSpec, FormatSpec, KafkaSecurity, KafkaSinkSpec
+from sinks.specs import (
+    DonothingSinkSpec,
+    ElasticsearchSinkSpec,
+    FileSinkSpec,
+    FormatSpec,
+    HdfsSinkSpec,
+    KafkaSecurity,
+    KafkaSinkSpec,
+    S3SinkSpec,
+)
 from tests.contract import native_api_page as page
 
 
@@ -76,6 +85,9 @@ def test_the_sinks_of_the_page() -> None:
     kafka |= set(page.code(text.split("Kafka also takes", 1)[1].split(";", 1)[0]))
     assert kafka == names(KafkaSinkSpec)
     assert set(page.code(kinds["file"])) | {"kind"} == names(FileSinkSpec)
+    assert set(page.code(kinds["hdfs"])) | {"kind"} == names(HdfsSinkSpec)
+    assert set(page.code(kinds["s3"])) | {"kind", "credential"} == names(S3SinkSpec)
+    assert set(page.code(kinds["elasticsearch"])) | {"kind", "credential"} == names(ElasticsearchSinkSpec)
     assert names(DonothingSinkSpec) == {"kind"}
 
 

@@ -272,6 +272,7 @@ WRITES: dict[str, Callable[[StepStore, Lease], Awaitable[Any]]] = {
     ),
     "split": lambda store, lease: store.split(lease),
     "anchored": lambda store, lease: store.anchored(lease),
+    "draw_version": lambda store, lease: store.draw_version(lease),
     "prepare": lambda store, lease: store.prepare(lease, chunk(lease)),
     "settle": lambda store, lease: store.settle(lease, settlement(chunk(lease))),
     "prepare_and_settle": lambda store, lease: store.prepare_and_settle(lease, settlement(chunk(lease))),
@@ -539,6 +540,34 @@ async def test_dropping_counts_what_may_be_doubled_once(control: Control) -> Non
     run = await control.row("runs", job_id)
     assert (run["rows_maybe_doubled"], run["rows_sent"]) == (10, 0)
     assert (await control.store.split(lease)).prepared == ()
+
+
+async def test_versions_only_grow_over_jobs_splits_and_owners(control: Control) -> None:
+    await control.planned(splits=2)
+    other = await control.planned(splits=1)
+    one, two, three = await control.leases(3)
+    drawn = [await control.store.draw_version(lease) for lease in (one, two, three, two, one)]
+    many = await asyncio.gather(*(control.store.draw_version(lease) for lease in (one, two, three) * 5))
+    assert drawn == sorted(set(drawn))
+    assert len(set(many)) == 15
+    assert min(many) > drawn[-1]
+    # The next owner of a split draws above all that its predecessor, frozen since, ever drew.
+    await control.run_out(other)
+    await control.store.expire()
+    (again,) = await control.leases(1, owner="two")
+    assert again.job_id == other
+    assert await control.store.draw_version(again) > max(many)
+    with pytest.raises(LeaseLost):
+        await control.store.draw_version(three)
+
+
+async def test_a_control_database_made_anew_goes_on_above_the_versions_of_the_one_before(control: Control) -> None:
+    await control.planned(splits=1)
+    (lease,) = await control.leases(1)
+    version = await control.store.draw_version(lease)
+    now = await control.value("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint")
+    begun = await control.value("SELECT start_value FROM pg_sequences WHERE sequencename = 'chunk_versions'")
+    assert now - 24 * 3600 * 10**6 < begun <= version < now
 
 
 async def test_a_prepared_chunk_blocks_scan_park_and_end(control: Control) -> None:

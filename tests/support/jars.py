@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 KAFKA = "org.apache.kafka:kafka_2.13:4.1.1"
 # Without a binding a broker that fails to start says nothing.
 LOGGING = "org.apache.logging.log4j:log4j-slf4j-impl:2.24.3"
+# hadoop-hdfs names the other two as provided by whoever runs it.
+HDFS = tuple(f"org.apache.hadoop:{name}:3.4.2" for name in ("hadoop-hdfs", "hadoop-hdfs-client", "hadoop-common"))
 
 _ROOT = Path(__file__).resolve().parents[2]
 _FETCH_TIMEOUT_SECONDS = 600.0

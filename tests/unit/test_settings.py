@@ -64,9 +64,7 @@ def test_an_unknown_setting_names_the_nearest(name: str, near: str) -> None:
     assert problems({name: "x"}) == [f"unknown setting {name}; did you mean {near}?"]
 
 
-@pytest.mark.parametrize(
-    "name", ["ROWFERRY_JWT_ISSUER", "ROWFERRY_DEVO_WEBHDFS", "ROWFERRY_AMBIENT_S3_BUCKETS", "ROWFERRY_X"]
-)
+@pytest.mark.parametrize("name", ["ROWFERRY_JWT_ISSUER", "ROWFERRY_DEVO_WEBHDFS", "ROWFERRY_X"])
 def test_settings_of_what_does_not_exist_yet_are_unknown(name: str) -> None:
     assert problems({name: "x"})[0].startswith(f"unknown setting {name}")
 
@@ -171,3 +169,10 @@ def test_listen_addresses_know_who_can_reach_them() -> None:
     assert not Listen("0.0.0.0", 1).loopback
     assert not Listen("example.org", 1).loopback
     assert Settings(tls_listen=Listen("::", 1)).listens_beyond_loopback
+
+
+def test_buckets_for_the_hosts_own_credentials_are_named_one_by_one() -> None:
+    assert load({}).ambient_s3_buckets == frozenset()
+    assert load({"ROWFERRY_AMBIENT_S3_BUCKETS": "rows, rows.of-2026"}).ambient_s3_buckets == {"rows", "rows.of-2026"}
+    for wrong in ("*", "s3://rows", "rows,", "a"):
+        assert "no bucket's name" in problems({"ROWFERRY_AMBIENT_S3_BUCKETS": wrong})[0]

@@ -21,11 +21,17 @@ DEFINITIONS: dict[str, dict[str, Any]] = {
     "kafka": KAFKA,
     "file": {"kind": "file", "path": "exports/orders"},
     "donothing": {"kind": "donothing"},
+    "elasticsearch": {"kind": "elasticsearch", "url": "http://127.0.0.1:9200", "index": "orders"},
+    "s3": {"kind": "s3", "bucket": "rows"},
+    "hdfs": {"kind": "hdfs", "url": "http://127.0.0.1:9870", "path": "/exports/orders"},
 }
 PROMISED = {
+    "elasticsearch": Guarantee.IDEMPOTENT,
     "kafka": Guarantee.EXACTLY_ONCE,
     "file": Guarantee.EXACTLY_ONCE,
     "donothing": Guarantee.COUNTS,
+    "s3": Guarantee.EXACTLY_ONCE,
+    "hdfs": Guarantee.EXACTLY_ONCE,
 }
 
 
@@ -35,6 +41,7 @@ def test_every_kind_that_is_listed_can_be_parsed_and_built(kind: str, tmp_path: 
     assert sink.kind == kind
     assert sink.promise().guarantee is PROMISED[kind]
     assert sink.settles_with_prepare == (kind == "donothing")
+    assert sink.upserts == (kind == "elasticsearch")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -51,9 +58,7 @@ def test_what_is_available_is_what_can_be_parsed():
 @pytest.mark.parametrize(
     ("sink", "form", "pointer", "code"),
     [
-        ({"kind": "s3", "bucket": "b"}, {}, "/sink/kind", "not_available"),
-        ({"kind": "hdfs"}, {}, "/sink/kind", "not_available"),
-        ({"kind": "elasticsearch"}, {}, "/sink/kind", "not_available"),
+        (DEFINITIONS["elasticsearch"], {"compression": "gzip"}, "/format/compression", "format_not_supported"),
         (DEFINITIONS["file"], {"kind": "parquet"}, "/format/kind", "not_available"),
         (DEFINITIONS["file"], {"kind": "csv"}, "/format/kind", "not_available"),
         (DEFINITIONS["file"], {"compression": "lz4"}, "/format/compression", "not_available"),

@@ -53,6 +53,7 @@ class PostgresSource:
         mode: str,
         options: Options,
         message_key: Sequence[str] | None,
+        message_key_field: str = "key",
         application_name: str,
         connections: ConnectionBudget,
         guard: Callable[[str, int], Awaitable[None]] | None = None,
@@ -63,6 +64,7 @@ class PostgresSource:
         self._mode = mode
         self._options = options
         self._message_key = tuple(message_key or ())
+        self._message_key_field = message_key_field
         long = spec.query is not None and options.allow_long_statements
         self._session = Session(
             datasource,
@@ -226,7 +228,9 @@ class PostgresSource:
     async def _resolved(self) -> Definition:
         async with self._resolving:
             if self._definition is None:
-                resolver = Resolver(self._session, self._datasource, self._spec, self._message_key)
+                resolver = Resolver(
+                    self._session, self._datasource, self._spec, self._message_key, self._message_key_field
+                )
                 self._definition = await resolver.resolve()
                 self._session.what = self._definition.what
                 self._session.reading = True

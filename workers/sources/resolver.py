@@ -25,7 +25,15 @@ if TYPE_CHECKING:
 class Resolver:
     """Asks the catalog once, and collects findings instead of stopping at the first."""
 
-    def __init__(self, session: Session, datasource: Datasource, spec: SourceSpec, message_key: Sequence[str]) -> None:
+    def __init__(
+        self,
+        session: Session,
+        datasource: Datasource,
+        spec: SourceSpec,
+        message_key: Sequence[str],
+        message_key_field: str = "key",
+    ) -> None:
+        self._message_key_field = message_key_field
         self._session = session
         self._datasource = datasource
         self._spec = spec
@@ -144,7 +152,7 @@ class Resolver:
         known = [column.name for column in definition.columns]
         for name in definition.message_key:
             if name not in known:
-                self._no_column("/sink/key", name)
+                self._no_column(f"/sink/{self._message_key_field}", name)
 
     def _named(self, known: Sequence[str]) -> None:
         definition = self._definition

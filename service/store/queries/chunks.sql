@@ -22,6 +22,9 @@ INSERT INTO chunks (job_id, generation, ordinal, sequence, epoch, attempt, run_i
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
 ON CONFLICT DO NOTHING;
 
+-- name: draw_version
+SELECT nextval('chunk_versions');
+
 -- name: same_try
 -- What a prepare whose answer was lost finds: its own row, as it wrote it.
 SELECT EXISTS (

@@ -1,0 +1,155 @@
+"""HTTP with one cluster: who we are, how long we wait, and what an answer means. Nothing of aiohttp leaves the sink."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote, urlsplit
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
+
+from sinks.elasticsearch_errors import Names, Told, from_exception, refusal
+
+if TYPE_CHECKING:
+    from sinks.specs import ElasticsearchSinkSpec
+
+Guard = Callable[[str, int], Awaitable[None]]
+
+CONNECT_SECONDS: Final = 5.0
+LOOK_SECONDS: Final = 10.0
+"""For what a server answers out of its memory."""
+WORK_SECONDS: Final = 60.0
+"""For a bulk request, a refresh, a new index."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A status, and the body as JSON; an empty object where there was none."""
+
+    status: int
+    body: Mapping[str, Any]
+
+    @property
+    def told(self) -> Told:
+        """Its error."""
+        return Told.of(self.body.get("error"))
+
+
+class Client:
+    """Connections of one writer, or of one look. Connects on use; every call is bounded in time."""
+
+    def __init__(self, spec: ElasticsearchSinkSpec, guard: Guard | None, names: Names) -> None:
+        """`guard` is awaited with host and port before the first connection and before each look-up of the name."""
+        self.names = names
+        self._spec, self._guard = spec, guard
+        self._session: aiohttp.ClientSession | None = None
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        doing: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | bytes | None = None,
+        accept: tuple[int, ...] = (),
+        seconds: float = LOOK_SECONDS,
+    ) -> Answer:
+        """One request, sent once. Raises SinkError for a connection that fails, and for an answer that is neither a
+        success nor in `accept`."""
+        parameters = "&".join(f"{name}={quote(value, safe='*,.')}" for name, value in (query or {}).items())
+        url = URL(f"{self._spec.url}{path}{'?' if parameters else ''}{parameters}", encoded=True)
+        lines = isinstance(body, bytes)
+        data = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+        try:
+            session = await self._opened()
+            async with session.request(
+                method,
+                url,
+                # As a stream: in one piece, a body of megabytes would keep the event loop busy.
+                data=io.BytesIO(data) if data else None,
+                headers={"Content-Type": "application/x-ndjson" if lines else "application/json"},
+                timeout=aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS),
+                # Nowhere but where the guard has looked, and with nobody else's eyes on the credentials.
+                allow_redirects=False,
+            ) as reply:
+                answer = Answer(reply.status, _parsed(await reply.read()))
+        except Exception as error:
+            raise from_exception(self.names, doing, error) from error
+        if 200 <= answer.status < 300 or answer.status in accept:
+            return answer
+        raise refusal(self.names, doing, answer.status, answer.told)
+
+    async def close(self) -> None:
+        """Give the connections back. Never raises."""
+        if self._session is not None:
+            session, self._session = self._session, None
+            await session.close()
+
+    async def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            at = urlsplit(self._spec.url)
+            if self._guard is not None:
+                await self._guard(at.hostname or "", at.port or (443 if at.scheme == "https" else 80))
+            context = ssl.create_default_context(cadata=self._spec.ca) if at.scheme == "https" else True
+            connector = aiohttp.TCPConnector(limit=2, ssl=context, resolver=_Resolver(self._guard))
+            headers = {"Authorization": said} if (said := self._authorization()) else {}
+            self._session = aiohttp.ClientSession(connector=connector, headers=headers, auto_decompress=True)
+        return self._session
+
+    def _authorization(self) -> str | None:
+        spec = self._spec
+        if spec.api_key is not None:
+            return f"ApiKey {spec.api_key.get_secret_value()}"
+        if spec.username is None:
+            return None
+        password = spec.password.get_secret_value() if spec.password is not None else ""
+        return f"Basic {base64.b64encode(f'{spec.username}:{password}'.encode()).decode()}"
+
+
+class _Resolver(AbstractResolver):
+    """Asks the guard whenever a name is looked up anew: it may lead elsewhere by then."""
+
+    def __init__(self, guard: Guard | None) -> None:
+        self._guard, self._inner = guard, aiohttp.ThreadedResolver()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        if self._guard is not None:
+            await self._guard(host, port)
+        return await self._inner.resolve(host, port, family)
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+
+def path(*parts: str) -> str:
+    """A path of these parts, each quoted."""
+    return "".join(f"/{quote(part, safe='*_')}" for part in parts)
+
+
+def names_of(spec: ElasticsearchSinkSpec, index: str | None = None) -> Names:
+    """What messages about this definition name."""
+    principal = "the anonymous user"
+    if spec.api_key is not None:
+        principal = "this API key"
+    elif spec.username is not None:
+        principal = f"user {spec.username!r} with this password"
+    return Names(spec.url, index or spec.index, principal, spec.pipeline)
+
+
+def _parsed(body: bytes) -> Mapping[str, Any]:
+    try:
+        parsed = json.loads(body) if body else {}
+    except ValueError:  # something between us and the cluster answered
+        return {"error": body[:200].decode(errors="replace")}
+    return parsed if isinstance(parsed, dict) else {"error": "the answer is not a JSON object"}

@@ -1,0 +1,111 @@
+"""The finish step of the S3 sink: every object is compared with its chunk record, then listed in a manifest object."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from typing import TYPE_CHECKING, Any, Final
+
+from sinks import naming, s3_prefix
+from sinks.base import PositionConflict
+from sinks.manifest_text import ManifestText, differs, gone
+from sinks.s3_upload import Abilities, Cutter, Upload, drop
+from sinks.s3_writer import TOKEN
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from sinks.base import Owner, Prepared
+    from sinks.s3_client import S3Client
+    from sinks.specs import S3SinkSpec
+
+AT_A_TIME: Final = 8
+"""Objects that are looked at together: also the chunk records that are held."""
+LEAVING: Final = 5.0
+
+
+class Closing:
+    """One finish step. Memory does not grow with the number of chunks, but for one count a folder.
+
+    Raises PositionConflict naming the first object that is gone or differs, or telling that there are objects of this
+    generation without a chunk.
+    """
+
+    def __init__(self, client: S3Client, spec: S3SinkSpec, abilities: Abilities, owner: Owner) -> None:
+        self._client, self._spec, self._owner = client, spec, owner
+        self._folder = s3_prefix.common_folder(spec.prefix, owner)
+        self._text = ManifestText(owner, self._folder.removesuffix("/"))
+        self._expected: Counter[str] = Counter()
+        self._cutter = Cutter()
+        # The same finish step may be taken twice: its manifest replaces the one before.
+        own = Abilities(conditional=False, checksums=abilities.checksums)
+        key = self._folder + naming.manifest_name(owner.job_id, owner.generation)
+        self._upload = Upload(client, spec, own, key)
+
+    async def run(self, chunks: AsyncIterator[Prepared]) -> None:
+        """Compare, and let the manifest be seen when everything is as recorded."""
+        try:
+            await self._upload.begin({"rowferry-job": self._owner.job_id})
+            await self._write(self._text.head())
+            await self._compare(chunks)
+            await self._check_nothing_else()
+            await self._write(self._text.tail())
+            await self._upload.send(self._cutter.end())
+            await self._upload.finished()
+            await self._upload.complete()
+        except BaseException:
+            await drop(self._upload, LEAVING)
+            raise
+
+    async def _compare(self, chunks: AsyncIterator[Prepared]) -> None:
+        window: deque[tuple[Prepared, asyncio.Task[Any]]] = deque()
+
+        async def first_done() -> None:
+            chunk, task = window[0]
+            _compare(chunk, await task)
+            window.popleft()
+            folder, slash, name = chunk.target.rpartition("/")
+            self._expected[folder + slash] += self._text.is_planned(name)
+            await self._write(self._text.entry(chunk))
+
+        try:
+            async for chunk in chunks:
+                window.append((chunk, asyncio.create_task(self._client.head(chunk.target))))
+                if len(window) >= AT_A_TIME:
+                    await first_done()
+            while window:
+                await first_done()
+        finally:
+            for _, task in window:
+                task.cancel()
+
+    async def _check_nothing_else(self) -> None:
+        prefix = naming.generation_prefix(self._owner.job_id, self._owner.generation)
+        for folder in {self._folder, *self._expected}:
+            there = 0
+            async for key in self._client.keys(folder + prefix):
+                there += self._text.is_planned(key.removeprefix(folder))
+            if there != self._expected[folder]:
+                raise PositionConflict(
+                    "output_unknown",
+                    f"{folder!r} in bucket {self._client.bucket!r} has {there} objects of generation "
+                    f"{self._owner.generation} of the job, and {self._expected[folder]} chunks are recorded; move away "
+                    "the objects that the job's outputs do not list",
+                )
+
+    async def _write(self, data: bytes) -> None:
+        for part in self._cutter.put(data):
+            await self._upload.send(part)
+
+
+def _compare(chunk: Prepared, found: Any | None) -> None:
+    if found is None:
+        raise gone(chunk)
+    if found["ContentLength"] != chunk.bytes:
+        raise differs(chunk, f"has {found['ContentLength']} bytes, not {chunk.bytes}")
+    if found.get("Metadata", {}).get(TOKEN) != chunk.details.get("token"):
+        raise differs(chunk, "was written by somebody else, or by another try of its chunk")
+    told, digest = found.get("ChecksumSHA256"), chunk.details.get("digest")
+    # A store may keep a checksum of another make: only like is compared with like.
+    if isinstance(told, str) and isinstance(digest, str) and "-" in told and told != digest:
+        raise differs(chunk, "has another checksum")

@@ -1,0 +1,60 @@
+"""What sinks of files and objects share: how a chunk is named, repeated, and known again.
+
+A prepared chunk may have several tries, all under one name; a repeat uses the name and the format of what it repeats.
+Pure: every sink reads its own target, these functions say what it means.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sinks import naming
+from sinks.base import Mark, PositionConflict, SinkRefused
+from sinks.formats import Format
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sinks.base import Cut, Owner, Prepared
+
+
+def default_target(path: str, owner: Owner, cut: Cut, form: Format) -> str:
+    """The whole name of a chunk that is cut for the first time, below `path`."""
+    hashed = naming.range_hash(cut.lower, cut.last_key)
+    name = naming.chunk_name(owner.job_id, owner.generation, owner.split, cut.sequence, hashed, form.extension)
+    return f"{path}/{name}"
+
+
+def newest(prepared: Sequence[Prepared]) -> Prepared | None:
+    """The try that a repeat repeats; None when nothing is prepared."""
+    return max(prepared, key=lambda one: (one.epoch, one.attempt), default=None)
+
+
+def adopted(owner: Owner, target: str, size: int, checksum: str | None, tries: Sequence[Prepared]) -> Mark:
+    """Which try it is that has the name `target`; of several with the same content, the last one. Raises
+    PositionConflict when it is none of them."""
+    same = newest([one for one in tries if (one.bytes, one.checksum) == (size, checksum)])
+    if same is None:
+        raise PositionConflict(
+            "position_conflict",
+            f"{target!r} is there with {size} bytes and is none of the {len(tries)} prepared tries of its "
+            "chunk: something else wrote it; move it away and start again, or PUT a checkpoint",
+        )
+    return Mark(owner.generation, same.epoch, same.sequence, same.attempt)
+
+
+def check_repeated(repeat: Prepared | None, cut: Cut) -> None:
+    """Refuse a cut that passes over the chunk which is prepared and not visible."""
+    if repeat is not None and (cut.repeat_of is None or cut.repeat_of.target != repeat.target):
+        raise SinkRefused(
+            "repeat_expected",
+            f"chunk {repeat.sequence} is prepared as {repeat.target!r} and not visible; cut it again "
+            "as a repeat before anything else",
+        )
+
+
+def format_of(prepared: Prepared, otherwise: Format) -> Format:
+    """The format that a chunk was prepared in."""
+    kind = prepared.details.get("format", otherwise.kind)
+    compression = prepared.details.get("compression", otherwise.compression)
+    return Format(kind=str(kind), compression=str(compression))

@@ -1,0 +1,571 @@
+"""The S3 sink on a real store: names, parts, metadata, tries, the finish step, and bad definitions."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import gzip
+import hashlib
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from sinks.base import (
+    Batch,
+    Cut,
+    Guarantee,
+    Mark,
+    Owner,
+    PositionConflict,
+    Restage,
+    SinkError,
+    SinkRefused,
+    TargetGone,
+)
+from sinks.formats import Format
+from sinks.s3 import S3Sink
+from sinks.s3_upload import PART_BYTES
+from tests.support.s3 import Unconditional
+from tests.support.secrecy import secret
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable
+
+    from sinks.base import Prepared
+    from sinks.s3_writer import S3Writer
+    from tests.support.s3 import MotoServer, S3Server
+
+JOB = "0199a1b2-0000-7000-8000-000000000001"
+OWNER = Owner(account="default", job_id=JOB, job_name="orders", run_id="r7", generation=2, split="0", epoch=5)
+NEXT = replace(OWNER, epoch=6)
+LIBRARY_MEMORY = 64 << 20
+
+
+def values(first: int, last: int) -> list[bytes]:
+    return [b'{"id":%d}' % number for number in range(first, last + 1)]
+
+
+def cut(sequence: int, first: int, last: int, *, attempt: int = 1, repeat_of: Prepared | None = None) -> Cut:
+    found = last >= first
+    return Cut(
+        sequence=sequence,
+        attempt=attempt,
+        rows=last - first + 1,
+        first_key=(str(first),) if found else None,
+        last_key=(str(last),) if found or repeat_of is None else repeat_of.last_key,
+        lower=None,
+        repeat_of=repeat_of,
+    )
+
+
+async def opened(sink: S3Sink, owner: Owner = OWNER) -> S3Writer:
+    writer = sink.writer(owner)
+    await writer.open()
+    return writer
+
+
+async def prepared(writer: S3Writer, sequence: int, first: int, last: int, **more: Any) -> Prepared:
+    if last >= first:
+        await writer.stage(Batch(values(first, last)))
+    return await writer.prepare(cut(sequence, first, last, **more))
+
+
+async def settled(chunks: Iterable[Prepared]) -> AsyncIterator[Prepared]:
+    for chunk in chunks:
+        yield chunk
+
+
+@pytest.fixture
+async def make(s3_server: S3Server, bucket: str) -> AsyncIterator[Callable[..., S3Sink]]:
+    """A sink on the fresh bucket; fields of the definition may be given, `compression` and `form` apart."""
+    made: list[S3Sink] = []
+
+    def maker(compression: str = "none", **changes: Any) -> S3Sink:
+        known = {name: changes.pop(name) for name in ("guard", "target", "ambient", "patience") if name in changes}
+        made.append(S3Sink(s3_server.spec(bucket, **changes), Format("json", compression), **known))
+        return made[-1]
+
+    yield maker
+    for sink in made:
+        await sink.close()
+
+
+# -- what an object is -----------------------------------------------------------------------------------------------
+
+
+async def test_an_object_has_its_name_its_metadata_and_its_record(
+    make: Callable[..., S3Sink], s3_server: S3Server, bucket: str
+):
+    sink = make("gzip", prefix="exports/{job}/{date:%Y/%m/%d}/{run}")
+    writer = await opened(sink)
+    before = datetime.now(UTC)
+    chunk = await prepared(writer, 1, 1, 50, attempt=3)
+    assert s3_server.objects(bucket) == {}
+    receipt = await writer.make_visible(chunk)
+    await writer.close()
+    days = {f"{day:%Y/%m/%d}" for day in (before, datetime.now(UTC))}
+    found = re.fullmatch(rf"exports/orders/(.+)/r7/{JOB}-g0002-s0000-00000001-([0-9a-f]{{8}})\.jsonl\.gz", chunk.target)
+    assert found is not None
+    assert found[1] in days
+    content = s3_server.read(bucket, chunk.target)
+    assert gzip.decompress(content).splitlines() == values(1, 50)
+    assert chunk.checksum == f"sha256:{hashlib.sha256(content).hexdigest()}"
+    assert chunk.bytes == len(content)
+    head = s3_server.client().head_object(Bucket=bucket, Key=chunk.target, ChecksumMode="ENABLED")
+    assert head["Metadata"] == {
+        "rowferry-token": found[2],
+        "rowferry-job": JOB,
+        "rowferry-generation": "2",
+        "rowferry-split": "0",
+        "rowferry-epoch": "5",
+        "rowferry-sequence": "1",
+        "rowferry-try": "3",
+        "rowferry-sha256": hashlib.sha256(content).hexdigest(),
+    }
+    assert receipt.etag == head["ETag"].strip('"')
+    assert json.loads(json.dumps(chunk.details))["token"] == found[2]
+
+
+async def test_a_large_chunk_goes_in_parts_that_are_compared_and_in_little_memory(
+    make: Callable[..., S3Sink], s3_server: S3Server, bucket: str
+):
+    sink = make()
+    writer = await opened(sink)
+    writer.begin_after(6)
+    row = os.urandom(3 << 19).hex().encode()
+    whole = hashlib.sha256()
+    for _ in range(9):
+        await writer.stage(Batch([row]))
+        whole.update(row + b"\n")
+    assert len(s3_server.uploads(bucket)) == 1, "parts are sent while rows come"
+    chunk = await writer.prepare(cut(7, 1, 9))
+    await writer.make_visible(chunk)
+    await writer.close()
+    assert "-s0000-00000007-" in chunk.target, "the number was known before the cut"
+    assert chunk.checksum == f"sha256:{whole.hexdigest()}"
+    head = s3_server.client().head_object(Bucket=bucket, Key=chunk.target, ChecksumMode="ENABLED")
+    content = s3_server.read(bucket, chunk.target)
+    parts = [content[at : at + PART_BYTES] for at in range(0, len(content), PART_BYTES)]
+    assert len(parts) == 4
+    joined = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).digest()
+    assert chunk.details["digest"] == f"{base64.b64encode(joined).decode()}-4"
+    assert head.get("ChecksumSHA256") == chunk.details["digest"]
+
+
+MEMORY = """
+import asyncio, os, resource, sys
+from sinks.base import Batch, Cut, Owner
+from sinks.formats import Format
+from sinks.s3 import S3Sink
+from sinks.specs import S3SinkSpec
+
+async def main():
+    sink = S3Sink(S3SinkSpec.model_validate_json(sys.stdin.read()), Format("json", "none"))
+    writer = sink.writer(Owner("default", "0199a1b2", "orders", "r", 1, "0", 1))
+    await writer.open()
+    rows = [os.urandom(1 << 19).hex().encode()]
+    peak = None
+    for number in range(300):
+        await writer.stage(Batch(rows))
+        if number == 60:
+            first = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    chunk = await writer.prepare(Cut(1, 1, 300, ("1",), ("300",), None))
+    await writer.make_visible(chunk)
+    await writer.close()
+    await sink.close()
+    last = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(chunk.target, chunk.bytes, first, last)
+
+asyncio.run(main())
+"""
+
+
+async def test_300_megabytes_in_one_object_take_no_more_memory_than_60(s3_server: S3Server, bucket: str):
+    definition = json.dumps(s3_server.definition(bucket))
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", MEMORY),
+        cwd=Path(__file__).parents[2],
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(120):
+        out, _ = await process.communicate(definition.encode())
+    target, size, at_60, at_300 = out.decode().split()
+    assert s3_server.objects(bucket) == {target: int(size)}
+    assert int(size) == 300 * ((1 << 20) + 1)
+    assert (int(at_300) - int(at_60)) * 1024 < LIBRARY_MEMORY / 4, "memory grows with the object"
+    assert int(at_300) < 200 * 1024, f"{int(at_300) // 1024} MiB"
+
+
+async def test_a_repeat_keeps_name_and_format_and_may_be_empty(
+    make: Callable[..., S3Sink], s3_server: S3Server, bucket: str
+):
+    first = await opened(make("gzip", prefix="{date:%H}"))
+    left = await prepared(first, 1, 1, 10)
+    writer = await opened(make("none", prefix="elsewhere"), NEXT)
+    assert await writer.visible([left]) is None
+    with pytest.raises(SinkRefused) as passed_over:
+        await prepared(writer, 1, 1, 10)
+    assert passed_over.value.code == "repeat_expected"
+    await writer.discard()
+    again = await writer.prepare(cut(1, 1, 0, repeat_of=left))
+    await writer.make_visible(again)
+    assert again.target == left.target
+    assert gzip.decompress(s3_server.read(bucket, left.target)) == b""
+    for one in (first, writer):
+        await one.close()
+
+
+async def test_an_empty_object_without_compression_takes_the_name(
+    make: Callable[..., S3Sink], s3_server: S3Server, bucket: str
+):
+    first = await opened(make())
+    left = await prepared(first, 1, 1, 10)
+    writer = await opened(make(), NEXT)
+    assert await writer.visible([left]) is None
+    again = await writer.prepare(cut(1, 1, 0, repeat_of=left))
+    await writer.make_visible(again)
+    assert s3_server.objects(bucket) == {left.target: 0}
+    # An upload that is gone can not fill the name, whether the store says so (NoSuchUpload) or, as versitygw does where
+    # the name is there, answers yes: what an owner without a lease is told is settled nowhere.
+    with suppress(SinkError):
+        await first.make_visible(left)
+    assert s3_server.objects(bucket) == {left.target: 0}
+    for one in (first, writer):
+        await one.close()
+
+
+async def test_a_repeat_that_staged_before_it_knew_begins_again(make: Callable[..., S3Sink]):
+    first = await opened(make("gzip"))
+    left = await prepared(first, 1, 1, 10)
+    writer = await opened(make("none"), NEXT)
+    with pytest.raises(Restage):
+        await prepared(writer, 1, 1, 10, repeat_of=left)
+    for one in (first, writer):
+        await one.close()
+
+
+async def test_a_name_that_is_taken_by_somebody_else_is_a_conflict_and_stays(
+    make: Callable[..., S3Sink], s3_server: S3Server, bucket: str
+):
+    writer = await opened(make())
+    chunk = await prepared(writer, 1, 1, 10)
+    s3_server.client().put_object(Bucket=bucket, Key=chunk.target, Body=b"somebody's")
+    with pytest.raises(SinkError) as taken:
+        await writer.make_visible(chunk)
+    assert taken.value.code == "name_taken"
+    assert taken.value.retryable
+    await writer.close()
+    assert s3_server.read(bucket, chunk.target) == b"somebody's"
+    other = await opened(make(), NEXT)
+    with pytest.raises(PositionConflict) as conflict:
+        await other.visible([chunk])
+    assert "move it away" in conflict.value.message
+    await other.close()
+
+
+async def test_of_two_owners_that_race_for_a_name_the_object_says_who_won(make: Callable[..., S3Sink]):
+    sink = make()
+    writer = await opened(sink)
+    first = await prepared(writer, 1, 1, 10)
+    await writer.make_visible(first)
+    await writer.close()
+    # A second try under the same name, as a new owner makes it that read before the first one appeared.
+    other = await opened(sink, NEXT)
+    assert await other.visible([]) is None
+    other._repeat = first
+    second = await prepared(other, 1, 1, 10, repeat_of=first)
+    with pytest.raises(SinkError) as lost:
+        await other.make_visible(second)
+    assert lost.value.code == "name_taken"
+    await other.close()
+    last = await opened(sink, replace(OWNER, epoch=7))
+    assert await last.visible([first, second]) == Mark(2, 5, 1, 1)
+    assert sink.receipt(first).etag
+    await last.close()
+
+
+# -- uploads that nobody ends ----------------------------------------------------------------------------------------
+
+
+async def test_discard_and_clean_up_leave_no_upload(make: Callable[..., S3Sink], s3_server: S3Server, bucket: str):
+    sink = make(prefix="x/{run}/{date}")
+    writers = [await opened(sink, replace(OWNER, split=str(number))) for number in range(3)]
+    chunks = [await prepared(writer, 1, 1, 5) for writer in writers]
+    stranger = await opened(sink, replace(OWNER, job_id="0199ffff"))
+    await prepared(stranger, 1, 1, 5)
+    assert len(s3_server.uploads(bucket)) == 4
+    began = time.monotonic()
+    await writers[0].discard()
+    assert time.monotonic() - began < 1
+    assert len(s3_server.uploads(bucket)) == 3
+    await sink.clean_up([replace(OWNER, split=str(number)) for number in (1, 2)])
+    assert [key.rpartition("/")[2][:8] for key in s3_server.uploads(bucket)] == ["0199ffff"]
+    for writer, chunk in zip(writers[1:], chunks[1:], strict=True):
+        with pytest.raises(SinkError) as fenced:
+            await writer.make_visible(chunk)
+        assert fenced.value.code == "upload_gone"
+    for writer in (*writers, stranger):
+        await writer.close()
+    assert s3_server.uploads(bucket) == []
+
+
+async def test_many_open_uploads_of_a_split_are_all_found(
+    make: Callable[..., S3Sink], s3_server: S3Server, bucket: str
+):
+    client = s3_server.client()
+    for number in range(30):
+        key = f"{JOB}-g0002-s000{number % 2}-{number:08d}-0011aabb.jsonl"
+        client.create_multipart_upload(Bucket=bucket, Key=key)
+    writer = await opened(make())
+    assert sorted(key.split("-s")[1][:4] for key in s3_server.uploads(bucket)) == ["0001"] * 15
+    await writer.close()
+
+
+# -- the finish step -------------------------------------------------------------------------------------------------
+
+
+async def finished(sink: S3Sink, count: int = 3) -> list[Prepared]:
+    chunks = []
+    for split in ("0", "1"):
+        writer = await opened(sink, replace(OWNER, split=split))
+        for sequence in range(1, count + 1):
+            chunks.append(await prepared(writer, sequence, sequence * 10, sequence * 10 + 4))
+            await writer.make_visible(chunks[-1])
+        await writer.close()
+    return chunks
+
+
+async def test_the_manifest_names_every_object_and_comes_out_the_same_twice(
+    make: Callable[..., S3Sink], s3_server: S3Server, bucket: str
+):
+    sink = make("zstd", prefix="exports/{job}/{date:%Y}/{run}/")
+    chunks = await finished(sink)
+    texts = []
+    for _ in range(2):
+        await sink.finish(replace(OWNER, split="finish"), settled(chunks))
+        texts.append(s3_server.read(bucket, f"exports/orders/_manifest-{JOB}-g0002.json"))
+    assert texts[0] == texts[1]
+    manifest = json.loads(texts[0])
+    assert (manifest["file_count"], manifest["rows"], manifest["generation"]) == (6, 30, 2)
+    assert [entry["file"].lstrip("/") for entry in manifest["files"]] == [chunk.target for chunk in chunks]
+    assert manifest["files"][0]["first_key"] == ["10"]
+    assert {entry["checksum"] for entry in manifest["files"]} == {chunk.checksum for chunk in chunks}
+    assert len(s3_server.objects(bucket)) == 7
+    assert s3_server.uploads(bucket) == []
+
+
+@pytest.mark.parametrize("fault", ["output_missing", "output_differs", "replaced", "output_unknown"])
+async def test_the_finish_step_finds_what_is_not_as_recorded(
+    make: Callable[..., S3Sink], s3_server: S3Server, bucket: str, fault: str
+):
+    sink = make()
+    chunks = await finished(sink)
+    client, victim = s3_server.client(), chunks[4]
+    content = s3_server.read(bucket, victim.target)
+    if fault == "output_missing":
+        client.delete_object(Bucket=bucket, Key=victim.target)
+    elif fault == "output_differs":
+        client.put_object(Bucket=bucket, Key=victim.target, Body=content + b"x")
+    elif fault == "replaced":
+        client.put_object(Bucket=bucket, Key=victim.target, Body=content[::-1])
+    else:
+        client.put_object(Bucket=bucket, Key=f"{JOB}-g0002-s0003-00000001-00112233.jsonl", Body=content)
+    with pytest.raises(PositionConflict) as caught:
+        await sink.finish(replace(OWNER, split="finish"), settled(chunks))
+    assert caught.value.code == {"replaced": "output_differs"}.get(fault, fault)
+    assert not [key for key in s3_server.objects(bucket) if "manifest" in key]
+    assert s3_server.uploads(bucket) == []
+
+
+# -- what the store can do -------------------------------------------------------------------------------------------
+
+
+async def test_conditional_writes_are_found_out_once_and_leave_nothing(
+    make: Callable[..., S3Sink], s3_server: S3Server, bucket: str
+):
+    sink = make(prefix="a/{date}/b")
+    target = await sink.prepare_target()
+    assert target == {"conditional_writes": True}
+    assert (s3_server.objects(bucket), s3_server.uploads(bucket)) == ({}, [])
+    assert sink.promise().guarantee is Guarantee.EXACTLY_ONCE
+    later = make(target=target)
+    assert await later.prepare_target() == target
+    assert "found out" not in later.promise().note
+
+
+async def test_a_store_without_conditional_writes_is_told_and_promised_less(moto_server: MotoServer):
+    async with Unconditional(moto_server) as store:
+        bucket = await asyncio.to_thread(moto_server.create_bucket)
+        spec = moto_server.spec(bucket, endpoint=store.endpoint)
+        sink = S3Sink(spec, Format())
+        target = await sink.prepare_target()
+        assert target == {"conditional_writes": False}
+        await sink.close()
+        sink = S3Sink(spec, Format(), target=target)
+        promise = sink.promise()
+        assert promise.guarantee is Guarantee.EXACTLY_ONCE_UNFENCED
+        assert "no conditional writes" in promise.note
+        writer = await opened(sink)
+        chunk = await prepared(writer, 1, 1, 10)
+        await asyncio.to_thread(moto_server.client().put_object, Bucket=bucket, Key=chunk.target, Body=b"theirs")
+        with pytest.raises(SinkError) as taken:
+            await writer.make_visible(chunk)
+        assert taken.value.code == "name_taken"
+        chunk = await prepared(writer, 2, 11, 20)
+        old, new = writer, await opened(sink, NEXT)
+        with pytest.raises(SinkError):  # moto breaks off with a 500 where others say NoSuchUpload
+            await old.make_visible(chunk)
+        assert chunk.target not in await asyncio.to_thread(moto_server.objects, bucket)
+        for one in (old, new):
+            await one.close()
+        await sink.close()
+
+
+async def test_terms_of_the_definition_are_each_objects(moto_server: MotoServer):
+    bucket = await asyncio.to_thread(moto_server.create_bucket)
+    terms = {
+        "storage_class": "STANDARD_IA",
+        "tags": {"team": "data + more", "cost center": "7"},
+        "encryption": {"algorithm": "aws:kms", "kms_key_id": "alias/rows"},
+    }
+    sink = S3Sink(moto_server.spec(bucket, **terms), Format())
+    writer = await opened(sink)
+    chunk = await prepared(writer, 1, 1, 10)
+    await writer.make_visible(chunk)
+    await writer.close()
+    await sink.close()
+
+    def seen() -> tuple[Any, ...]:
+        client = moto_server.client()
+        head = client.head_object(Bucket=bucket, Key=chunk.target)
+        tags = client.get_object_tagging(Bucket=bucket, Key=chunk.target)["TagSet"]
+        return head["StorageClass"], head["ServerSideEncryption"], {tag["Key"]: tag["Value"] for tag in tags}
+
+    assert await asyncio.to_thread(seen) == ("STANDARD_IA", "aws:kms", terms["tags"])
+
+
+# -- what can not be -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "kind"),
+    [
+        ({"bucket": "nobody-has-this"}, "bucket_missing", TargetGone),
+        ({"secret_access_key": "wrong"}, "authentication_failed", SinkRefused),
+        ({"access_key_id": "NOBODY"}, "authentication_failed", SinkRefused),
+        ({"access_key_id": None, "secret_access_key": None}, "credentials_required", SinkRefused),
+        ({"secret_access_key": None}, "credentials_required", SinkRefused),
+    ],
+)
+async def test_a_definition_that_does_not_fit_the_store_is_refused_with_a_remedy(
+    make: Callable[..., S3Sink], s3_server: S3Server, changes: dict[str, Any], code: str, kind: type[SinkError]
+):
+    sink = make(**changes)
+    writer = sink.writer(OWNER)
+    for step in (writer.open, sink.prepare_target):
+        with pytest.raises(kind) as caught:
+            await step()
+        assert caught.value.code == code
+        assert not caught.value.retryable
+        assert s3_server.secret_key not in f"{caught.value!r} {caught.value.__cause__!r}"
+    findings = await sink.check()
+    assert [(one.severity, one.code) for one in findings] == [("error", code)]
+    await writer.close()
+
+
+async def test_a_missing_right_is_named(make: Callable[..., S3Sink], s3_server: S3Server):
+    access, hidden = await asyncio.to_thread(s3_server.create_user)
+    sink = make(access_key_id=access, secret_access_key=hidden)
+    with pytest.raises(SinkRefused) as caught:
+        await sink.prepare_target()
+    assert caught.value.code == "right_missing"
+    assert "s3:ListBucketMultipartUploads" in caught.value.message
+    assert access in caught.value.message
+
+
+async def test_the_hosts_own_credentials_are_for_allowed_buckets(
+    make: Callable[..., S3Sink], s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.secret_key)
+    nobody = {"access_key_id": None, "secret_access_key": None}
+    assert await make(**nobody, ambient=True).check() == []
+    assert [one.code for one in await make(**nobody).check()] == ["credentials_required"]
+
+
+async def test_an_address_that_is_not_allowed_is_asked_for_before_anything_is_sent(make: Callable[..., S3Sink]):
+    asked: list[tuple[str, int]] = []
+
+    async def guard(host: str, port: int) -> None:
+        asked.append((host, port))
+        raise SinkRefused("destination_refused", "s3 destination is not allowed here")
+
+    sink = make(guard=guard)
+    with pytest.raises(SinkRefused) as caught:
+        await sink.prepare_target()
+    assert caught.value.code == "destination_refused"
+    assert asked == [("127.0.0.1", sink_port(sink))]
+    assert [one.pointer for one in await sink.check()] == ["/sink/endpoint_url"]
+
+
+async def test_every_request_is_asked_for_by_its_own_address(make: Callable[..., S3Sink]):
+    asked: list[tuple[str, int]] = []
+
+    async def guard(host: str, port: int) -> None:
+        asked.append((host, port))
+
+    sink = make(guard=guard)
+    writer = await opened(sink)
+    await writer.make_visible(await prepared(writer, 1, 1, 3))
+    await writer.close()
+    assert len(asked) == 5, "once before connecting, then list, create, part, complete"
+    assert set(asked) == {("127.0.0.1", sink_port(sink))}
+
+
+def sink_port(sink: S3Sink) -> int:
+    return int((sink.spec.endpoint_url or "").rpartition(":")[2])
+
+
+async def test_no_secret_is_logged_at_the_most_talkative_level(
+    make: Callable[..., S3Sink], s3_server: S3Server, caplog: pytest.LogCaptureFixture
+):
+    token = secret("a-session-token-that-must-not-be-logged")
+    with caplog.at_level(logging.DEBUG):
+        sink = make()
+        writer = await opened(sink)
+        await writer.make_visible(await prepared(writer, 1, 1, 3))
+        await writer.close()
+        await make(session_token=token).check()
+    said = caplog.text
+    assert s3_server.secret_key not in said
+    assert token not in said
+    assert "Authorization" not in said
+
+
+async def test_nothing_of_the_client_is_loaded_before_the_first_connection():
+    code = (
+        "import sys; from pathlib import Path; from sinks.registry import *\n"
+        "sink = build(parse({'kind': 's3', 'bucket': 'rows'}), Context(files=Path()))\n"
+        "print(sink.promise().guarantee.value, 'aiobotocore' in sys.modules, 'aiohttp' in sys.modules)"
+    )
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["exactly_once", "False", "False"]
