@@ -61,8 +61,6 @@ class Step:
     lease_seconds: float
     target: Mapping[str, object] = field(default_factory=dict)
     """What the sink said of its target when the generation was planned; empty before."""
-    may_resume: bool = False
-    """The job has run before in this generation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +118,6 @@ class SplitState:
     prepared: Sequence[ChunkRecord]
     """Every stored try of the one prepared, unsettled chunk."""
     done: bool = False
-    last_settled: ChunkRecord | None = None
-    """The try that was settled last, as long as its record is kept: what a sink remembers of its target."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,7 +95,6 @@ class Leases(Held):
             secrets=self._box.open(work["secrets"]),
             lease_seconds=lease_seconds,
             target=work["target"],
-            may_resume=work["earlier_run"] or lease.epoch > 1,
         )
 
     async def _give_up(self, connection: Connection, lease: Lease, error: Permanent) -> None:

@@ -54,7 +54,7 @@ async def test_the_first_claim_makes_a_queued_job_running_with_one_event(control
     await control.sql('UPDATE jobs SET spec = spec || \'{"mode": "full"}\', secrets = NULL WHERE id = $1', job_id)
     step = await control.claimed()
     assert (step.lease.kind, step.lease.ordinal, step.lease.epoch, step.lease.owner) == (StepKind.PLAN, 0, 1, "one")
-    assert (step.account, step.run_number, step.may_resume, step.lease_seconds) == ("default", 1, False, LEASE_SECONDS)
+    assert (step.account, step.run_number, step.lease_seconds) == ("default", 1, LEASE_SECONDS)
     # The generation's snapshot, not what the job says now.
     assert "mode" not in step.spec
     assert step.secrets == {"/sink/password": "s3cret"}
@@ -135,18 +135,18 @@ async def test_a_step_that_grew_old_while_its_claim_waited_is_not_claimed(contro
     assert (await control.value("SELECT sum(epoch) FROM steps WHERE kind = 'split'")) == 0
 
 
-async def test_may_resume_after_another_run_or_another_lease(control: Control) -> None:
+async def test_a_step_taken_again_has_a_higher_epoch_and_a_new_run_its_number(control: Control) -> None:
     job_id = await control.job()
     await control.verb(job_id, Event.START)
     first = await control.claimed()
     await control.store.release(first.lease)
     again = await control.claimed()
-    assert (first.may_resume, again.may_resume, again.lease.epoch) == (False, True, 2)
+    assert (first.lease.epoch, again.lease.epoch) == (1, 2)
     await control.store.save_plan(again.lease, [OpenRange(None, None)], bound=None, tail=False, estimated_rows=None)
     await control.verb(job_id, Event.STOP)
     await control.verb(job_id, Event.START)
     step = await control.claimed()
-    assert (step.may_resume, step.lease.epoch, step.run_number) == (True, 1, 2)
+    assert (step.lease.epoch, step.run_number) == (1, 2)
 
 
 async def test_claims_at_once_never_share_a_step(control: Control) -> None:

@@ -40,9 +40,7 @@ RETURNING s.epoch;
 
 -- name: work
 -- What the holder of a fresh lease needs to know.
-SELECT a.name AS account, j.name AS job_name, j.run_id, j.run_number, g.spec, g.secrets, g.target,
-    EXISTS (SELECT FROM runs r WHERE r.job_id = j.id AND r.generation = g.number AND r.number < j.run_number)
-        AS earlier_run
+SELECT a.name AS account, j.name AS job_name, j.run_id, j.run_number, g.spec, g.secrets, g.target
 FROM jobs j
 JOIN accounts a ON a.id = j.account_id
 JOIN generations g ON g.job_id = j.id AND g.number = $2
