@@ -190,7 +190,9 @@ class HdfsWriter:
     async def _stored(self, upload: ChunkUpload) -> str:
         """HDFS's own checksum of the file, once its length is what was sent."""
         what = "writing"
-        found = await self._client.status(upload.path, what)
+        found, stored = await asyncio.gather(
+            self._client.status(upload.path, what), self._client.checksum(upload.path, what)
+        )
         if found is None:
             raise temporary_gone(self._client.place, what)
         if found.length != upload.size:
@@ -199,7 +201,7 @@ class HdfsWriter:
                 f"{self._client.place.doing(what)}: the temporary file has {found.length} bytes of {upload.size}; it "
                 "is written again",
             )
-        return await self._client.checksum(upload.path, what)
+        return stored
 
     def _upload(self) -> ChunkUpload:
         if self._staged is None:
