@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import pytest
 
-from tests.support.s3 import Unconditional
+from tests.support.s3 import OlderStore
 from tests.support.service import ServiceProcess
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ async def test_a_job_runs_with_a_credential_and_its_secret_is_nowhere(
         ]
         answers.append(await api.outputs("orders"))
         given = await api.create(job(sink | {"credential": None} | keys, name="given"))
-        assert given["sink"]["secret_access_key"] == "***"
+        assert given["spec"]["sink"]["secret_access_key"] == "***"
         answers += [given, await api.call("POST", "/v1/jobs:validate", json=job(sink))]
         assert (await api.get("orders"))["guarantee"] == "exactly_once"
     rows = [row for key in await asyncio.to_thread(s3_server.objects, bucket) if "manifest" not in key for row in
@@ -88,7 +88,7 @@ async def test_a_job_runs_with_a_credential_and_its_secret_is_nowhere(
 
 
 async def test_what_a_store_lacks_stands_in_the_jobs_guarantee(service: ServiceProcess, moto_server: MotoServer):
-    async with Unconditional(moto_server) as store:
+    async with OlderStore(moto_server) as store:
         bucket = await asyncio.to_thread(moto_server.create_bucket)
         async with service.client() as api:
             made = await api.create(job(moto_server.definition(bucket, endpoint=store.endpoint)), start=True)
