@@ -204,7 +204,7 @@ def _session(*, ambient: bool) -> AioSession:
         logger = logging.getLogger(name)
         logger.setLevel(max(logging.INFO, logger.level))
     # Name in the configuration, environment variable, default, conversion: without the first two nothing is looked up.
-    foreign = {name: (None, None, os.devnull, None) for name in ("config_file", "credentials_file")}
+    foreign = dict.fromkeys(("config_file", "credentials_file"), (None, None, os.devnull, None))
     session = AioSession(session_vars=None if ambient else foreign | {"profile": (None, None, None, None)})
 
     async def warm() -> None:
