@@ -10,6 +10,7 @@ older one fails for want of its source, however late it comes.
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -88,7 +89,9 @@ class HdfsWriter:
             mark = tries.adopted(self._owner, target, size, checksum, same)
             # The NameNode's log is one sequence: an entry that is acknowledged makes durable the rename before it,
             # which another's call saw and its own may not have survived.
-            await self._client.done("PUT", "SETPERMISSION", self._folder, what, permission="755")
+            await self._client.done(
+                "PUT", "SETTIMES", self._folder, what, modificationtime=str(time.time_ns() // 10**6)
+            )
             return mark
         self._repeat = tries.newest(prepared)
         return None
