@@ -123,3 +123,25 @@ async def test_a_destination_of_another_kind_is_not_one_of_this(
         await api.put_datasource("shop", database)
         answer = await api.validate(job(opensearch_server.url))
     assert "destination_refused" in [one["code"] for one in answer["findings"] if one["pointer"].startswith("/sink")]
+
+
+async def test_replace_refuses_what_would_show_readers_a_part_alone(
+    service: ServiceProcess, opensearch_server: SearchServer
+):
+    index = opensearch_server.index_name()
+    given = job(opensearch_server.url, sink={"index": index, "strategy": "replace"}, mode="full")
+    async with service.client() as api:
+        await api.create(given, start=True)
+        await api.wait_for_state("orders", "successful", timeout=40)
+        checkpoint = await api.request("GET", "/v1/jobs/orders/checkpoint")
+        body = {"generation": checkpoint.body["generation"], "last_id": "250", "allow_repeats": True}
+        etag = {"If-Match": checkpoint.headers["ETag"]} if "ETag" in checkpoint.headers else {}
+        put = await api.request("PUT", "/v1/jobs/orders/checkpoint", json=body, headers=etag)
+        assert (put.status, put.body["code"]) == (409, "replace_needs_all"), put.body
+        changed = given | {"source": given["source"] | {"where": "id > 100"}}
+        kept = await api.request("PUT", "/v1/jobs/orders", params={"position": "keep"}, json=changed)
+        assert (kept.status, kept.body["code"]) == (409, "replace_needs_all"), kept.body
+        await api.call("PUT", "/v1/jobs/orders", params={"position": "reset"}, json=changed)
+        await api.start("orders")
+        await api.wait_for_state("orders", "successful", timeout=40)
+    assert len(await asyncio.to_thread(opensearch_server.documents, index)) == 400
