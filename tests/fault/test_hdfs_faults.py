@@ -9,6 +9,7 @@ import pytest
 from tests.fault.hdfs_target import HdfsTarget
 from tests.fault.scenario import Scenario
 from tests.fault.test_kafka_kills import AND_THE_NEXT_STEP, BETWEEN_STEPS
+from tests.support.client import ApiError
 from tests.support.waiting import happened, until
 
 if TYPE_CHECKING:
@@ -120,8 +121,26 @@ async def test_an_abort_leaves_nothing_behind_that_the_next_start_does_not_find(
 async def test_a_user_without_rights_ends_in_error_with_a_remedy(scenario: Scenario, hdfs_server: HdfsServer):
     hdfs_server.call("PUT", "MKDIRS", "/of-the-superuser", permission="755")
     job = await scenario.create("orders", sink={"path": "/of-the-superuser/orders"})
+    async with scenario.client() as api:
+        findings = (await api.validate(job.spec))["findings"]
+    assert ("/sink/path", "permission_denied") in [(one["pointer"], one["code"]) for one in findings]
     await scenario.start(job)
     answer = await scenario.wait_for_state(job, "error")
     [told] = [error["message"] for error in answer["errors"] if "give user 'ann' the right" in error["message"]]
     assert "'/of-the-superuser/orders'" in told
     assert answer["errors"][0]["code"] == "permission_denied"
+
+
+async def test_a_definition_that_can_not_be_is_refused_by_field(scenario: Scenario):
+    for field, value in (
+        ("url", "hdfs://nn:8020"),
+        ("url", "http://ann:pw@nn:9870"),
+        ("path", "exports/orders"),
+        ("path", "/exports/../etc"),
+        ("user", "ann&doas=hdfs"),
+        ("replication", 0),
+    ):
+        with pytest.raises(ApiError) as refused:
+            await scenario.create("orders", sink={field: value})
+        assert refused.value.status == 422
+        assert [error["pointer"] for error in refused.value.body["errors"]] == [f"/sink/{field}"]
