@@ -24,6 +24,10 @@ ENDPOINT_FIELDS: Final = frozenset(
 )
 
 
+BESIDE_THEM: Final = frozenset({"access_key_id"})
+"""What a stored credential may hold beside secrets: no secret itself, but changed together with one."""
+
+
 class SecretRefused(RowferryError):
     """A secret field that can not stand as given. `pointer` says which; answered as 422."""
 

@@ -14,7 +14,6 @@ from urllib.parse import quote, urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
-from yarl import URL
 
 from sinks.elasticsearch_errors import Names, Told, from_exception, refusal
 
@@ -66,7 +65,7 @@ class Client:
         """One request, sent once. Raises SinkError for a connection that fails, and for an answer that is neither a
         success nor in `accept`."""
         parameters = "&".join(f"{name}={quote(value, safe='*,.')}" for name, value in (query or {}).items())
-        url = URL(f"{self._spec.url}{path}{'?' if parameters else ''}{parameters}", encoded=True)
+        url = f"{self._spec.url}{path}{'?' if parameters else ''}{parameters}"
         lines = isinstance(body, bytes)
         data = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
         try:

@@ -56,6 +56,7 @@ class Upload:
             self._waiting += len(data)
             self._blocks.append(data)
             self._more.set()
+        self._check_alive()
         if self._waiting >= BEGIN_BYTES:
             self._begin()
         while self._waiting > LONGEST_QUEUE:
@@ -115,9 +116,7 @@ class Upload:
     async def _progress(self) -> None:
         """Wait until some bytes are gone, or raise what became of the request."""
         assert self._task is not None
-        if self._task.done():
-            self._task.result()
-            raise SinkUnavailable("sink_unavailable", f"HDFS answered before {self.path!r} was written to its end")
+        self._check_alive()
         self._less.clear()
         waiter = asyncio.create_task(self._less.wait())
         try:
@@ -128,6 +127,12 @@ class Upload:
             waiter.cancel()
         if not done:
             raise self._slow(self._client.patience)
+
+    def _check_alive(self) -> None:
+        """Raise what became of a request that has ended although there is more to send."""
+        if self._task is not None and self._task.done():
+            self._task.result()
+            raise SinkUnavailable("sink_unavailable", f"HDFS answered before {self.path!r} was written to its end")
 
     def _slow(self, patience: float) -> SinkError:
         said = self._client.place.doing("writing")

@@ -136,7 +136,7 @@ class Wire:
             try:
                 return await self._ask(address, method, op, path, what, parameters)
             except _Elsewhere as elsewhere:
-                last = elsewhere.error if last is None or last.code == "standby" else last
+                last = elsewhere.error if last is None or last.code == "namenode_standby" else last
                 self._nodes.failed(address)
         assert last is not None
         raise last
@@ -160,7 +160,7 @@ class Wire:
         except RemoteError as error:
             if error.exception == STANDBY:
                 text = f"{self.place.doing(what)}: {address} is in standby; name the active NameNode in sink.url too"
-                raise _Elsewhere(SinkUnavailable("standby", text)) from error
+                raise _Elsewhere(SinkUnavailable("namenode_standby", text)) from error
             if error.exception == RETRIABLE or not error.exception:
                 raise _Elsewhere(translated(self.place, what, error)) from error
             raise

@@ -10,6 +10,7 @@ older one fails for want of its source, however late it comes.
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -88,7 +89,9 @@ class HdfsWriter:
             mark = tries.adopted(self._owner, target, size, checksum, same)
             # The NameNode's log is one sequence: an entry that is acknowledged makes durable the rename before it,
             # which another's call saw and its own may not have survived.
-            await self._client.done("PUT", "SETPERMISSION", self._folder, what, permission="755")
+            await self._client.done(
+                "PUT", "SETTIMES", self._folder, what, modificationtime=str(time.time_ns() // 10**6)
+            )
             return mark
         self._repeat = tries.newest(prepared)
         return None
@@ -190,7 +193,9 @@ class HdfsWriter:
     async def _stored(self, upload: ChunkUpload) -> str:
         """HDFS's own checksum of the file, once its length is what was sent."""
         what = "writing"
-        found = await self._client.status(upload.path, what)
+        found, stored = await asyncio.gather(
+            self._client.status(upload.path, what), self._client.checksum(upload.path, what)
+        )
         if found is None:
             raise temporary_gone(self._client.place, what)
         if found.length != upload.size:
@@ -199,7 +204,7 @@ class HdfsWriter:
                 f"{self._client.place.doing(what)}: the temporary file has {found.length} bytes of {upload.size}; it "
                 "is written again",
             )
-        return await self._client.checksum(upload.path, what)
+        return stored
 
     def _upload(self) -> ChunkUpload:
         if self._staged is None:

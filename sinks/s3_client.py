@@ -203,11 +203,9 @@ def _session(*, ambient: bool) -> AioSession:
     for name in ("botocore", "aiobotocore"):
         logger = logging.getLogger(name)
         logger.setLevel(max(logging.INFO, logger.level))
-    session = AioSession()
-    if not ambient:
-        for variable in ("config_file", "credentials_file"):
-            session.set_config_variable(variable, os.devnull)
-        session.set_config_variable("profile", None)
+    # Name in the configuration, environment variable, default, conversion: without the first two nothing is looked up.
+    foreign = dict.fromkeys(("config_file", "credentials_file"), (None, None, os.devnull, None))
+    session = AioSession(session_vars=None if ambient else foreign | {"profile": (None, None, None, None)})
 
     async def warm() -> None:
         keys = {"aws_access_key_id": "warm", "aws_secret_access_key": "warm"}

@@ -14,6 +14,7 @@ from service.domain.records import OpenRange
 from service.domain.spec import JobSpec
 from sinks import registry
 from sinks.base import SinkError
+from workers.guarantees import FOLLOWING, guaranteed
 from workers.retrying import from_sink
 from workers.sources.sql import SqlError, parse_expression, parse_query
 
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
     from workers.sources.base import Reader, Source
 
 LIMIT_SECONDS = 15.0
-FOLLOWING = frozenset({"incremental", "continuous"})
-"""Modes that come back for rows that are not there yet."""
-
 T = TypeVar("T")
 
 
@@ -47,7 +45,7 @@ class DefinitionInspector:
     def promise(self, spec: Mapping[str, object]) -> tuple[str, str]:
         """See the port."""
         promise = registry.build(_parsed(spec), registry.Context(files=Path())).promise()
-        return promise.guarantee.value, "; ".join(filter(None, (promise.note, _reading_note(spec))))
+        return guaranteed(spec, promise)
 
     async def validate(self, account: str, spec: Mapping[str, object], secrets: Mapping[str, str]) -> Sequence[Finding]:
         """See the port."""
@@ -259,23 +257,3 @@ def _check_mode(spec: Mapping[str, object]) -> Sequence[Finding]:
             )
         )
     return found
-
-
-def _reading_note(spec: Mapping[str, object]) -> str:
-    job = JobSpec.model_validate(spec)
-    if job.mode not in FOLLOWING:
-        return ""
-    match job.options.safety.kind:
-        case "none":
-            return "safety none: rows that commit after a larger key was read are passed over"
-        case "delay":
-            return (
-                f"safety delay: rows that commit more than {job.options.safety.delay_seconds:g} seconds after a larger "
-                "key are passed over"
-            )
-        case _:
-            return (
-                "rows that match source.where only after their key became final are passed over"
-                if job.source.where
-                else ""
-            )

@@ -15,6 +15,7 @@ from service.domain.spec import JobSpec
 from sinks.base import SinkError, TargetGone
 from workers.chunks import settlement, to_prepared, to_record
 from workers.delivery import position_conflict, position_unknown, stage_again
+from workers.guarantees import guaranteed
 from workers.recovery import Action, decide
 from workers.retrying import Retry
 from workers.signals import Point
@@ -75,6 +76,15 @@ class PlanWork:
         sink = await self._place.sinks.sink(step.account, step.spec, step.secrets, before.target)
         try:
             return await sink.prepare_target()
+        finally:
+            await sink.close()
+
+    async def _promise(self, target: Mapping[str, object]) -> tuple[str, str]:
+        """What the job delivers into this very target, which may be less than its kind can do."""
+        step = self._step
+        sink = await self._place.sinks.sink(step.account, step.spec, step.secrets, target)
+        try:
+            return guaranteed(step.spec, sink.promise())
         finally:
             await sink.close()
 
@@ -190,9 +200,16 @@ class PlanWork:
         if tail:
             splits.append(OpenRange(end, None))
         await self._reached(Point.BOUNDED)
+        promise = await self._promise(target)
         with self._control.last_write():
             await self._place.store.save_plan(
-                self._lease, splits, bound=end, tail=tail, estimated_rows=rows or None, target=target
+                self._lease,
+                splits,
+                bound=end,
+                tail=tail,
+                estimated_rows=rows or None,
+                target=target,
+                promise=promise,
             )
         log.info(LogEvent.PLANNED, splits=len(splits), bound=shown(end), estimated_rows=rows)
 

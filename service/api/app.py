@@ -86,7 +86,11 @@ def build(
         verbs=Verbs(store, wake, closing),
         checkpoints=Checkpoints(store, inspector),
         datasources=Datasources(registry, inspector, references, lambda data: validate(DatasourceDefinition, data)),
-        credentials=Credentials(registry, lambda data: validate(CredentialDefinition, data), secret_names),
+        credentials=Credentials(
+            registry,
+            lambda data: validate(CredentialDefinition, data),
+            secret_names | secret_fields.BESIDE_THEM,
+        ),
         tokens=Tokens(registry, digest),
         checks={"database": store.ping, **(checks or {})},
         metrics=metrics,

@@ -101,9 +101,11 @@ class StepStore(Protocol):
         tail: bool,
         estimated_rows: int | None,
         target: Mapping[str, object] | None = None,
+        promise: tuple[str, str] | None = None,
     ) -> None:
         """The plan step is done: splits and their steps exist (`tail`: the last one waits until the others are done);
-        without any split the finish step is ready. `target` is kept for the sinks of later steps."""
+        without any split the finish step is ready. `target` is kept for the sinks of later steps; `promise` is the
+        job's guarantee and its note from here on."""
 
     async def split(self, lease: Lease) -> SplitState:
         """Where the leased split stands."""

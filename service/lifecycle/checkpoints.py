@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from service.domain.errors import Conflict, Permanent
 from service.domain.states import LIVE, verbs
 from service.lifecycle.errors import Refused
-from service.lifecycle.jobs import bounded
+from service.lifecycle.jobs import bounded, refuse_part
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,8 +34,10 @@ class Checkpoints:
         allow_repeats: bool,
     ) -> tuple[Job, Sequence[OpenRange]]:
         """The job afterwards, and the delivered ranges that will come again. Raises Conflict `job_running`,
-        `generation_changed`, `would_repeat` (with the ranges) unless `allow_repeats`; Refused `key_invalid`."""
+        `generation_changed`, `replace_needs_all`, `would_repeat` (with the ranges) unless `allow_repeats`; Refused
+        `key_invalid`."""
         _refuse_stale(job, seen_generation)
+        refuse_part(job.spec, "a checkpoint", "start from the beginning, or use strategy incremental")
         secrets = await self._store.secrets(account, job.id)
         try:
             async with bounded():

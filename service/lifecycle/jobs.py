@@ -81,7 +81,7 @@ class Jobs:
         position: str | None,
     ) -> Job:
         """A new definition for a job that is there. Raises as `create`, and Conflict `job_running`,
-        `revision_changed`, `position_incompatible`."""
+        `revision_changed`, `position_incompatible`, `replace_needs_all`."""
         for _ in range(_ROUNDS):
             try:
                 return await self._replace(account, actor, job, given, if_revision=if_revision, position=position)
@@ -106,6 +106,7 @@ class Jobs:
         await self._refuse_errors(account, parts.spec)
         changed = target_changed(job.spec, parts.spec)
         if position == "keep" and changed and job.last_id is not None:
+            refuse_part(parts.spec, "?position=keep", "use ?position=reset")
             await self._check_key_types(account, parts, job)
         guarantee, note = self._inspector.promise(parts.spec)
         return await self._store.replace(
@@ -220,6 +221,18 @@ class Jobs:
                 f"the position {list(job.last_id or ())} can not be kept: {error.message}",
                 hint="use ?position=reset",
             ) from error
+
+
+def refuse_part(spec: Mapping[str, Any], asked: str, hint: str) -> None:
+    """Where readers see one generation alone, a generation of a part would hide the rest. Raises Conflict
+    `replace_needs_all`."""
+    if spec["sink"].get("strategy") == "replace":
+        raise Conflict(
+            "replace_needs_all",
+            f"{asked} makes a generation of a part of the rows, and sink.strategy 'replace' would show readers that "
+            "part alone",
+            hint=hint,
+        )
 
 
 def target_changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:

@@ -105,6 +105,7 @@ class Plans(Held):
         tail: bool,
         estimated_rows: int | None,
         target: Mapping[str, object] | None = None,
+        promise: tuple[str, str] | None = None,
     ) -> None:
         """As `StepStore.save_plan`; ordinals are places in `splits`."""
         async with self._held(lease, StepKind.PLAN) as (connection, job):
@@ -114,6 +115,8 @@ class Plans(Held):
             await connection.execute(SQL["insert_split_steps"], *generation)
             await connection.execute(SQL["insert_finish_step"], *generation, len(splits))
             await connection.execute(SQL["planned"], *generation, key_in(bound), estimated_rows, dict(target or {}))
+            if promise is not None:
+                await connection.execute(SQL["promised"], lease.job_id, *promise)
             await connection.execute(SQL["plan_of_run"], lease.run_id, len(splits), estimated_rows)
             await show_last_id(connection, *generation, lease.run_id)
             await connection.execute(LEASES["note_progress"], lease.job_id)

@@ -8,7 +8,7 @@ import hashlib
 import json
 import uuid
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import zstandard
@@ -43,13 +43,14 @@ from tests.integration.hdfs_cases import (
     stream,
     write,
 )
+from tests.support.hdfs import HdfsServer
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from sinks.hdfs import HdfsSink
-    from tests.support.hdfs import HdfsProxies, HdfsServer
+    from tests.support.hdfs import HdfsProxies
 
 
 @pytest.fixture
@@ -463,14 +464,22 @@ async def test_a_file_where_a_folder_is_needed_is_refused(folder: Folder, below:
     assert caught.value.code == "folder_not_writable"
 
 
-async def test_more_copies_than_the_cluster_allows_are_refused_before_the_first_row(folder: Folder):
-    sink = folder.sink(replication=512)
-    await sink.prepare_target()
-    limited = folder.sink(replication=511)
-    await limited.prepare_target()
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"replication": HdfsServer.most_copies + 1}, "replication_not_allowed"),
+        ({"path": f"/jobs/{'x' * (HdfsServer.longest_name + 1)}"}, "path_not_allowed"),
+    ],
+)
+async def test_what_the_cluster_does_not_allow_is_refused_before_the_first_row(
+    folder: Folder, fields: dict[str, Any], code: str
+):
+    with pytest.raises(SinkRefused) as caught:
+        await folder.sink(**fields).prepare_target()
+    assert caught.value.code == code
 
 
-async def test_a_name_that_is_too_long_for_the_cluster_is_refused(folder: Folder):
-    sink = folder.sink(path=f"{folder.path}/{'ä' * 127}x")
+async def test_what_the_cluster_just_allows_is_taken(folder: Folder):
+    sink = folder.sink(replication=HdfsServer.most_copies, path=f"{folder.path}/{'x' * HdfsServer.longest_name}")
     await sink.prepare_target()
     await sink.clean_up([OWNER])

@@ -263,8 +263,8 @@ async def test_the_next_namenode_is_asked_when_the_first_is_in_standby(folder: F
         alone = folder.sink(url=standby.url)
         with pytest.raises(SinkUnavailable) as caught:
             await opened(alone, epoch=6)
-        assert caught.value.code == "standby"
-        assert [one.code for one in await alone.check()] == ["standby"]
+        assert caught.value.code == "namenode_standby"
+        assert [one.code for one in await alone.check()] == ["namenode_standby"]
     finally:
         standby.close()
     assert len(await folder.outputs()) == 2

@@ -36,7 +36,7 @@ from sinks.base import (
 from sinks.formats import Format
 from sinks.s3 import S3Sink
 from sinks.s3_upload import PART_BYTES
-from tests.support.s3 import Unconditional
+from tests.support.s3 import OlderStore
 from tests.support.secrecy import secret
 
 if TYPE_CHECKING:
@@ -406,7 +406,7 @@ async def test_conditional_writes_are_found_out_once_and_leave_nothing(
 
 
 async def test_a_store_without_conditional_writes_is_told_and_promised_less(moto_server: MotoServer):
-    async with Unconditional(moto_server) as store:
+    async with OlderStore(moto_server) as store:
         bucket = await asyncio.to_thread(moto_server.create_bucket)
         spec = moto_server.spec(bucket, endpoint=store.endpoint)
         sink = S3Sink(spec, Format())
@@ -430,6 +430,24 @@ async def test_a_store_without_conditional_writes_is_told_and_promised_less(moto
         assert chunk.target not in await asyncio.to_thread(moto_server.objects, bucket)
         for one in (old, new):
             await one.close()
+        await sink.close()
+
+
+async def test_a_store_without_checksums_gets_the_md5_of_each_part(moto_server: MotoServer):
+    async with OlderStore(moto_server, checksums=False) as store:
+        bucket = await asyncio.to_thread(moto_server.create_bucket)
+        sink = S3Sink(moto_server.spec(bucket, endpoint=store.endpoint), Format())
+        assert await sink.check() == []
+        await sink.prepare_target()
+        before = store.parts_with_md5
+        writer = await opened(sink)
+        chunk = await prepared(writer, 1, 1, 10)
+        await writer.make_visible(chunk)
+        assert store.parts_with_md5 == before + 1
+        assert chunk.details["digest"] is None
+        await sink.finish(replace(OWNER, split="finish"), settled([chunk]))
+        assert (await asyncio.to_thread(moto_server.read, bucket, chunk.target)).splitlines() == values(1, 10)
+        await writer.close()
         await sink.close()
 
 
@@ -503,6 +521,43 @@ async def test_the_hosts_own_credentials_are_for_allowed_buckets(
     nobody = {"access_key_id": None, "secret_access_key": None}
     assert await make(**nobody, ambient=True).check() == []
     assert [one.code for one in await make(**nobody).check()] == ["credentials_required"]
+
+
+async def test_nothing_of_the_hosts_own_settings_reaches_a_job_with_keys(
+    s3_server: S3Server, bucket: str, tmp_path: Path
+):
+    """In a process of its own: the session is made once."""
+    config = tmp_path / "config"
+    config.write_text("[default]\nregion = nowhere-1\nendpoint_url = http://127.0.0.1:1\n")
+    hostile = {
+        "AWS_PROFILE": "nobody",
+        "AWS_CONFIG_FILE": str(config),
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:1",
+        "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:1",
+        "AWS_ACCESS_KEY_ID": "the-hosts-own",
+        "AWS_SECRET_ACCESS_KEY": "the-hosts-own",
+        "AWS_SESSION_TOKEN": "the-hosts-own",
+        "AWS_DEFAULT_REGION": "nowhere-1",
+    }
+    code = (
+        "import asyncio, sys; from sinks.formats import Format; from sinks.s3 import S3Sink\n"
+        "from sinks.specs import S3SinkSpec\n"
+        "async def main():\n"
+        "    sink = S3Sink(S3SinkSpec.model_validate_json(sys.stdin.read()), Format())\n"
+        "    print(await sink.check()); await sink.close()\n"
+        "asyncio.run(main())"
+    )
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | hostile,
+        input=json.dumps(s3_server.definition(bucket)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "[]\n", done.stderr
 
 
 async def test_an_address_that_is_not_allowed_is_asked_for_before_anything_is_sent(make: Callable[..., S3Sink]):

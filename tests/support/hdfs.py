@@ -59,6 +59,11 @@ class HdfsServer:
     as on a Unix file system; `hdfs` is the superuser, and / is open to everybody, with the sticky bit.
     """
 
+    most_copies = 16
+    """The largest replication of a file."""
+    longest_name = 200
+    """The longest component of a path, in bytes."""
+
     def __init__(
         self, *, folder: Path | None = None, settings: Mapping[str, str] | None = None, standby: bool = False
     ) -> None:
@@ -253,6 +258,8 @@ class HdfsServer:
             "dfs.datanode.hostname": LOOPBACK,
             "dfs.namenode.datanode.registration.ip-hostname-check": "false",
             "dfs.namenode.safemode.extension": "0",
+            "dfs.replication.max": str(self.most_copies),
+            "dfs.namenode.fs-limits.max-component-length": str(self.longest_name),
             "dfs.heartbeat.interval": "1",
             # How long the DataNode waits before it asks again whether a file is complete; 400 ms a file otherwise.
             "dfs.client.block.write.locateFollowingBlock.initial.delay.ms": "20",

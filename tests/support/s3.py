@@ -35,6 +35,7 @@ VERSION = "v1.8.0"
 PROGRAM = f"github.com/versity/versitygw/cmd/versitygw@{VERSION}"
 REGION = "us-east-1"
 _BUILD_SECONDS = 900
+_NOT_IMPLEMENTED = "<Error><Code>NotImplemented</Code><Message>no such header here</Message></Error>"
 _READY_SECONDS = 60
 
 
@@ -215,11 +216,13 @@ class MotoServer(_Server):
         return self
 
 
-class Unconditional:
-    """A store without conditional writes: forwards to moto and takes `If-None-Match` away. An async context manager."""
+class OlderStore:
+    """A store that lacks what S3 learned late: forwards to moto, takes `If-None-Match` away and, without `checksums`,
+    refuses uploads that ask for them. An async context manager."""
 
-    def __init__(self, server: MotoServer) -> None:
-        self._server = server
+    def __init__(self, server: MotoServer, *, checksums: bool = True) -> None:
+        self._server, self._checksums = server, checksums
+        self.parts_with_md5 = 0
         self._runner: Any = None
         self._session: aiohttp.ClientSession | None = None
         self.endpoint = ""
@@ -249,6 +252,9 @@ class Unconditional:
 
         assert self._session is not None
         headers = {name: value for name, value in request.headers.items() if name.lower() != "if-none-match"}
+        if not self._checksums and "x-amz-checksum-algorithm" in request.headers:
+            return web.Response(status=501, text=_NOT_IMPLEMENTED, content_type="application/xml")
+        self.parts_with_md5 += "Content-MD5" in request.headers and "partNumber" in request.query
         url = f"{self._server.endpoint}{request.rel_url}"
         body = await request.read()
         async with self._session.request(request.method, url, headers=headers, data=body) as reply:

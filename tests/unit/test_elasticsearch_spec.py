@@ -64,8 +64,3 @@ def test_replace_goes_only_with_modes_that_read_everything(mode: str):
         JobDefinition.model_validate({**JOB, "mode": mode, "sink": {**GOOD, "strategy": "replace"}})
     JobDefinition.model_validate({**JOB, "mode": mode, "sink": GOOD})
     JobDefinition.model_validate({**JOB, "mode": "full", "sink": {**GOOD, "strategy": "replace"}})
-
-
-def test_documents_are_not_compressed_by_the_format():
-    with pytest.raises(ValidationError, match="leave it out"):
-        JobDefinition.model_validate({**JOB, "sink": GOOD, "format": {"compression": "gzip"}})

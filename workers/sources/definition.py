@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from workers.sources.sql import UserSql
 
 
+@dataclass(frozen=True, slots=True)
+class MessageKey:
+    """The columns whose text the sink wants beside each row, and the field of the definition that names them."""
+
+    columns: tuple[str, ...]
+    pointer: str
+
+
 @dataclass(slots=True)
 class Definition:
     """What a source reads. With a finding of severity `error` nothing else of it may be used."""

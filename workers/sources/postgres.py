@@ -19,6 +19,7 @@ from workers.sources.barrier import Barrier, CommitFrontier, DelayFrontier
 from workers.sources.base import Horizon, Inspection, Plan, SplitRange
 from workers.sources.checks import check_datasource
 from workers.sources.connection import STATEMENT_SECONDS, Session
+from workers.sources.definition import MessageKey
 from workers.sources.reader import PostgresReader
 from workers.sources.resolver import Resolver
 from workers.sources.splits import split
@@ -63,8 +64,7 @@ class PostgresSource:
         self._spec = spec
         self._mode = mode
         self._options = options
-        self._message_key = tuple(message_key or ())
-        self._message_key_field = message_key_field
+        self._message_key = MessageKey(tuple(message_key or ()), f"/sink/{message_key_field}")
         long = spec.query is not None and options.allow_long_statements
         self._session = Session(
             datasource,
@@ -228,9 +228,7 @@ class PostgresSource:
     async def _resolved(self) -> Definition:
         async with self._resolving:
             if self._definition is None:
-                resolver = Resolver(
-                    self._session, self._datasource, self._spec, self._message_key, self._message_key_field
-                )
+                resolver = Resolver(self._session, self._datasource, self._spec, self._message_key)
                 self._definition = await resolver.resolve()
                 self._session.what = self._definition.what
                 self._session.reading = True

@@ -20,24 +20,18 @@ if TYPE_CHECKING:
     from service.domain.datasource import Datasource
     from service.domain.spec import SourceSpec
     from workers.sources.connection import Session
+    from workers.sources.definition import MessageKey
 
 
 class Resolver:
     """Asks the catalog once, and collects findings instead of stopping at the first."""
 
-    def __init__(
-        self,
-        session: Session,
-        datasource: Datasource,
-        spec: SourceSpec,
-        message_key: Sequence[str],
-        message_key_field: str = "key",
-    ) -> None:
-        self._message_key_field = message_key_field
+    def __init__(self, session: Session, datasource: Datasource, spec: SourceSpec, message_key: MessageKey) -> None:
         self._session = session
         self._datasource = datasource
         self._spec = spec
-        self._definition = Definition(what=spec.table or "the query", message_key=tuple(message_key))
+        self._asked_by = message_key.pointer
+        self._definition = Definition(what=spec.table or "the query", message_key=message_key.columns)
 
     async def resolve(self) -> Definition:
         """The definition. Raises Transient or Permanent only when the source can not be asked."""
@@ -152,7 +146,7 @@ class Resolver:
         known = [column.name for column in definition.columns]
         for name in definition.message_key:
             if name not in known:
-                self._no_column(f"/sink/{self._message_key_field}", name)
+                self._no_column(self._asked_by, name)
 
     def _named(self, known: Sequence[str]) -> None:
         definition = self._definition

@@ -40,6 +40,10 @@ SELECT $1, $2, 'finish', CASE WHEN $3 = 0 THEN 'ready' ELSE 'waiting' END;
 UPDATE generations SET planned_at = clock_timestamp(), bound = $3, estimated_rows = $4, target = $5
 WHERE job_id = $1 AND number = $2;
 
+-- name: promised
+UPDATE jobs SET guarantee = $2, guarantee_note = $3
+WHERE id = $1 AND (guarantee, guarantee_note) IS DISTINCT FROM ($2, $3);
+
 -- name: plan_of_run
 UPDATE runs SET splits_total = $2, estimated_rows = $3 WHERE id = $1;
 
