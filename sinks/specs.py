@@ -223,9 +223,7 @@ class S3SinkSpec(SinkSpec):
     prefix: Annotated[str, AfterValidator(check_prefix)] = Field(
         default="", description="may hold {job}, {job_id}, {run}, {generation} and {date:%Y/%m/%d}"
     )
-    region: str | None = Field(
-        default=None, pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="us-east-1 if left out"
-    )
+    region: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="us-east-1 if left out")
     endpoint_url: Annotated[str, AfterValidator(_endpoint_url)] | None = Field(
         default=None, description="of another store than AWS"
     )
