@@ -51,7 +51,7 @@ PINNED = {
     "quote_all_identifiers": "off",
     "array_nulls": "on",
     "default_transaction_read_only": "on",
-    "statement_timeout": "1000",
+    "statement_timeout": str(int(STATEMENT_SECONDS * 1000)),
     "lock_timeout": "500",
     "idle_in_transaction_session_timeout": "2000",
     "jit": "off",
