@@ -349,6 +349,7 @@ async def test_too_few_replicas_are_a_warning(kafka_server: KafkaServer):
 
 async def test_after_the_finish_step_readers_see_every_row_at_once(kafka_server: KafkaServer):
     topic = kafka_server.create_topic(partitions=8)
+    topic_ends(kafka_server.bootstrap, topic)  # every partition has a leader
     for number in range(5):
         sink = kafka_sink(kafka_server.bootstrap, topic)
         sink.sizes.batch_bytes = 1024
