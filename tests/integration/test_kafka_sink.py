@@ -16,7 +16,6 @@ from sinks.kafka_lanes import Lane
 from tests.support.kafka_rows import OWNER, cut, deliver, kafka_sink, prepared, read_settled, values
 from tests.support.proxy import FaultProxy
 from tests.support.topics import topic_ends
-from tests.support.waiting import until_blocking
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -363,12 +362,8 @@ async def test_after_the_finish_step_readers_see_every_row_at_once(kafka_server:
             yield last
 
         await sink.finish(replace(OWNER, generation=number), chunks())
-
-        def nothing_held_back() -> bool:
-            return all(end.stable == end.high for end in topic_ends(kafka_server.bootstrap, topic).values())
-
-        # The markers are written by now; the broker's high watermark passes them a moment later.
-        until_blocking(nothing_held_back, 0.25, "readers see every row")
+        ends = topic_ends(kafka_server.bootstrap, topic).values()
+        assert all(end.stable == end.high for end in ends)
 
 
 async def test_a_foreign_offset_under_our_groups_name_is_a_conflict(kafka_server: KafkaServer, topic: str):
