@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from sinks.base import Owner, Prepared
     from sinks.formats import Format
-    from sinks.hdfs_wire import Guard
+    from sinks.guarded import Guard
     from sinks.specs import HdfsSinkSpec
 
 LITTLE_SPACE: Final = 1 << 30

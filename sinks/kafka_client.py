@@ -20,15 +20,15 @@ from aiokafka.conn import create_conn
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 
 from sinks.base import SinkError, SinkRefused
+from sinks.guarded import NamedContext, addresses_of
 from sinks.kafka_errors import Names, from_code, from_exception, unreachable
 from sinks.kafka_protocol import Code, TopicMetadataRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Sequence
 
+    from sinks.guarded import Guard
     from sinks.specs import KafkaSecurity, KafkaSinkSpec
-
-    Guard = Callable[[str, int], Awaitable[None]]
 
 CONNECT_SECONDS = 5.0
 REQUEST_SECONDS = 10.0
@@ -94,12 +94,17 @@ class Topic:
     """Bits of the caller's rights, all zero when they were not asked for."""
 
 
-def tls_context(security: KafkaSecurity) -> ssl.SSLContext | None:
-    """The context for the protocols with TLS, else None; SinkRefused names the PEM that can not be read."""
+def tls_context(security: KafkaSecurity, host: str) -> ssl.SSLContext | None:
+    """The context for the protocols with TLS, else None, of the broker that calls itself `host`; SinkRefused names the
+    PEM that can not be read."""
     if security.protocol not in {"SSL", "SASL_SSL"}:
         return None
+    context = NamedContext(host)
     try:
-        context = ssl.create_default_context(cadata=security.ca)
+        if security.ca:
+            context.load_verify_locations(cadata=security.ca)
+        else:
+            context.load_default_certs()
     except (ssl.SSLError, ValueError):
         raise SinkRefused("security_invalid", "security.ca holds no readable PEM certificate.") from None
     if security.certificate is not None and security.private_key is not None:
@@ -128,15 +133,15 @@ class Cluster:
     One client's connections to a cluster, opened when used. Not safe for use after `close`.
 
     Every method is bounded in time and raises SinkError only: SinkUnavailable where trying again may help,
-    SinkRefused otherwise. `guard` is asked before any address is connected to: the bootstrap servers as the
-    definition has them, and every broker that the cluster advertises.
+    SinkRefused otherwise. `guard` says where to connect to: for the bootstrap servers as the definition has them, and
+    for every broker that the cluster advertises.
     """
 
     def __init__(self, spec: KafkaSinkSpec, names: Names, guard: Guard | None = None) -> None:
         self.names = names
         self._spec = spec
         self._guard = guard
-        self._tls: ssl.SSLContext | None = None
+        self._tls: dict[str, ssl.SSLContext | None] = {}
         self._brokers: dict[int, tuple[str, int]] = {}
         self._connections: dict[tuple[int, Purpose], Connection] = {}
         self._coordinators: dict[tuple[CoordinatorKind, str], int] = {}
@@ -146,7 +151,6 @@ class Cluster:
     async def bootstrap(self) -> None:
         """Learn the brokers from the first bootstrap server that answers."""
         doing = "connecting to Kafka"
-        self._tls = tls_context(self._spec.security)
         last: SinkError | None = None
         for address in self._spec.bootstrap_servers.split(","):
             host, _, port = address.strip().rpartition(":")
@@ -277,24 +281,13 @@ class Cluster:
         if node not in self._brokers:
             raise unreachable(self.names, doing, f"broker {node} is not known")
         host, port = self._brokers[node]
-        if self._guard is not None:
-            await self._guard(host, port)
+        addresses = await addresses_of(self._guard, host, port)
+        if host not in self._tls:
+            self._tls[host] = tls_context(self._spec.security, host)
         security = self._spec.security
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                made: Connection = await create_conn(  # type: ignore[no-untyped-call]
-                    host,
-                    port,
-                    client_id="rowferry",
-                    request_timeout_ms=int(REQUEST_SECONDS * 1000),
-                    max_idle_ms=None,
-                    ssl_context=self._tls,
-                    security_protocol=security.protocol,
-                    sasl_mechanism=security.mechanism,
-                    sasl_plain_username=security.username,
-                    sasl_plain_password=security.password.get_secret_value() if security.password else "",
-                )
-                return made
+                return await self._connect_to_one(addresses, port, self._tls[host])
         except Exception as error:
             if isinstance(error, ValueError) and not isinstance(error, ssl.SSLError):
                 # SCRAM: the server could not prove that it knows the password.
@@ -302,3 +295,27 @@ class Cluster:
                     "authentication_failed", f"{doing}: the broker's part of {security.mechanism} is wrong."
                 ) from error
             raise from_exception(self.names, doing, error) from error
+
+    async def _connect_to_one(self, addresses: Sequence[str], port: int, tls: ssl.SSLContext | None) -> Connection:
+        """A connection to the first of `addresses`, all of one broker, that takes one."""
+        security = self._spec.security
+        for last, address in enumerate(addresses, 1 - len(addresses)):
+            try:
+                made: Connection = await create_conn(  # type: ignore[no-untyped-call]
+                    address,
+                    port,
+                    client_id="rowferry",
+                    request_timeout_ms=int(REQUEST_SECONDS * 1000),
+                    max_idle_ms=None,
+                    ssl_context=tls,
+                    security_protocol=security.protocol,
+                    sasl_mechanism=security.mechanism,
+                    sasl_plain_username=security.username,
+                    sasl_plain_password=security.password.get_secret_value() if security.password else "",
+                )
+            except OSError as error:
+                if last == 0 or isinstance(error, ssl.SSLError):
+                    raise
+            else:
+                return made
+        raise AssertionError

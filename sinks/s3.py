@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from sinks.base import Finding, Owner, Prepared
     from sinks.formats import Format
-    from sinks.s3_client import Guard
+    from sinks.guarded import Guard
     from sinks.specs import S3SinkSpec
 
 CONDITIONAL: Final = "conditional_writes"
