@@ -8,56 +8,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import os
 import ssl
 from collections import defaultdict
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from aiokafka.conn import create_conn
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 
 from sinks.base import SinkError, SinkRefused
-from sinks.guarded import NamedContext, addresses_of
+from sinks.guarded import addresses_of
+from sinks.kafka_connection import connect, tls_context
 from sinks.kafka_errors import Names, from_code, from_exception, unreachable
 from sinks.kafka_protocol import Code, TopicMetadataRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
-
     from sinks.guarded import Guard
-    from sinks.specs import KafkaSecurity, KafkaSinkSpec
+    from sinks.kafka_connection import Connection
+    from sinks.specs import KafkaSinkSpec
 
 CONNECT_SECONDS = 5.0
-REQUEST_SECONDS = 10.0
 _CLOSE_SECONDS = 0.2
 _BOOTSTRAP = -1
 _TRIES = 3
-
-
-class _NoRequestsInLogs(logging.Filter):
-    """At DEBUG aiokafka's connection logs whole requests: passwords and rows."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return record.levelno > logging.DEBUG
-
-
-logging.getLogger("aiokafka.conn").addFilter(_NoRequestsInLogs())
-
-
-class Connection(Protocol):
-    """What is used of aiokafka's connection. `send` writes before it returns, so calls keep their order."""
-
-    def connected(self) -> bool:
-        """Whether the socket is open."""
-
-    def send(self, request: Any) -> Awaitable[Any]:
-        """The answer; TimeoutError after REQUEST_SECONDS."""
-
-    def close(self) -> asyncio.Future[None] | None:
-        """Fail what waits for an answer and close the socket."""
 
 
 class Purpose(IntEnum):
@@ -92,40 +65,6 @@ class Topic:
     partitions: dict[int, Partition]
     operations: int
     """Bits of the caller's rights, all zero when they were not asked for."""
-
-
-def tls_context(security: KafkaSecurity, host: str) -> ssl.SSLContext | None:
-    """The context for the protocols with TLS, else None, of the broker that calls itself `host`; SinkRefused names the
-    PEM that can not be read."""
-    if security.protocol not in {"SSL", "SASL_SSL"}:
-        return None
-    context = NamedContext(host)
-    try:
-        if security.ca:
-            context.load_verify_locations(cadata=security.ca)
-        else:
-            context.load_default_certs()
-    except (ssl.SSLError, ValueError):
-        raise SinkRefused("security_invalid", "security.ca holds no readable PEM certificate.") from None
-    if security.certificate is not None and security.private_key is not None:
-        _load_client_certificate(context, security.certificate, security.private_key.get_secret_value())
-    return context
-
-
-def _load_client_certificate(context: ssl.SSLContext, certificate: str, private_key: str) -> None:
-    # The ssl module reads keys from files only; an anonymous memory file never touches a disk.
-    memory = os.memfd_create("certificate")
-    try:
-        os.write(memory, f"{certificate}\n{private_key}\n".encode())
-        # The empty password keeps OpenSSL from asking a terminal for one.
-        context.load_cert_chain(f"/proc/self/fd/{memory}", password="")
-    except (ssl.SSLError, OSError, ValueError):
-        raise SinkRefused(
-            "security_invalid",
-            "security.certificate and security.private_key are no matching PEM pair, or the key is encrypted.",
-        ) from None
-    finally:
-        os.close(memory)
 
 
 class Cluster:
@@ -287,7 +226,7 @@ class Cluster:
         security = self._spec.security
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                return await self._connect_to_one(addresses, port, self._tls[host])
+                return await connect(addresses, port, self._spec.security, self._tls[host])
         except Exception as error:
             if isinstance(error, ValueError) and not isinstance(error, ssl.SSLError):
                 # SCRAM: the server could not prove that it knows the password.
@@ -295,27 +234,3 @@ class Cluster:
                     "authentication_failed", f"{doing}: the broker's part of {security.mechanism} is wrong."
                 ) from error
             raise from_exception(self.names, doing, error) from error
-
-    async def _connect_to_one(self, addresses: Sequence[str], port: int, tls: ssl.SSLContext | None) -> Connection:
-        """A connection to the first of `addresses`, all of one broker, that takes one."""
-        security = self._spec.security
-        for last, address in enumerate(addresses, 1 - len(addresses)):
-            try:
-                made: Connection = await create_conn(  # type: ignore[no-untyped-call]
-                    address,
-                    port,
-                    client_id="rowferry",
-                    request_timeout_ms=int(REQUEST_SECONDS * 1000),
-                    max_idle_ms=None,
-                    ssl_context=tls,
-                    security_protocol=security.protocol,
-                    sasl_mechanism=security.mechanism,
-                    sasl_plain_username=security.username,
-                    sasl_plain_password=security.password.get_secret_value() if security.password else "",
-                )
-            except OSError as error:
-                if last == 0 or isinstance(error, ssl.SSLError):
-                    raise
-            else:
-                return made
-        raise AssertionError

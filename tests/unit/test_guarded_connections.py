@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 import pytest
+import uvloop
 
 from config.destinations import DestinationRefused, Destinations, parse
 from service.domain.datasource import Datasource
@@ -219,6 +220,21 @@ async def test_tls_asks_for_the_name_whatever_address_is_connected_to(certified:
     _, writer = await connecting("127.0.0.9", ca, port)
     writer.close()
     await writer.wait_closed()
+
+
+async def test_tls_asks_for_the_name_on_the_event_loop_of_the_service_too(certified: tuple[str, int]):
+    ca, port = certified
+
+    async def connect_and_leave() -> None:
+        _, writer = await connecting("127.0.0.9", ca, port)
+        writer.close()
+        await writer.wait_closed()
+
+    def on_its_own() -> None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(connect_and_leave())
+
+    await asyncio.to_thread(on_its_own)
 
 
 @pytest.mark.parametrize("name", [ALLOWED, NAME])

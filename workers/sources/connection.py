@@ -17,8 +17,9 @@ import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
 from service.domain.errors import Permanent, RowferryError, Transient
-from sinks.guarded import NamedContext, addresses_of
+from sinks.guarded import addresses_of
 from workers.sources import failures
+from workers.sources.tls import tls_context
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -332,27 +333,6 @@ async def _connect(
         timeout=CONNECT_SECONDS,
         command_timeout=seconds + _ANSWER_MARGIN_SECONDS,
     )
-
-
-def tls_context(datasource: Datasource) -> ssl.SSLContext | None:
-    """What the mode means to libpq: `require` without an authority encrypts and trusts anybody."""
-    if datasource.tls_mode == "disable":
-        return None
-    context = NamedContext(datasource.host)
-    context.check_hostname = datasource.tls_mode == "verify-full"
-    verified = datasource.tls_mode.startswith("verify") or (datasource.tls_mode == "require" and datasource.tls_ca)
-    if not verified:
-        context.verify_mode = ssl.CERT_NONE
-        return context
-    context.verify_mode = ssl.CERT_REQUIRED
-    if datasource.tls_ca:
-        try:
-            context.load_verify_locations(cadata=datasource.tls_ca)
-        except (ssl.SSLError, ValueError) as error:
-            raise Permanent("tls_failed", f"datasource {datasource.name!r}: tls.ca holds no certificate") from error
-    else:
-        context.load_default_certs()
-    return context
 
 
 async def _check(connection: asyncpg.Connection, datasource: Datasource, pinned: dict[str, str]) -> None:
