@@ -219,7 +219,7 @@ async def test_days_that_passed_without_anybody_at_work_are_listed_by_the_next_s
     await shop.verb(job, Event.START)
     found = await listed(shop, 2)
     today = datetime.now(UTC).date()
-    assert sorted(found) == [f"-{today - 3 * DAY}.json", f"-{today - DAY}.json"]
+    assert sorted(found) == [f"-{today - 2 * DAY}.json", f"-{today - DAY}.json"]
     older, newer = (found[name] for name in sorted(found))
     assert (older["rows"], newer["rows"]) == (250, 100)
     assert (older["files"][0]["first_key"], newer["files"][-1]["last_key"]) == (["1"], ["350"])
