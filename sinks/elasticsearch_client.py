@@ -13,7 +13,8 @@ from urllib.parse import quote, urlsplit
 import aiohttp
 
 from sinks.elasticsearch_errors import Names, Told, from_exception, refusal
-from sinks.guarded import addresses_of, resolver_for
+from sinks.guarded import addresses_of
+from sinks.guarded_http import resolver_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

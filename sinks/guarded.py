@@ -6,12 +6,9 @@ guard answers addresses, every one of them allowed, and the drivers are given th
 
 from __future__ import annotations
 
-import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Self
-
-from aiohttp.abc import AbstractResolver, ResolveResult
 
 Guard = Callable[[str, int], Awaitable[Sequence[str]]]
 """Awaited with host and port before any connection. Answers the addresses of the host, at least one, every one allowed;
@@ -21,33 +18,6 @@ raises SinkRefused (or what the caller of a source understands) for a destinatio
 async def addresses_of(guard: Guard | None, host: str, port: int) -> Sequence[str]:
     """Where to connect to for `host`: what the guard answers, or without a guard the host as it is."""
     return [host] if guard is None else await guard(host, port)
-
-
-class GuardedResolver(AbstractResolver):
-    """aiohttp's way from a name to addresses, with the guard for a name server. aiohttp never asks a resolver about
-    what looks like an address: there the guard is to be asked by the caller."""
-
-    def __init__(self, guard: Guard) -> None:
-        self._guard = guard
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        """What the guard answers. Raises what the guard raises."""
-        found = [(socket.AF_INET6 if ":" in one else socket.AF_INET, one) for one in await self._guard(host, port)]
-        return [
-            ResolveResult(hostname=host, host=one, port=port, family=kind, proto=0, flags=socket.AI_NUMERICHOST)
-            for kind, one in found
-            if family in {socket.AF_UNSPEC, kind}
-        ]
-
-    async def close(self) -> None:
-        """Nothing is held."""
-
-
-def resolver_for(guard: Guard | None) -> AbstractResolver | None:
-    """What an aiohttp connector of a guarded client takes for `resolver`."""
-    return None if guard is None else GuardedResolver(guard)
 
 
 class NamedContext(ssl.SSLContext):

@@ -16,7 +16,8 @@ from urllib.parse import quote, urlencode, urlsplit
 import aiohttp
 
 from sinks.base import SinkError, SinkUnavailable
-from sinks.guarded import addresses_of, resolver_for
+from sinks.guarded import addresses_of
+from sinks.guarded_http import resolver_for
 from sinks.hdfs_errors import RETRIABLE, STANDBY, Place, RemoteError, nonsense, translated, unreachable
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from botocore import xform_name  # type: ignore[import-untyped]
 from botocore.exceptions import ClientError  # type: ignore[import-untyped]
 
 from sinks.base import SinkUnavailable
-from sinks.guarded import addresses_of, resolver_for
+from sinks.guarded import addresses_of
 from sinks.s3_errors import Place, from_exception, keys_missing
 
 if TYPE_CHECKING:
@@ -158,6 +158,8 @@ class S3Client:
 
     def _made(self, session: AioSession) -> Any:
         from aiobotocore.config import AioConfig  # type: ignore[import-untyped]  # noqa: PLC0415 - see the module's docstring
+
+        from sinks.guarded_http import resolver_for  # noqa: PLC0415 - as aiobotocore, which brings aiohttp
 
         spec = self._spec
         path_style = spec.endpoint_url is not None if spec.path_style is None else spec.path_style
