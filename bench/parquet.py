@@ -1,4 +1,4 @@
-"""`python -m bench.parquet [--rows N] [--compression zstd]`: CSV rows to Parquet alone, on one core, without a source."""
+"""`python -m bench.parquet [--rows N] [--compression zstd]`: CSV rows to Parquet alone, on a core, without a source."""
 
 from __future__ import annotations
 
