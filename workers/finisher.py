@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from workers.chunks import to_prepared
 from workers.retrying import Retry
 from workers.signals import Point
-from workers.splits import owner
+from workers.splits import owner, retry_split
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -56,6 +56,10 @@ class CleanUpWork:
             owner(self._step, split=split.ordinal, epoch=generation.epochs.get(split.ordinal, 0) + 1)
             for split in generation.splits
             if generation.epochs.get(split.ordinal, 0) > 0
+        ] + [
+            owner(self._step, split=retry_split(number), epoch=epoch + 1)
+            for number, epoch in generation.retries.items()
+            if epoch > 0
         ]
         if owners:
             await self._sink.clean_up(owners)

@@ -160,12 +160,12 @@ class PlanWork:
                     attempt = 1 + max((c.attempt for c in split.prepared if c.epoch == epoch), default=0)
                     reader = source.reader()
                     try:
-                        cut = await stage_again(writer, reader, decision.chunk, attempt)
+                        load = await stage_again(writer, reader, decision.chunk, attempt)
                     finally:
                         await reader.close()
-                    prepared = await writer.prepare(cut)
+                    prepared = await writer.prepare(load.cut)
                     record = to_record(prepared, decision.chunk.run_id)
-                    await store.prepare_closed(lease, old.number, split.ordinal, record)
+                    await store.prepare_closed(lease, old.number, split.ordinal, record, load.dead)
                     receipt = await writer.make_visible(prepared)
                     await store.settle_closed(lease, old.number, split.ordinal, settlement(record, receipt))
                 case Action.UNKNOWN:
