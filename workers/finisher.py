@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from workers.chunks import to_prepared
+from workers.owners import owner, retry_split
 from workers.retrying import Retry
 from workers.signals import Point
-from workers.splits import owner, retry_split
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

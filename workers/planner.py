@@ -16,10 +16,11 @@ from sinks.base import SinkError, TargetGone
 from workers.chunks import settlement, to_prepared, to_record
 from workers.delivery import position_conflict, position_unknown, stage_again
 from workers.guarantees import guaranteed
+from workers.owners import owner
 from workers.recovery import Action, decide
 from workers.retrying import Retry
 from workers.signals import Point
-from workers.splits import owner, shown
+from workers.splits import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

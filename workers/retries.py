@@ -19,10 +19,11 @@ from workers.chunks import canonical
 from workers.closing import put_down
 from workers.delivery import Delivery, Load, again, log
 from workers.metrics import sent_again
+from workers.owners import drop_writer, owner, retry_split
 from workers.rejected import PAYLOAD_BYTES, stage_what_can_be
 from workers.retrying import Retry
 from workers.signals import Point
-from workers.splits import PUT_DOWN_SECONDS, drop_writer, owner, retry_split
+from workers.splits import PUT_DOWN_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,7 +111,7 @@ class RetryWork:
                 lower=None,
                 version=None if self._from_source else letters[0].version,
             )
-            retried = Retried([one.id for one in sent], stays)
+            retried = Retried(tuple(one.id for one in sent), tuple(stays))
             directive = await self.delivery.deliver(writer, Load(cut, retried=retried))
             self._retry.progressed()
             self._control.apply(directive)
@@ -124,7 +125,7 @@ class RetryWork:
             writer, reader, await self._place.store.letters(self._lease, ids=ids, limit=len(ids))
         )
         cut = again(chunk, attempt, len(sent), sent[0].key if sent else None)
-        return Load(cut, retried=Retried([one.id for one in sent], stays))
+        return Load(cut, retried=Retried(tuple(one.id for one in sent), tuple(stays)))
 
     def _together(self, found: Sequence[KeptLetter]) -> Sequence[KeptLetter]:
         """What goes into one chunk: of one version where the target compares them, and not too many bytes."""

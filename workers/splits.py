@@ -15,12 +15,13 @@ from service.domain.control import Ending
 from service.domain.errors import Aborted, Stopped
 from service.domain.records import Condition
 from service.domain.spec import JobSpec
-from sinks.base import Cut, Numbered, Owner
+from sinks.base import Cut, Numbered
 from workers.chunks import OpenChunk, batch
 from workers.closing import put_down
 from workers.delivery import Delivery, Load, caused_by, say_set_aside, stage_again
 from workers.feed import End, Feed, Idle, Unreadable, bounded, following
 from workers.metrics import set_aside
+from workers.owners import drop_writer, owner
 from workers.rejected import letter, stage_what_can_be
 from workers.retrying import Retry
 from workers.signals import Point
@@ -290,33 +291,6 @@ class SplitWork:
 
     async def _reached(self, point: Point) -> None:
         await self._place.signals.reached(point, self._lease)
-
-
-def owner(
-    step: Step, *, generation: int | None = None, split: int | str | None = None, epoch: int | None = None
-) -> Owner:
-    """The step's holder as the sink knows it, or the owner of another generation's split."""
-    lease = step.lease
-    return Owner(
-        account=step.account,
-        job_id=lease.job_id,
-        job_name=step.job_name,
-        run_id=lease.run_id or "",
-        generation=lease.generation if generation is None else generation,
-        split=str(lease.ordinal if split is None else split),
-        epoch=lease.epoch if epoch is None else epoch,
-    )
-
-
-def retry_split(number: int) -> str:
-    """What a retry of dead letters is called where a split has its ordinal."""
-    return f"retry-{number}"
-
-
-async def drop_writer(writer: Writer) -> None:
-    """The end of a pass: nothing that is not visible stays."""
-    await writer.discard()
-    await writer.close()
 
 
 def _old(at: datetime | None) -> bool:

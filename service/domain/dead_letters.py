@@ -78,9 +78,9 @@ class Staying:
 class Retried:
     """What one try of a retry's chunk does to the dead letters that it is about."""
 
-    sent: Sequence[str]
+    sent: tuple[str, ...]
     """Ids, in the order of the rows."""
-    stays: Sequence[Staying] = ()
+    stays: tuple[Staying, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As the chunk record keeps it."""
@@ -90,7 +90,7 @@ class Retried:
     def of(cls, stored: Mapping[str, Any] | None) -> Retried:
         """The other way round."""
         given = stored or {"sent": [], "stays": []}
-        return cls(list(given["sent"]), [Staying(*one) for one in given["stays"]])
+        return cls(tuple(given["sent"]), tuple(Staying(*one) for one in given["stays"]))
 
     @property
     def ids(self) -> list[str]:
