@@ -35,6 +35,7 @@ from service.domain.spec import JobSpec
 from sinks.base import SinkError
 from sinks.registry import HOLDS_ITS_CHUNK
 from workers.closing import put_down
+from workers.days import listing_days
 from workers.finisher import CleanUpWork, FinishWork
 from workers.metrics import STEPS_ENDED, STEPS_RUNNING
 from workers.planner import PlanWork
@@ -48,8 +49,10 @@ if TYPE_CHECKING:
 
     from service.domain.control import Control
     from service.domain.records import Step
+    from sinks.base import Sink
     from workers.delivery import Delivery
     from workers.ports import Workplace
+    from workers.sources.base import Source
 
 PAGES_HELD = 5
 """Pages that a split holds at most: one written, one waiting, one on its way, and what the sink has not sent yet."""
@@ -211,14 +214,23 @@ class _Work:
                         if step.lease.kind is StepKind.PLAN:
                             await PlanWork(step, control, place, sink, source).run()
                         else:
-                            kind = SplitWork if step.lease.kind is StepKind.SPLIT else RetryWork
-                            work = kind(step, control, place, sink, source)
-                            self._delivery = work.delivery
-                            await work.run()
+                            await self._deliver(sink, source)
                     finally:
                         await put_down("source", source.close(), PUT_DOWN_SECONDS)
         finally:
             await put_down("sink", sink.close(), PUT_DOWN_SECONDS)
+
+    async def _deliver(self, sink: Sink, source: Source) -> None:
+        step, control, place = self._step, self._control, self._place
+        if step.lease.kind is StepKind.RETRY:
+            retry = RetryWork(step, control, place, sink, source)
+            self._delivery = retry.delivery
+            await retry.run()
+            return
+        split = SplitWork(step, control, place, sink, source)
+        self._delivery = split.delivery
+        async with listing_days(step, place, sink):
+            await split.run()
 
     def _waits_for_connection(self, waiting: bool) -> None:
         self._control.report_soon(Condition(waiting_for="connections" if waiting else None))
