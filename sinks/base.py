@@ -221,9 +221,8 @@ class Rejected:
     code: str
     reason: str
     value: bytes | None = field(default=None, repr=False)
-    """The row as it was staged, to be kept as a dead letter."""
+    """The row as it was staged, to be kept as a dead letter; `key` is its entry in `Batch.keys`."""
     key: bytes | None = field(default=None, repr=False)
-    """Its entry in `Batch.keys`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,8 @@ def to_kafka(server: KafkaServer, topic: str, **more: Any) -> dict[str, Any]:
 def widen(server: KafkaServer, topic: str) -> None:
     entry = ConfigEntry("max.message.bytes", "1000000", incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
-    server.admin().incremental_alter_configs([resource])[resource].result(15)
+    admin = server.admin()
+    admin.incremental_alter_configs([resource])[resource].result(15)
 
 
 async def large(shop: Workshop, *ids: int, size: int = 3000) -> None:
@@ -253,7 +254,8 @@ async def test_a_job_does_not_start_while_its_dead_letters_are_sent_and_removal_
         return (await shop.events_of(job)).count("cleaned_up") == 2
 
     await until(cleaned, 30, "both generations are cleaned up")
-    groups = await asyncio.to_thread(lambda: kafka_server.admin().list_consumer_groups().result(15))
+    admin = kafka_server.admin()
+    groups = await asyncio.to_thread(lambda: admin.list_consumer_groups().result(15))
     assert not [group.group_id for group in groups.valid if job.id in group.group_id]
 
 
