@@ -73,7 +73,7 @@ class LogEvent(StrEnum):
     CHUNK_RECOVERED = "chunk_recovered"
     """A new owner found a prepared chunk: settled, dropped, repeated as cut, or sent again; says which."""
     ROWS_SET_ASIDE = "rows_set_aside"
-    """Rows of a settled chunk became dead letters; holds how many, and the code and message of the last."""
+    """Rows of a settled chunk became dead letters; holds how many, and the code of the last."""
     DEAD_LETTERS_SENT = "dead_letters_sent"
     """Dead letters were sent again; says how many were and how many stay."""
     CHUNK_RESTAGED = "chunk_restaged"

@@ -257,8 +257,8 @@ def caused_by(dead: Sequence[DeadLetter]) -> Iterator[None]:
 def say_set_aside(dead: Sequence[DeadLetter], sequence: int | None) -> None:
     """Into the log: how many and why, never what is in them."""
     if dead:
-        last = dead[-1]
-        log.warning(LogEvent.ROWS_SET_ASIDE, rows=len(dead), code=last.code, cause=last.message, sequence=sequence)
+        # Not the message: a target may quote the row in it.
+        log.warning(LogEvent.ROWS_SET_ASIDE, rows=len(dead), code=dead[-1].code, sequence=sequence)
 
 
 def position_conflict(split: int, mark: Mark | None) -> Permanent:
