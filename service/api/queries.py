@@ -117,8 +117,8 @@ class DeadLettersDeleteQuery(Query):
         return self
 
 
-class TokenQuery(Query):
-    """Which token, by name or id."""
+class NameQuery(Query):
+    """Which one: a token by name or id, a key by name or key."""
 
     name: Annotated[str, Field(min_length=1, max_length=128)]
 

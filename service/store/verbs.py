@@ -16,7 +16,7 @@ from service.store.part import SQL, Part, locked, read_job
 from service.store.transitions import NewRun, record_event, retire, transition
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from service.domain.records import Actor, Job, OpenRange
     from service.store.pool import Connection, Row
@@ -34,17 +34,25 @@ def running(job: Row, what: str) -> Conflict:
     )
 
 
+async def retry_running(connection: Connection, job: Row, what: str) -> Conflict | None:
+    """The refusal of what is possible only while no dead letters of the locked job are being sent again; None when
+    none are."""
+    if not await connection.fetchval(LETTERS["retry_active"], job["id"]):
+        return None
+    state = State(job["state"])
+    return Conflict(
+        "retry_running",
+        f"{what} is not possible while dead letters of job {job['name']!r} are sent again",
+        hint="it ends by itself, within a minute without progress; event dead_letters_retried tells",
+        state=state.value,
+        verbs=verbs(state),
+    )
+
+
 async def refuse_while_retrying(connection: Connection, job: Row, what: str) -> None:
-    """Raises Conflict `retry_running` while dead letters of the locked job are being sent again."""
-    if await connection.fetchval(LETTERS["retry_active"], job["id"]):
-        state = State(job["state"])
-        raise Conflict(
-            "retry_running",
-            f"{what} is not possible while dead letters of job {job['name']!r} are sent again",
-            hint="it ends by itself, within a minute without progress; event dead_letters_retried tells",
-            state=state.value,
-            verbs=verbs(state),
-        )
+    """Raises Conflict `retry_running`."""
+    if (refusal := await retry_running(connection, job, what)) is not None:
+        raise refusal
 
 
 class Verbs(Part):
@@ -59,7 +67,7 @@ class Verbs(Part):
             if (State(job["state"]), event) in UNCHANGED and not from_beginning:
                 return await read_job(connection, account, job_id), False
             if event is Event.START:
-                await _start(connection, job, actor, trigger, from_beginning=from_beginning)
+                await start(connection, job, actor, trigger, from_beginning=from_beginning)
             elif await transition(connection, job_id, event, actor) is None:
                 raise _refused(job, event)
             return await read_job(connection, account, job_id), True
@@ -109,7 +117,16 @@ class Verbs(Part):
             return await read_job(connection, account, job_id)
 
 
-async def _start(connection: Connection, job: Row, actor: Actor, trigger: str, *, from_beginning: bool) -> None:
+async def start(
+    connection: Connection,
+    job: Row,
+    actor: Actor,
+    trigger: str,
+    *,
+    from_beginning: bool = False,
+    details: Mapping[str, object] | None = None,
+) -> None:
+    """Begin a run of the locked job; `details` are further ones of the event. Raises Conflict `verb_refused`."""
     allowed = may_start(
         State(job["state"]), job["mode"], from_beginning=from_beginning, generation_unrun=job["generation_unrun"]
     )
@@ -117,8 +134,8 @@ async def _start(connection: Connection, job: Row, actor: Actor, trigger: str, *
         raise _refused(job, Event.START, from_beginning=from_beginning)
     await refuse_while_retrying(connection, job, "a start")
     number = await generations.for_start(connection, job, from_beginning=from_beginning)
-    details = {"trigger": trigger, "generation": number, "from_beginning": from_beginning}
-    await transition(connection, job["id"], Event.START, actor, run=NewRun(uuid7(), trigger), details=details)
+    facts = {"trigger": trigger, "generation": number, "from_beginning": from_beginning, **(details or {})}
+    await transition(connection, job["id"], Event.START, actor, run=NewRun(uuid7(), trigger), details=facts)
 
 
 def _refused(job: Row, event: Event, *, from_beginning: bool = False) -> Conflict:
