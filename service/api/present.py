@@ -15,7 +15,6 @@ from service.domain.states import State, may_start, verbs
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from service.domain.dead_letters import KeptLetter
     from service.domain.errors import Cause
     from service.domain.inspection import Finding, TableInfo
     from service.domain.records import (
@@ -161,25 +160,6 @@ def output(record: Output) -> answers.OutputAnswer:
         first_id=key_text(record.first_id),
         last_id=key_text(record.last_id),
         committed_at=record.committed_at,
-    )
-
-
-def dead_letter(record: KeptLetter) -> answers.DeadLetterAnswer:
-    """A dead letter. A cut record may end within a character."""
-    payload = record.payload
-    return answers.DeadLetterAnswer(
-        id=record.id,
-        run_id=record.run_id,
-        generation=record.generation,
-        split=record.split,
-        key=key_text(record.key),
-        reason=answers.ReasonAnswer(code=record.code, message=REDACTOR.scrub(record.message)),
-        payload=None if payload is None else payload.decode("utf-8", "replace"),
-        payload_bytes=record.payload_bytes,
-        at=record.at,
-        retries=record.retries,
-        note=None if record.note is None else REDACTOR.scrub(record.note),
-        retrying=record.retry is not None,
     )
 
 

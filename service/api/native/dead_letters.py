@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from service.api import answers, paging, present
+from config.redaction import REDACTOR
+from service.api import answers, paging
+from service.api.answers import key_text
 from service.api.models import DeadLettersRetryRequest
 from service.api.native.jobs import actor
 from service.api.queries import DeadLettersDeleteQuery, DeadLettersQuery
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from service.api.routes import Call
+    from service.domain.dead_letters import KeptLetter
 
 
 async def listed(call: Call) -> web.StreamResponse:
@@ -24,7 +27,7 @@ async def listed(call: Call) -> web.StreamResponse:
     page, after = await paging.asked(
         call.services.store.dead_letters(call.account, job.id, query.filters(), limit=query.limit, after=query.after)
     )
-    found = [present.dead_letter(one) for one in page]
+    found = [_shown(one) for one in page]
     return answer(answers.DeadLettersAnswer(dead_letters=found, next=paging.following(call.request, after)))
 
 
@@ -46,6 +49,25 @@ async def delete(call: Call) -> web.StreamResponse:
     job = await call.services.jobs.find(call.account, call.part("job"))
     count = await call.services.store.delete_dead_letters(call.account, actor(call), job.id, ids=query.id)
     return answer(answers.DeadLettersDeletedAnswer(deleted=count))
+
+
+def _shown(record: KeptLetter) -> answers.DeadLetterAnswer:
+    """A dead letter. A cut record may end within a character."""
+    payload = record.payload
+    return answers.DeadLetterAnswer(
+        id=record.id,
+        run_id=record.run_id,
+        generation=record.generation,
+        split=record.split,
+        key=key_text(record.key),
+        reason=answers.ReasonAnswer(code=record.code, message=REDACTOR.scrub(record.message)),
+        payload=None if payload is None else payload.decode("utf-8", "replace"),
+        payload_bytes=record.payload_bytes,
+        at=record.at,
+        retries=record.retries,
+        note=None if record.note is None else REDACTOR.scrub(record.note),
+        retrying=record.retry is not None,
+    )
 
 
 ROUTES = (
