@@ -201,7 +201,11 @@ class _Work:
                     await CleanUpWork(step, control, place, sink).run()
                 case _:
                     source = await place.sources.source(
-                        step.account, step.spec, name=place.title(step), waiting=self._waits_for_connection
+                        step.account,
+                        step.spec,
+                        step.target,
+                        name=place.title(step),
+                        waiting=self._waits_for_connection,
                     )
                     try:
                         if step.lease.kind is StepKind.PLAN:

@@ -16,6 +16,7 @@ import asyncpg
 from service.domain.errors import Permanent, RowsRejected
 from workers.sources import failures
 from workers.sources.connection import STATEMENT_SECONDS
+from workers.sources.csv_page import CsvPageBuilder
 from workers.sources.page import NULL, TRUE, PageBuilder, decode_key
 
 if TYPE_CHECKING:
@@ -126,7 +127,9 @@ class PostgresReader:
             query = definition.page_sql(after, upper, rows + held_back, self._max_row_bytes)
             started = time.monotonic()
             try:
-                more = await self._session.copy(query, builder.feed, seconds=self._seconds(definition, rows))
+                more = await self._session.copy(
+                    query, builder.feed, seconds=self._seconds(definition, rows), csv=definition.csv
+                )
             except (asyncpg.QueryCanceledError, Permanent) as error:
                 if not isinstance(error, asyncpg.QueryCanceledError) and not failures.is_too_large(error.__cause__):
                     raise
@@ -139,7 +142,8 @@ class PostgresReader:
                         held_back = False  # of two rows either may be the one: read the first alone
                         continue
                     await self._give_up(definition, after, upper, query, rows, error)
-                    self._rows = rows = max(1, rows // 4)
+                    # What our own limit refused is the first row, since none came before it.
+                    self._rows = rows = 1 if failures.is_over_limit(error.__cause__) else max(1, rows // 4)
                     continue
             took = time.monotonic() - started
             self.long_rows += rows == 1 and took > STATEMENT_SECONDS
@@ -155,9 +159,18 @@ class PostgresReader:
             if rows == 1 or (definition.relation is None and not await self._walks(query)):
                 raise self._too_long(definition) from error
         elif rows == 1:
-            raise await self._rejected(definition, after, upper, str(error.__cause__)) from error
+            raise await self._rejected(definition, after, upper, error) from error
 
     def _builder(self, definition: Definition) -> PageBuilder:
+        if definition.csv is not None:
+            return CsvPageBuilder(
+                definition.csv,
+                key_columns=len(definition.key.parts),
+                value_columns=len(definition.selected),
+                marks_repeats=not definition.key.proven,
+                page_bytes=self._page_bytes,
+                max_row_bytes=self._max_row_bytes,
+            )
         return PageBuilder(
             key_columns=len(definition.key.parts),
             message_key=bool(definition.message_key),
@@ -228,13 +241,16 @@ class PostgresReader:
             raise _not_unique(definition, tuple(rows[0].values()))
 
     async def _rejected(
-        self, definition: Definition, after: Key | None, upper: Key | None, reason: str
+        self, definition: Definition, after: Key | None, upper: Key | None, error: Exception
     ) -> RowsRejected:
-        """The next row is one that Postgres itself can not write as JSON; its key it can."""
+        """The next row is one that Postgres itself can not write; its key it can."""
         query = definition.rows_sql(definition.key.texts(), after, upper, order=definition.key.order())
         row = await self._session.fetchrow(f"{query} LIMIT 1")
         key = None if row is None else tuple(row.values())
-        return RowsRejected("row_too_large", f"{definition.what}: Postgres can not write this row: {reason}", key=key)
+        if key is not None and failures.is_over_limit(error.__cause__):
+            return _too_large(definition, key, self._max_row_bytes)
+        reason = f"{definition.what}: Postgres can not write this row: {error.__cause__}"
+        return RowsRejected("row_too_large", reason, key=key)
 
 
 def _check_unique(definition: Definition, builder: PageBuilder) -> None:
