@@ -44,7 +44,7 @@ def builder(dialect: Dialect = DIALECTS[0], **changes: int) -> CsvPageBuilder:
 
 async def fed(built: CsvPageBuilder, *buffers: bytes) -> Page:
     for buffer in buffers:
-        await built.feed(bytearray(buffer))
+        await built.feed(buffer)
     return built.page(None, end=True, decode=decode_key)
 
 

@@ -99,12 +99,9 @@ class Definition:
         the JSON from being built twice. A row over `max_row_bytes` comes as null, so it never travels.
         """
         page, row, built = (f"{letter}_{secrets.token_hex(6)}" for letter in "prj")
-        needed = dict.fromkeys((*self.selected, *self.key.names, *self.message_key))
-        inner = self.rows_sql(
-            ", ".join(f"{self.qualifier}.{quote_ident(name)}" for name in needed), after, upper, order=self.key.order()
-        )
+        inner = self._needed_sql(after, upper)
         lateral, value = "", page
-        if tuple(needed) != self.selected:
+        if {*self.key.names, *self.message_key} - {*self.selected}:
             chosen = ", ".join(f"{page}.{quote_ident(name)}" for name in self.selected)
             lateral, value = f" CROSS JOIN LATERAL (SELECT {chosen}) AS {row}", row
         select = [f"{column}::text AS k{index}" for index, column in enumerate(self.key.columns(page))]
@@ -131,10 +128,7 @@ class Definition:
         never travels: to leave out all its columns would cost every other row a CASE a column.
         """
         page = f"p_{secrets.token_hex(6)}"
-        needed = dict.fromkeys((*self.selected, *self.key.names))
-        inner = self.rows_sql(
-            ", ".join(f"{self.qualifier}.{quote_ident(name)}" for name in needed), after, upper, order=self.key.order()
-        )
+        inner = self._needed_sql(after, upper)
         select = [f"{column}::text" for column in self.key.columns(page)]
         if not self.key.proven:
             select.append(self._repeat_sql(page))
@@ -148,6 +142,22 @@ class Definition:
             f"SELECT {', '.join(select)} FROM ({inner} LIMIT {limit}) AS {page}{where}"
             f" ORDER BY {self.key.order(alias=page)}"
         )
+
+    def first_too_large_sql(self, after: Key | None, upper: Key | None, limit: int, max_row_bytes: int) -> str:
+        """The place, counted from 1, of the first row for which the statement of `page_sql` fails."""
+        page, rows = f"p_{secrets.token_hex(6)}", f"r_{secrets.token_hex(6)}"
+        return (
+            f"SELECT {rows}.n FROM (SELECT row_number() OVER (ORDER BY {self.key.order(alias=page)}) AS n,"
+            f" {self._size_sql(page, max_row_bytes) or '0'} AS s"
+            f" FROM ({self._needed_sql(after, upper)} LIMIT {limit}) AS {page}) AS {rows}"
+            f" WHERE {rows}.s > {max_row_bytes} ORDER BY {rows}.n LIMIT 1"
+        )
+
+    def _needed_sql(self, after: Key | None, upper: Key | None) -> str:
+        """The columns of the page and of the key, in order."""
+        needed = dict.fromkeys((*self.selected, *self.key.names, *self.message_key))
+        columns = ", ".join(f"{self.qualifier}.{quote_ident(name)}" for name in needed)
+        return self.rows_sql(columns, after, upper, order=self.key.order())
 
     def _size_sql(self, page: str, max_row_bytes: int) -> str:
         """About how many bytes the long values of a row have as text, without reading those that are stored apart;

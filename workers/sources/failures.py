@@ -61,8 +61,8 @@ def is_cancelled(error: BaseException) -> bool:
 
 
 def is_too_large(error: BaseException | None) -> bool:
-    """Postgres itself can not build the value (over 1 GB of text, or out of memory), or our statement refused it."""
-    return sqlstate(error) in _TOO_LARGE or is_over_limit(error)
+    """Postgres itself can not build the value: over 1 GB of text, or out of memory."""
+    return sqlstate(error) in _TOO_LARGE
 
 
 def is_over_limit(error: BaseException | None) -> bool:

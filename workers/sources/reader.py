@@ -131,6 +131,9 @@ class PostgresReader:
                     query, builder.feed, seconds=self._seconds(definition, rows), csv=definition.csv
                 )
             except (asyncpg.QueryCanceledError, Permanent) as error:
+                if failures.is_over_limit(error.__cause__):
+                    rows, held_back = await self._before_too_large(definition, after, upper, rows, held_back=held_back)
+                    continue
                 if not isinstance(error, asyncpg.QueryCanceledError) and not failures.is_too_large(error.__cause__):
                     raise
                 more = len(builder.values) > held_back
@@ -142,14 +145,30 @@ class PostgresReader:
                         held_back = False  # of two rows either may be the one: read the first alone
                         continue
                     await self._give_up(definition, after, upper, query, rows, error)
-                    # What our own limit refused is the first row, since none came before it.
-                    self._rows = rows = 1 if failures.is_over_limit(error.__cause__) else max(1, rows // 4)
+                    self._rows = rows = max(1, rows // 4)
                     continue
             took = time.monotonic() - started
             self.long_rows += rows == 1 and took > STATEMENT_SECONDS
             self._adapt(builder, rows, took)
             more = more or len(builder.values) >= rows + held_back
             return self._finish(definition, builder, after, upper, limit=rows, more=more, held_back=held_back)
+
+    async def _before_too_large(
+        self, definition: Definition, after: Key | None, upper: Key | None, rows: int, *, held_back: bool
+    ) -> tuple[int, bool]:
+        """How many rows to ask for, and whether with one to hold back, so that none of them is over `max_row_bytes`.
+        Raises RowsRejected when the next row is. (What asyncpg had of a statement when it failed, is lost.)"""
+        query = definition.first_too_large_sql(after, upper, rows + held_back, self._max_row_bytes)
+        first = await self._session.fetchval(query)
+        if first is None:  # it was changed meanwhile
+            return rows, held_back
+        if held_back and first <= 2:
+            await self._refuse_repeat(definition, after, upper)
+        if first == 1:
+            key = await self._next_key(definition, after, upper)
+            if key is not None:
+                raise _too_large(definition, key, self._max_row_bytes)
+        return max(1, first - 1 - held_back), held_back and first > 2
 
     async def _give_up(
         self, definition: Definition, after: Key | None, upper: Key | None, query: str, rows: int, error: Exception
@@ -159,7 +178,7 @@ class PostgresReader:
             if rows == 1 or (definition.relation is None and not await self._walks(query)):
                 raise self._too_long(definition) from error
         elif rows == 1:
-            raise await self._rejected(definition, after, upper, error) from error
+            raise await self._rejected(definition, after, upper, str(error.__cause__)) from error
 
     def _builder(self, definition: Definition) -> PageBuilder:
         if definition.csv is not None:
@@ -241,16 +260,16 @@ class PostgresReader:
             raise _not_unique(definition, tuple(rows[0].values()))
 
     async def _rejected(
-        self, definition: Definition, after: Key | None, upper: Key | None, error: Exception
+        self, definition: Definition, after: Key | None, upper: Key | None, reason: str
     ) -> RowsRejected:
         """The next row is one that Postgres itself can not write; its key it can."""
+        key = await self._next_key(definition, after, upper)
+        return RowsRejected("row_too_large", f"{definition.what}: Postgres can not write this row: {reason}", key=key)
+
+    async def _next_key(self, definition: Definition, after: Key | None, upper: Key | None) -> Key | None:
         query = definition.rows_sql(definition.key.texts(), after, upper, order=definition.key.order())
         row = await self._session.fetchrow(f"{query} LIMIT 1")
-        key = None if row is None else tuple(row.values())
-        if key is not None and failures.is_over_limit(error.__cause__):
-            return _too_large(definition, key, self._max_row_bytes)
-        reason = f"{definition.what}: Postgres can not write this row: {error.__cause__}"
-        return RowsRejected("row_too_large", reason, key=key)
+        return None if row is None else tuple(row.values())
 
 
 def _check_unique(definition: Definition, builder: PageBuilder) -> None:
