@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import TypeAdapter
 
 from sinks import formats, naming
+from sinks.format_spec import FormatSpec
 from sinks.specs import (
     AnySinkSpec,
     DonothingSinkSpec,
     ElasticsearchSinkSpec,
     FileSinkSpec,
-    FormatSpec,
     HdfsSinkSpec,
     KafkaSinkSpec,
     S3SinkSpec,

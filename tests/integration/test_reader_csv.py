@@ -250,7 +250,7 @@ async def test_a_column_added_meanwhile_shifts_nothing_and_one_that_is_gone_is_n
             assert await read_all(made) == [b'{"id":1,"a":"x","b":1.50,"c":7}']
         await connection.execute("ALTER TABLE grows ALTER a TYPE int USING 3")
         async with source(database, "grows", csv=Dialect(), fixed=fixed) as made:
-            with pytest.raises(Permanent, match=r"column 'a' of public\.grows is integer now, and text") as changed:
+            with pytest.raises(Permanent, match=r"column 'a' of public\.grows is integer now, .* text") as changed:
                 await read_all(made)
         await connection.execute("ALTER TABLE grows DROP COLUMN a")
         async with source(database, "grows", csv=Dialect(), fixed=fixed) as made:

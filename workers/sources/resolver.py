@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -10,13 +9,13 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from service.domain.errors import Permanent, Transient
 from service.domain.inspection import Finding
-from workers.sources import catalog
+from workers.sources import catalog, fixed_columns
 from workers.sources.definition import Definition
 from workers.sources.keys import KeyColumns, KeyPart
 from workers.sources.sql import SqlError, UserSql, parse_expression, parse_name, parse_query, quote_ident, quote_literal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from service.domain.datasource import Datasource
     from service.domain.spec import SourceSpec
@@ -149,36 +148,14 @@ class Resolver:
         definition = self._definition
         known = [column.name for column in definition.columns]
         if self._fixed:
-            self._as_fixed({column.name: column.exact for column in definition.columns})
+            definition.selected = tuple(column.name for column in self._fixed)
+            definition.findings += fixed_columns.findings(definition.what, self._fixed, definition.columns)
         elif self._spec.columns == ["*"]:
             definition.selected = tuple(known)
             if not known:
                 definition.error("/source", "column_unknown", f"{definition.what} has no columns")
         else:
             self._named(known)
-
-    def _as_fixed(self, there: Mapping[str, ExactColumn]) -> None:
-        """What was added since is left out; what is gone or of another type can not stand in the same files."""
-        definition = self._definition
-        definition.selected = tuple(column.name for column in self._fixed)
-        remedy = "bring the column back as it was, or start the job from the beginning: its files then have the new one"
-        for column in self._fixed:
-            found = there.get(column.name)
-            if found is None:
-                definition.error(
-                    "/source",
-                    "column_gone",
-                    f"{definition.what} has no column {column.name!r} any more, and the files of this generation do",
-                    remedy,
-                )
-            elif (_base(found.type), found.dimensions > 0) != (_base(column.type), column.dimensions > 0):
-                definition.error(
-                    "/source",
-                    "column_changed",
-                    f"column {column.name!r} of {definition.what} is {found.type} now, and {column.type} in the files "
-                    "of this generation",
-                    remedy,
-                )
 
     def _message_key(self) -> None:
         definition = self._definition
@@ -342,11 +319,6 @@ def too_powerful(pointer: str, datasource: Datasource, power: str) -> Finding:
         f"user {datasource.user!r} {power}",
         "read as a role that has SELECT on what it reads, and nothing else",
     )
-
-
-def _base(written: str) -> str:
-    """A type without its modifier: `numeric(12,2)[]` is `numeric[]`."""
-    return re.sub(r"\(\d[^)]*\)", "", written)
 
 
 def _at(error: SqlError) -> str:
