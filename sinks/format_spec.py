@@ -18,7 +18,14 @@ from pydantic import (
 from sinks import formats
 from sinks.formats import csv_records
 
-_DEFAULTS: Final[dict[str, dict[str, Any]]] = {"csv": {"header": True, "delimiter": ",", "null": ""}}
+_DEFAULTS: Final[dict[str, dict[str, Any]]] = {
+    "csv": {"header": True, "delimiter": ",", "null": ""},
+    "parquet": {
+        "compression": formats.COMPRESSIONS["parquet"][0],
+        "row_group_rows": formats.GROUP_ROWS,
+        "row_group_bytes": formats.GROUP_BYTES,
+    },
+}
 
 
 class FormatSpec(BaseModel):
@@ -26,12 +33,23 @@ class FormatSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    kind: Literal["json", "csv"] = "json"
-    compression: Literal["none", "gzip", "zstd"] = "none"
+    kind: Literal["json", "csv", "parquet"] = "json"
+    compression: Literal["none", "gzip", "zstd", "snappy"] = Field(
+        default="none", description="snappy for parquet alone, which has zstd if left out"
+    )
     header: bool | None = Field(default=None, description="of csv: a first line of column names; true if left out")
     delimiter: str | None = Field(default=None, description="of csv: one ASCII character; a comma if left out")
     null: str | None = Field(
         default=None, max_length=64, description="of csv: what stands for NULL, unquoted; nothing if left out"
+    )
+    row_group_rows: int | None = Field(
+        default=None, ge=1000, le=10_000_000, description="of parquet: rows after which a row group ends"
+    )
+    row_group_bytes: int | None = Field(
+        default=None,
+        ge=64 * 1024,
+        le=128 * 1024 * 1024,
+        description="of parquet: bytes of CSV after which a row group ends; it is held in memory until then",
     )
 
     @model_validator(mode="before")
@@ -53,9 +71,9 @@ class FormatSpec(BaseModel):
             raise ValueError(f"does not go with format.kind {kind}; choose one of {known}")
         return value
 
-    @field_validator("header", "delimiter", "null")
+    @field_validator("header", "delimiter", "null", "row_group_rows", "row_group_bytes")
     @classmethod
-    def _own(cls, value: bool | str | None, info: ValidationInfo) -> bool | str | None:
+    def _own(cls, value: bool | str | int | None, info: ValidationInfo) -> bool | str | int | None:
         kind, name = info.data.get("kind"), info.field_name
         if value is None or kind is None:
             return value

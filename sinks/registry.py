@@ -23,13 +23,12 @@ from sinks.specs import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from sinks.base import Sink
     from sinks.formats.columns import Column
-
-    Guard = Callable[[str, int], Awaitable[None]]
+    from sinks.guarded import Guard
 
 KINDS: Final = ("donothing", "elasticsearch", "file", "hdfs", "kafka", "s3")
 
@@ -40,11 +39,6 @@ TAKES_FORMATS: Final = frozenset({"donothing", "file", "hdfs", "s3"})
 """Sinks to which a row is bytes of any format; to the others it is one JSON document."""
 COLUMNS: Final = "columns"
 """Under which name a generation's columns are kept beside what `Sink.prepare_target` said."""
-
-PLANNED_KINDS: Final[frozenset[str]] = frozenset()
-PLANNED_FORMATS: Final = frozenset({"parquet"})
-PLANNED_COMPRESSIONS: Final = frozenset({"lz4", "snappy"})
-"""What the API's page names and this version does not have: refused as `not_available`, not as unknown."""
 
 _SINK: Final[TypeAdapter[Any]] = TypeAdapter(AnySinkSpec)
 
@@ -74,7 +68,7 @@ class Context:
     files: Path
     """The account's own folder, `<data folder>/files/<account>`: file jobs write below it only."""
     guard: Guard | None = None
-    """Awaited with host and port before a sink connects anywhere; raises SinkRefused. None: every address may be."""
+    """Answers the addresses that a sink may connect to, for host and port; raises SinkRefused. None: every address."""
     target: Mapping[str, object] = field(default_factory=dict)
     """What `Sink.prepare_target` said when the generation was planned."""
     columns: tuple[Column, ...] = ()
@@ -100,13 +94,7 @@ def parse(sink: Mapping[str, Any], form: Mapping[str, Any] | None = None) -> Def
     Raises DefinitionRefused for what is known and not available, for a path or a combination that can not be; and
     pydantic's ValidationError (`loc` relative to the part) for fields that are unknown or of another type.
     """
-    form = dict(form or {})
-    _refuse_planned("/sink/kind", sink.get("kind"), PLANNED_KINDS, KINDS)
-    _refuse_planned("/format/kind", form.get("kind"), PLANNED_FORMATS, tuple(formats.available()))
-    if sink.get("kind") != "kafka":
-        known = formats.available().get(str(form.get("kind", "json")), ())
-        _refuse_planned("/format/compression", form.get("compression"), PLANNED_COMPRESSIONS, known)
-    definition = Definition(_SINK.validate_python(dict(sink)), FormatSpec.model_validate(form))
+    definition = Definition(_SINK.validate_python(dict(sink)), FormatSpec.model_validate(dict(form or {})))
     check_together(definition)
     return definition
 
@@ -174,10 +162,3 @@ def build(definition: Definition, context: Context) -> Sink:
 
     topic_id = context.target.get("topic_id")
     return KafkaSink(sink, guard=context.guard, topic_id=None if topic_id is None else str(topic_id))
-
-
-def _refuse_planned(pointer: str, value: object, planned: frozenset[str], known: tuple[str, ...]) -> None:
-    if isinstance(value, str) and value in planned:
-        name = pointer[1:].replace("/", ".")
-        message = f"{name} {value!r} is not available in this version; choose one of {', '.join(known)}"
-        raise DefinitionRefused(pointer, "not_available", message)

@@ -70,7 +70,7 @@ class DefinitionInspector:
 
         async def read() -> list[PreviewRow]:
             # Parquet is not for the eye: its values are shown as JSON.
-            readable = {**spec, "format": {}} if _parsed(spec).format.kind == "parquet" else spec  # type: ignore[comparison-overlap]
+            readable = {**spec, "format": {}} if _parsed(spec).format.kind == "parquet" else spec
             async with self._source(account, readable) as source:
                 inspection = await source.inspect()
                 for finding in inspection.findings:

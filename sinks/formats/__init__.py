@@ -1,4 +1,4 @@
-"""How rows become bytes: a layout (JSON lines, CSV) and a compression around it.
+"""How rows become bytes: a layout (JSON lines, CSV, Parquet) and a compression, around it or, for Parquet, within.
 
 `Stream` is what a sink of files or objects writes through. The same rows give the same bytes, however they were
 batched: a repeat can be told from another content by size and checksum.
@@ -17,10 +17,23 @@ if TYPE_CHECKING:
 
     from sinks.formats.columns import Column
 
+GROUP_ROWS: Final = 131_072
+"""Rows of a row group: readers share out their work by them."""
+GROUP_BYTES: Final = 8 << 20
+"""Bytes of CSV in a row group of more than one row: this bounds a stream's memory."""
+
 _TEXT: Final = tuple(compression.SUFFIXES)
-COMPRESSIONS: Final[Mapping[str, tuple[str, ...]]] = {"json": _TEXT, "csv": _TEXT}
+COMPRESSIONS: Final[Mapping[str, tuple[str, ...]]] = {
+    "json": _TEXT,
+    "csv": _TEXT,
+    "parquet": ("zstd", "none", "gzip", "snappy"),
+}
 """Each kind with the compressions it can have; the first is what it has when nothing is said."""
-OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {"json": (), "csv": ("header", "delimiter", "null")}
+OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
+    "json": (),
+    "csv": ("header", "delimiter", "null"),
+    "parquet": ("row_group_rows", "row_group_bytes"),
+}
 """Each kind's own options: fields of `Format`, kept with every chunk."""
 DIALECT: Final = ("delimiter", "null")
 """Those that say how the source has to write a row."""
@@ -47,6 +60,8 @@ class Format:
     header: bool = True
     delimiter: str = ","
     null: str = ""
+    row_group_rows: int = GROUP_ROWS
+    row_group_bytes: int = GROUP_BYTES
     columns: tuple[Column, ...] = field(default=(), repr=False)
     """The generation's: what a header names and a schema is made of."""
 
@@ -64,19 +79,30 @@ class Format:
 
     @property
     def extension(self) -> str:
-        """With the dot in front: `.jsonl`, `.jsonl.gz`, `.csv.zst`."""
+        """With the dot in front: `.jsonl`, `.jsonl.gz`, `.csv.zst`, `.parquet`."""
+        if self.kind == "parquet":
+            return ".parquet"
         layout = {"json": json_lines.EXTENSION, "csv": csv_records.EXTENSION}[self.kind]
         return layout + compression.SUFFIXES[self.compression]
 
     @property
     def rejects(self) -> bool:
         """Whether a stream may reject single rows."""
-        return False
+        return self.kind == "parquet"
 
     def stream(self) -> Stream:
-        """A new stream: one gzip member or one zstd frame, from its first byte to its last. Raises SinkRefused where
+        """A new stream: one gzip member, one zstd frame or one Parquet file, from first byte to last. Raises SinkRefused where
         the layout needs the columns and they are not known."""
-        return _Lines(self)
+        if self.kind != "parquet":
+            return _Lines(self)
+        if not self.columns:
+            raise columns_unknown()
+        # pyarrow costs some 50 MB, so whoever writes no Parquet never loads it.
+        from sinks.formats import parquet  # noqa: PLC0415 - see above
+
+        return parquet.Stream(
+            self.columns, self.compression, group_rows=self.row_group_rows, group_bytes=self.row_group_bytes
+        )
 
     def details(self) -> dict[str, object]:
         """What a chunk's record keeps of it; `again` reads it. Not the columns: those are the generation's."""

@@ -102,6 +102,12 @@ def test_what_is_left_out_is_written_out_in_what_is_stored() -> None:
     assert FormatSpec.model_validate({"kind": "csv"}).model_dump(mode="json") == stored
     assert FormatSpec.model_validate(stored).model_dump(mode="json") == stored
     assert FormatSpec.model_validate({"kind": "csv", "header": None}).model_dump(mode="json") == stored
+    groups = {"row_group_rows": 131_072, "row_group_bytes": 8 << 20}
+    assert FormatSpec.model_validate({"kind": "parquet"}).model_dump(mode="json") == {
+        "kind": "parquet",
+        "compression": "zstd",
+        **groups,
+    }
     assert FormatSpec().model_dump(mode="json") == {"kind": "json", "compression": "none"}
 
 
@@ -120,6 +126,13 @@ def test_what_is_left_out_is_written_out_in_what_is_stored() -> None:
         ({"kind": "csv", "compression": "lz4"}, "/format/compression", "lz4"),
         ({"kind": "json", "delimiter": ","}, "/format/delimiter", "belongs to format.kind csv, not to json"),
         ({"header": True}, "/format/header", "belongs to format.kind csv, not to json"),
+        ({"kind": "csv", "compression": "snappy"}, "/format/compression", "does not go with format.kind csv"),
+        ({"compression": "snappy"}, "/format/compression", "does not go with format.kind json"),
+        ({"kind": "parquet", "compression": "lz4"}, "/format/compression", "lz4"),
+        ({"kind": "parquet", "delimiter": ";"}, "/format/delimiter", "belongs to format.kind csv, not to parquet"),
+        ({"kind": "csv", "row_group_rows": 5000}, "/format/row_group_rows", "belongs to format.kind parquet"),
+        ({"kind": "parquet", "row_group_bytes": 1}, "/format/row_group_bytes", "65536"),
+        ({"kind": "parquet", "row_group_rows": 1.5}, "/format/row_group_rows", "integer"),
         ({"kind": "csv", "level": 3}, "/format/level", "unknown field"),
     ],
 )

@@ -83,7 +83,7 @@ def test_extensions():
 
 @pytest.mark.parametrize(("kind", "compression"), [("avro", "none"), ("json", "lz4")])
 def test_unknown_formats_are_refused_with_the_known_ones(kind: str, compression: str):
-    with pytest.raises(ValueError, match=r"not available.*; choose one of (csv, json|none, gzip, zstd)"):
+    with pytest.raises(ValueError, match=r"not available.*; choose one of (csv, json, parquet|none, gzip, zstd)"):
         Format(kind, compression)
 
 

@@ -26,12 +26,13 @@ from workers.sources.splits import split
 from workers.sources.sql import quote_ident
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from service.domain.datasource import Datasource
     from service.domain.spec import Options, SourceSpec
     from sinks.formats.columns import Column
+    from sinks.guarded import Guard
     from workers.sources.base import Key
     from workers.sources.budget import ConnectionBudget
     from workers.sources.csv_page import Dialect
@@ -61,7 +62,7 @@ class PostgresSource:
         connections: ConnectionBudget,
         csv: Dialect | None = None,
         columns: Sequence[Column] = (),
-        guard: Callable[[str, int], Awaitable[None]] | None = None,
+        guard: Guard | None = None,
         waiting: Callable[[bool], None] | None = None,
     ) -> None:
         """`csv`: rows are CSV records, else JSON. `columns`: those that the generation was planned with."""
