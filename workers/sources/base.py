@@ -90,7 +90,7 @@ class Page:
 
     values: list[bytes]
     """One encoded record a row, without a line end."""
-    raw_keys: list[bytes]
+    raw_keys: Sequence[bytes]
     """One a row: the key columns as the source sent them; `key` reads them."""
     message_keys: list[bytes | None] | None
     """The message key a row, where the sink asked for one."""
