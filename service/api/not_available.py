@@ -15,8 +15,6 @@ ROUTES: Final[tuple[tuple[str, str, str], ...]] = (
     ("GET", "/v1/jobs/{job}/dead-letters", "operator"),
     ("DELETE", "/v1/jobs/{job}/dead-letters", "operator"),
     ("POST", "/v1/jobs/{job}/dead-letters:retry", "operator"),
-    ("POST", "/v1/jobs/{job}/verify", "operator"),
-    ("GET", "/v1/jobs/{job}/verify/{id}", "operator"),
     ("POST", "/v1/jobs/{job}/schedule:pause", "operator"),
     ("POST", "/v1/jobs/{job}/schedule:resume", "operator"),
     ("GET", "/v1/tables", "viewer"),

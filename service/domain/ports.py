@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from service.domain.verification import Verifications, VerifySteps
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
     from datetime import datetime
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
     from service.domain.states import Event
 
 
-class StepStore(Protocol):
+class StepStore(VerifySteps, Protocol):
     """Leases and what is written under them. Times are the database's."""
 
     async def claim(
@@ -149,7 +151,7 @@ class StepStore(Protocol):
         """Give a clean-up step back, to be tried again in `seconds`."""
 
 
-class JobStore(Protocol):
+class JobStore(Verifications, Protocol):
     """What the HTTP side asks. `account` is the account's name; another account's objects do not exist."""
 
     async def create(

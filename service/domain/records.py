@@ -27,6 +27,8 @@ class StepKind(StrEnum):
     """After the last split: manifest, closing checks. Only its settle makes a run successful."""
     CLEAN_UP = "clean_up"
     """After removal, on the kept copy of definition and secrets."""
+    VERIFY = "verify"
+    """Compares source and sink of a generation; no part of a run (`service.domain.verification`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class Lease:
     owner: str
     """The process that holds it: host, pid and a random part."""
     run_id: str | None
-    """None for clean-up."""
+    """None for clean-up and verify."""
 
 
 @dataclass(frozen=True, slots=True)

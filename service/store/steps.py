@@ -9,8 +9,9 @@ from __future__ import annotations
 from service.store.chunks import Chunks
 from service.store.leases import Leases
 from service.store.plans import Plans
+from service.store.verifications import VerifySteps
 
 
-class PostgresStepStore(Chunks, Plans, Leases):
+class PostgresStepStore(Chunks, Plans, Leases, VerifySteps):
     """Implements `service.domain.ports.StepStore`. Raises what the pool raises; retries nothing. Methods may be called
     from any number of tasks at once."""

@@ -17,6 +17,7 @@ from service.store.runs import Runs
 from service.store.secrets import SecretBox
 from service.store.steps import PostgresStepStore
 from service.store.verbs import Verbs
+from service.store.verifications import Verifications
 
 if TYPE_CHECKING:
     from service.domain.ports import JobStore, LogStore, Registry, StepStore
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 _PING_SECONDS = 3.0
 
 
-class Store(PostgresStepStore, Jobs, Verbs, Runs, Logs, Requests, Named, Forgetting):
+class Store(PostgresStepStore, Jobs, Verbs, Runs, Logs, Requests, Named, Forgetting, Verifications):
     """`StepStore`, `JobStore`, `Registry` and `LogStore` in one, for one process. An async context manager."""
 
     def __init__(self, pool: Pool, box: SecretBox, notifications: Notifications) -> None:
