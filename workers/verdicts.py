@@ -102,7 +102,8 @@ class Judge:
         if seen.by_key:
             yield from self._looked_up(seen)
         elif silent:
-            yield from self._each(DifferenceKind.FOREIGN, left.sink, self.read_token)
+            # What the sink can not show any more is neither missing nor a change; what it shows, it was given.
+            yield from self._changed(left.sink, self.read_token, "in the sink only")
         elif seen.source == delivered:
             yield from self._each(DifferenceKind.MISSING, left.source, self.read_key)
             yield from self._each(DifferenceKind.FOREIGN, left.sink, self.read_token)

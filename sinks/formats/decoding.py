@@ -38,7 +38,7 @@ class Decompressor(Protocol):
         """What comes out of `data`. Raises Damaged."""
 
     def check_end(self) -> None:
-        """Raises Damaged when the stream has not ended."""
+        """Raises Damaged when the stream has not ended, or something follows its end."""
 
 
 class _Plain:
@@ -68,6 +68,8 @@ class _Compressed:
     def check_end(self) -> None:
         if not self._inner.eof:
             raise Damaged("the compressed stream has no end")
+        if self._inner.unused_data:
+            raise Damaged("bytes follow the end of the compressed stream")
 
 
 class Layout(Protocol):

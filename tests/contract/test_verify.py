@@ -106,11 +106,6 @@ async def test_rows_that_changed_in_the_source_are_no_fault_of_the_sink(case: Ve
 
 
 async def test_a_damage_among_changes_of_the_source_is_told_as_what_is_certain(case: VerifyCase):
-    if "a record less" not in case.damages:
-        pytest.skip("the target has no record that could be taken out")
-    await case.damages["a record less"]()
+    await case.damages[case.loses_one]()
     await case.api.source.execute("DELETE FROM orders WHERE id = 43")
-    found = await verified(case.api)
-    assert found["missing"] == 1
-    assert (found["checksum"], found["doubled"], found["foreign"]) == (1, 0, 0)
-    assert found["source_changed"] == 1
+    assert counts(await verified(case.api)) == case.after_loss

@@ -8,6 +8,11 @@ import json
 import uuid
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from confluent_kafka import Producer, TopicPartition
+
+from tests.support.topics import topic_ends
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -15,7 +20,9 @@ if TYPE_CHECKING:
     import pytest
 
     from tests.integration.api_cases import ApiCase
+    from tests.support.elasticsearch import SearchServer
     from tests.support.hdfs import HdfsServer
+    from tests.support.kafka import KafkaServer
     from tests.support.s3 import S3Server
 
 ROWS, SPLITS, CHUNK = 1000, 2, 100
@@ -40,6 +47,11 @@ class VerifyCase(ABC):
     async def stop(self) -> None:
         """Remove it."""
 
+    loses_one: str
+    """The damage after which one row, or as little as can be, is not there."""
+    after_loss: Expected
+    """What is found after it when a row near by was deleted in the source too."""
+
     @abstractmethod
     def sink(self) -> dict[str, Any]:
         """The sink of the job's definition."""
@@ -58,6 +70,9 @@ class VerifyCase(ABC):
 
 class BytesCase(VerifyCase):
     """A target that keeps bytes under names: each damage is done to the object of ids 1 to 100."""
+
+    loses_one = "a record less"
+    after_loss = {"checksum": 1, "missing": 1, "source_changed": 1}  # noqa: RUF012 - never changed
 
     @abstractmethod
     async def read(self, target: str) -> bytes:
@@ -191,3 +206,115 @@ class HdfsCase(BytesCase):
 
 
 CASES |= {"s3": S3Case, "hdfs": HdfsCase}
+
+
+class KafkaCase(VerifyCase):
+    """A topic of three partitions that both splits write to at once, by librdkafka's clients."""
+
+    form = None
+    delivery = "exactly_once"
+    loses_one = "a partition expired"
+    after_loss = {"not_verifiable": ROWS // CHUNK, "source_changed": 1}  # noqa: RUF012 - never changed
+
+    async def start(self, api: ApiCase) -> None:
+        await super().start(api)
+        self.server: KafkaServer = self.request.getfixturevalue("kafka_server")
+        self.topic = self.server.create_topic(partitions=3)
+
+    def sink(self) -> dict[str, Any]:
+        return {
+            "kind": "kafka",
+            "bootstrap_servers": self.server.bootstrap,
+            "topic": self.topic,
+            "key": ["id"],
+            "delivery": self.delivery,
+            "compression": "zstd",
+        }
+
+    @property
+    def damages(self) -> dict[str, Callable[[], Awaitable[Expected]]]:
+        return {
+            "somebody else's records": self._foreign,
+            "a partition expired": self._expire,
+            "deleted and made again": self._again,
+        }
+
+    async def _foreign(self) -> Expected:
+        """Copies of a row by another producer: whose they are can be told, and they are not the job's."""
+        producer = Producer({"bootstrap.servers": self.server.bootstrap})
+        for partition in range(3):
+            producer.produce(self.topic, key=b"42", value=b'{"id":42}', partition=partition)
+        assert await asyncio.to_thread(producer.flush, 20) == 0
+        return {}
+
+    async def _expire(self) -> Expected:
+        ends = await asyncio.to_thread(topic_ends, self.server.bootstrap, self.topic)
+        wanted = [TopicPartition(self.topic, 1, ends[1].high)]
+        admin = self.server.admin()
+        (deleted,) = admin.delete_records(wanted).values()
+        await asyncio.to_thread(deleted.result, 20)
+        return {"not_verifiable": ROWS // CHUNK}
+
+    async def _again(self) -> Expected:
+        await asyncio.to_thread(self.server.delete_topic, self.topic)
+        await asyncio.to_thread(self.server.create_topic, self.topic, partitions=3)
+        return {"gone": ROWS // CHUNK, "missing": ROWS}
+
+
+class KafkaPlainCase(KafkaCase):
+    """Without transactions."""
+
+    delivery = "at_least_once"
+
+
+class OpenSearchCase(VerifyCase):
+    """Documents of one index, by plain HTTP."""
+
+    form = None
+    loses_one = "a document deleted"
+    after_loss = {"missing": 1, "source_changed": 1}  # noqa: RUF012 - never changed
+    server_fixture = "opensearch_server"
+
+    async def start(self, api: ApiCase) -> None:
+        await super().start(api)
+        self.server: SearchServer = self.request.getfixturevalue(self.server_fixture)
+        self.index = self.server.index_name()
+
+    def sink(self) -> dict[str, Any]:
+        return {"kind": "elasticsearch", "url": self.server.url, "index": self.index, "routing": "note"}
+
+    @property
+    def damages(self) -> dict[str, Callable[[], Awaitable[Expected]]]:
+        return {"a document deleted": self._delete, "a document replaced": self._replace, "index deleted": self._gone}
+
+    async def _delete(self) -> Expected:
+        await self._call("DELETE", self._document(42))
+        return {"missing": 1}
+
+    async def _replace(self) -> Expected:
+        await self._call("PUT", self._document(42), {"id": 42, "note": "by hand"})
+        return {"foreign": 1}
+
+    async def _gone(self) -> Expected:
+        await self._call("DELETE", f"/{self.index}")
+        return {"gone": ROWS // CHUNK, "missing": ROWS}
+
+    def _document(self, number: int) -> str:
+        return f"/{self.index}/_doc/{quote(json.dumps([str(number)]), safe='')}?routing={quote(f'note {number}')}"
+
+    async def _call(self, method: str, path: str, body: Any = None) -> None:
+        await asyncio.to_thread(self.server.call, method, path, body)
+
+
+class ElasticsearchCase(OpenSearchCase):
+    """The same on Elasticsearch itself."""
+
+    server_fixture = "elasticsearch_server"
+
+
+CASES |= {
+    "kafka": KafkaCase,
+    "kafka-at-least-once": KafkaPlainCase,
+    "opensearch": OpenSearchCase,
+    "elasticsearch": ElasticsearchCase,
+}
