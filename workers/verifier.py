@@ -23,7 +23,7 @@ from workers.comparing import Comparison
 from workers.metrics import VERIFIED_ROWS, VERIFY_DIFFERENCES
 from workers.retrying import Retry
 from workers.signals import Point
-from workers.splits import owner
+from workers.owners import owner
 from workers.verdicts import Judge, beyond
 
 if TYPE_CHECKING:

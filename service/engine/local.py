@@ -152,13 +152,14 @@ class LocalEngine:
 
     def _wanted(self) -> list[StepKind]:
         splits = sum(control.lease.kind is StepKind.SPLIT for control in self._running.values())
-        rest = [StepKind.PLAN, StepKind.FINISH, StepKind.CLEAN_UP]
+        rest = [StepKind.PLAN, StepKind.FINISH, StepKind.CLEAN_UP, StepKind.RETRY]
         if sum(control.lease.kind is StepKind.VERIFY for control in self._running.values()) < MAX_VERIFICATIONS:
             rest.append(StepKind.VERIFY)
         return [StepKind.SPLIT, *rest] if splits < self._max_splits else rest
 
     def _jobs(self) -> list[str]:
-        return sorted({c.lease.job_id for c in self._running.values() if c.lease.run_id is not None})
+        beside = {StepKind.CLEAN_UP, StepKind.RETRY, StepKind.VERIFY}
+        return sorted({c.lease.job_id for c in self._running.values() if c.lease.kind not in beside})
 
     def _run(self, step: Step, claimed_at: float) -> None:
         control = Control(

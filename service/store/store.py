@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Self
 
 from service.domain.errors import RowferryError, Transient
+from service.store.dead_letters import DeadLetters
 from service.store.jobs import Jobs
 from service.store.logs import Logs
 from service.store.notifications import Notifications
@@ -28,7 +29,18 @@ _PING_SECONDS = 3.0
 
 
 class Store(
-    PostgresStepStore, Jobs, Verbs, Runs, Schedules, Logs, Requests, Named, Published, Forgetting, Verifications
+    PostgresStepStore,
+    Jobs,
+    Verbs,
+    Runs,
+    DeadLetters,
+    Verifications,
+    Schedules,
+    Logs,
+    Requests,
+    Named,
+    Published,
+    Forgetting,
 ):
     """`StepStore`, `JobStore`, `Registry` and `LogStore` in one, for one process. An async context manager."""
 
