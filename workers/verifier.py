@@ -21,9 +21,9 @@ from sinks.reading import Wanted
 from workers.closing import put_down
 from workers.comparing import Comparison
 from workers.metrics import VERIFIED_ROWS, VERIFY_DIFFERENCES
+from workers.owners import owner
 from workers.retrying import Retry
 from workers.signals import Point
-from workers.owners import owner
 from workers.verdicts import Judge, beyond
 
 if TYPE_CHECKING:
