@@ -17,6 +17,7 @@ from service.domain.errors import Permanent, Stopped
 from service.domain.records import Condition
 from service.domain.spec import JobSpec
 from service.domain.verification import END_OF_SPLIT, Findings, VerifyProgress
+from sinks.formats.decoding import KINDS
 from sinks.reading import Wanted
 from workers.closing import put_down
 from workers.comparing import Comparison
@@ -69,6 +70,8 @@ class VerifyWork:
 
     async def _pass(self) -> None:
         assert self._task is not None, "set by run"
+        if self._spec.format.kind not in KINDS:
+            raise Permanent("not_verifiable", f"files of format.kind {self._spec.format.kind} can not be verified yet")
         key = await self._key_columns()
         held = key if _holds(self._spec, key) or self._sink.upserts else None
         if held is None:

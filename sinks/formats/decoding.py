@@ -111,6 +111,9 @@ class Lines:
 
 _LAYOUTS: Mapping[str, Callable[[Format], Layout]] = {"json": lambda _: Lines()}
 
+KINDS = frozenset(_LAYOUTS)
+"""Formats that can be read back."""
+
 
 def tokens(form: Format, records: Sequence[bytes], key: Sequence[str]) -> list[bytes | None]:
     """The token of each record (`sinks.reading`), None where no key can be read."""
