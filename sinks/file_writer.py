@@ -67,13 +67,18 @@ class FileWriter:
         """Nothing: names need no anchor."""
 
     async def stage(self, batch: Batch) -> None:
-        """Hand rows to the thread; waits while more than `LONGEST_QUEUE` bytes are on their way to the disk."""
+        """Hand rows to the thread; waits while more than `LONGEST_QUEUE` bytes are on their way to the disk. A format
+        that may reject rows is waited for: when it does, none of the batch was taken."""
         self._check_open()
         if not batch.values:
             return
         spool = self._spool()
-        spool.rows += batch.rows
         size = sum(map(len, batch.values)) + batch.rows
+        if spool.form.rejects:
+            await self._call(partial(spool.write, batch.values), "writing", size)
+            spool.rows += batch.rows
+            return
+        spool.rows += batch.rows
         self._queue.append((self._lane.submit(partial(spool.write, batch.values)), size))
         self._waiting += size
         await self._drain(LONGEST_QUEUE)
@@ -103,7 +108,7 @@ class FileWriter:
             lower=cut.lower,
             target=tries.default_target(self._path, self._owner, cut, spool.form) if repeat is None else repeat.target,
             checksum=checksum,
-            details={"format": spool.form.kind, "compression": spool.form.compression, "temporary": spool.name},
+            details={**spool.form.details(), "temporary": spool.name},
         )
 
     async def make_visible(self, prepared: Prepared) -> Receipt:

@@ -265,13 +265,6 @@ class DonothingSinkSpec(SinkSpec):
     kind: Literal["donothing"]
 
 
-class FormatSpec(SinkSpec):
-    """How a row is written. Kafka takes only `compression: none` here: its batches have `sink.compression`."""
-
-    kind: Literal["json"] = "json"
-    compression: Literal["none", "gzip", "zstd"] = "none"
-
-
 AnySinkSpec = Annotated[
     KafkaSinkSpec | FileSinkSpec | S3SinkSpec | HdfsSinkSpec | ElasticsearchSinkSpec | DonothingSinkSpec,
     Field(discriminator="kind"),

@@ -144,7 +144,7 @@ class Spool:
         self._file: int | None = None
 
     def write(self, values: Sequence[bytes]) -> None:
-        """Encode, compress and write rows. Raises ValueError for a row that is not one record."""
+        """Encode, compress and write rows. Raises as `formats.Stream.encode`."""
         if not self.abandoned:
             self._put(self._stream.encode(values))
 

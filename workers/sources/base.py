@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from service.domain.inspection import Finding
+    from sinks.formats.columns import Column
 
 Key = tuple[str, ...]
 
@@ -138,6 +139,10 @@ class Source(Protocol):
     async def inspect(self) -> Inspection:
         """Look at the catalog, change nothing. What makes a run impossible is a finding of severity `error`; raises
         only when the source can not be reached or asked."""
+
+    async def columns(self) -> Sequence[Column]:
+        """What a row consists of, in order: for the generation that is planned. Of a query the types are known without
+        their modifiers. Refuses (Permanent) what inspection calls an error."""
 
     async def plan(
         self,
