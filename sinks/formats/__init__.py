@@ -91,8 +91,8 @@ class Format:
         return self.kind == "parquet"
 
     def stream(self) -> Stream:
-        """A new stream: one gzip member, one zstd frame or one Parquet file, from first byte to last. Raises SinkRefused where
-        the layout needs the columns and they are not known."""
+        """A new stream: one gzip member, one zstd frame or one Parquet file, from first byte to last. Raises
+        SinkRefused where the layout needs the columns and they are not known."""
         if self.kind != "parquet":
             return _Lines(self)
         if not self.columns:
