@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from sinks.formats.columns import Column
 
-EXTENSION: Final = ".parquet"
 COMPRESSIONS: Final[Mapping[str, str]] = {"none": "NONE", "gzip": "GZIP", "snappy": "SNAPPY", "zstd": "ZSTD"}
 """By the API's words. Pages are compressed inside the file; its name does not tell."""
 SLICE_ROWS: Final = 8192
