@@ -9,7 +9,7 @@ import pytest
 from tests.fault.file_target import FileTarget
 from tests.fault.s3_target import S3Target
 from tests.fault.scenario import Scenario
-from tests.fault.test_kafka_kills import AND_THE_NEXT_STEP, BETWEEN_STEPS
+from tests.fault.test_kafka_kills import BETWEEN_STEPS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -42,9 +42,6 @@ async def test_a_kill_between_any_two_steps_of_a_chunk_loses_nothing_and_doubles
         job = await scenario.create(name, **PARQUET)
         jobs.append(job)
         holds.append(scenario.points.hold(point, job_id=job.id, skip=skip))
-        if name in AND_THE_NEXT_STEP:
-            following, passed = AND_THE_NEXT_STEP[name]
-            holds.append(scenario.points.hold(following, job_id=job.id, skip=passed))
     await scenario.start(*jobs)
     await scenario.reach(*holds)
     await scenario.restart_after_kill()
