@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import TypeAdapter
 
-from sinks import formats, naming
+from sinks import file_path, formats
 from sinks.format_spec import FormatSpec
 from sinks.specs import (
     AnySinkSpec,
@@ -125,7 +125,7 @@ def check_together(definition: Definition) -> None:
         )
     if isinstance(sink, FileSinkSpec):
         try:
-            naming.check_path(sink.path, "sink.path")
+            file_path.check_path(sink.path, "sink.path")
         except ValueError as error:
             raise DefinitionRefused("/sink/path", "path_not_allowed", str(error)) from error
 

@@ -99,7 +99,11 @@ class FileSinkSpec(SinkSpec):
     """Rows as files below the account's own folder."""
 
     kind: Literal["file"]
-    path: str = Field(min_length=1, max_length=1024, description="folder, relative to the account's folder")
+    path: str = Field(
+        min_length=1,
+        max_length=1024,
+        description="folder, relative to the account's; may hold {job}, {job_id}, {run}, {generation}, {date:%Y/%m/%d}",
+    )
 
 
 def _search_url(value: str) -> str:

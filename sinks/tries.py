@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from sinks import naming
 from sinks.base import Mark, PositionConflict, SinkRefused
+from sinks.file_path import joined
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +23,7 @@ def default_target(path: str, owner: Owner, cut: Cut, form: Format) -> str:
     """The whole name of a chunk that is cut for the first time, below `path`."""
     hashed = naming.range_hash(cut.lower, cut.last_key)
     name = naming.chunk_name(owner.job_id, owner.generation, owner.split, cut.sequence, hashed, form.extension)
-    return f"{path}/{name}"
+    return joined(path, name)
 
 
 def newest(prepared: Sequence[Prepared]) -> Prepared | None:

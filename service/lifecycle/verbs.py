@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -13,8 +14,8 @@ from service.domain.states import FINAL, LIVE, UNCHANGED, Event, may_start, verb
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from service.domain.ports import JobStore
-    from service.domain.records import Actor, Job
+    from service.domain.ports import JobStore, ScheduleStore
+    from service.domain.records import Actor, DueJob, Job, Tick
 
 FORCE_SECONDS: Final = 10.0
 """How long a forced removal waits for its abort."""
@@ -41,11 +42,12 @@ class Verbs:
     def __init__(
         self,
         store: JobStore,
+        schedules: ScheduleStore,
         wake: Callable[[str], Awaitable[None]],
         closing: Callable[[], bool] = lambda: False,
     ) -> None:
         """`closing` ends every wait early: the process is going down."""
-        self._store = store
+        self._store, self._schedules = store, schedules
         self.wake = wake
         self._closing = closing
         self._starting: dict[str, asyncio.Lock] = {}
@@ -74,6 +76,23 @@ class Verbs:
         if wait_seconds is None:
             return after, not moved
         return await self._wait(account, after, wait_seconds)
+
+    async def tick(self, due: DueJob, actor: Actor) -> Tick | None:
+        """Start what is due by its schedule, or say in an event why not; None when another service did. Raises
+        NotFound when the job was removed meanwhile."""
+        async with self._starting.setdefault(due.account, asyncio.Lock()):
+            job = await self._store.get(due.account, due.job_id)
+            if job is None:
+                raise NotFound("job", due.job_id)
+            try:
+                await self.refuse_shared_path(due.account, job.name, job.spec, but=job.id)
+                blocked = None
+            except Conflict as conflict:
+                blocked = conflict
+            tick = await self._schedules.tick(due, actor, blocked=blocked)
+        if tick is not None and tick.outcome == "started":
+            await self.wake(due.job_id)
+        return tick
 
     async def remove(self, account: str, actor: Actor, job: Job, *, force: bool) -> Job | None:
         """Free the name; None when that is done. With `force` a live job is aborted first: the job when that takes
@@ -108,9 +127,13 @@ class Verbs:
         path = _path(definition)
         if path is None:
             return
+        mine = _folder(path, name, but)
         for other in await self._matching(account, {"sink": "file", "state": [state.value for state in LIVE]}):
             theirs = _path(other.spec)
-            if other.id != but and theirs is not None and (_below(path, theirs) or _below(theirs, path)):
+            if other.id == but or theirs is None or (theirs == path and _OF_ONE_JOB.search(path)):
+                continue
+            there = _folder(theirs, other.name, other.id)
+            if _below(mine, there) or _below(there, mine):
                 raise Conflict(
                     "path_in_use",
                     f"sink.path {path!r} of job {name!r} is in use by job {other.name!r}, which is {other.state}",
@@ -182,6 +205,10 @@ class Verbs:
         return BulkResult(job.id, job.name, 200 if final else 202, after.state.value)
 
 
+_OF_ONE_JOB = re.compile(r"\{job(_id)?\}")
+_MOVING = re.compile(r"\{(run|date|generation)\b")
+
+
 def _foreseen(job: Job, event: Event) -> BulkResult:
     mode = str(job.spec.get("mode", "once"))
     startable = may_start(job.state, mode, generation_unrun=job.generation_unrun)
@@ -199,6 +226,13 @@ def _path(definition: Mapping[str, Any]) -> str | None:
     if not isinstance(sink, dict) or sink.get("kind") != "file" or not isinstance(sink.get("path"), str):
         return None
     return str(sink["path"])
+
+
+def _folder(path: str, name: str, job_id: str | None) -> str:
+    """What all files of a job lie in or below: the template up to what differs between them."""
+    text = path.replace("{job}", name).replace("{job_id}", job_id or "{job_id}")
+    moving = _MOVING.search(text)
+    return text if moving is None else text[: moving.start()].rpartition("/")[0]
 
 
 def _below(path: str, other: str) -> bool:
