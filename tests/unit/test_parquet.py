@@ -282,11 +282,11 @@ def test_what_can_not_be_held_is_refused_by_row_and_the_others_are_kept(written:
         assert done + stream.encode(good) + stream.end() == filed(made, good[:2], good)
 
 
-def test_the_first_of_several_is_refused_wherever_a_slice_ends():
+def test_the_first_of_several_is_refused_wherever_a_piece_ends():
     made = columns("integer", "numeric(5,2)")
-    rows = [record(str(number), "1.00") for number in range(2 * parquet.SLICE_ROWS + 10)]
+    rows = [record(str(number), "1.00") for number in range(2 * parquet.PIECE_ROWS + 10)]
     whole = filed(made, rows)
-    for place in (0, 1, 4095, parquet.SLICE_ROWS - 1, parquet.SLICE_ROWS, 2 * parquet.SLICE_ROWS, len(rows) - 1):
+    for place in (0, 1, 4095, parquet.PIECE_ROWS - 1, parquet.PIECE_ROWS, 2 * parquet.PIECE_ROWS, len(rows) - 1):
         wrong = [*rows]
         wrong[place] = wrong[-1] = record("1", "NaN")
         stream = parquet.Stream(made)
