@@ -92,17 +92,18 @@ async def test_settings_of_the_role_and_the_datasource_change_nothing(
             await connection.execute("DROP OWNED BY csv_styled; DROP ROLE csv_styled")
 
 
+@pytest.mark.parametrize("columns", [["v", "a"], ["a", "b", "v"], ["a", "b"]], ids=",".join)
 @pytest.mark.parametrize("dialect", DIALECTS, ids=repr)
-async def test_keys_of_any_text_are_cut_off_and_are_where_reading_goes_on(database: str, dialect: Dialect) -> None:
+async def test_keys_of_any_text_are_where_reading_goes_on(database: str, dialect: Dialect, columns: list[str]) -> None:
     async with connected(database) as connection:
         await connection.execute("CREATE TABLE named (a text, b text, v text, PRIMARY KEY (a, b))")
         await connection.executemany(
             "INSERT INTO named VALUES ($1, $2, $2 || $1)", [(a, b) for a in NASTY for b in NASTY]
         )
         expected = [tuple(row) for row in await connection.fetch("SELECT a, b FROM named ORDER BY a, b")]
-    async with source(database, "named", csv=dialect, columns=["v", "a"]) as made:
+    async with source(database, "named", csv=dialect, columns=columns) as made:
         assert await read_keys(made) == expected
-        query = "SELECT v, a FROM named ORDER BY named.a, named.b"
+        query = f"SELECT {', '.join(columns)} FROM named ORDER BY named.a, named.b"
         assert lines(await read_all(made)) == await copied(database, query, dialect)
         reader, seen, after = made.reader(), [], None
         while len(seen) < len(expected):

@@ -64,6 +64,28 @@ async def test_rows_come_apart_as_they_were(
     assert page.size == sum(map(len, page.values))
 
 
+@pytest.mark.parametrize("dialect", DIALECTS, ids=repr)
+@given(rows=st.lists(st.tuples(NASTY | TEXT, TEXT | NASTY, FIELDS), min_size=1, max_size=12), values=st.integers(0, 1))
+async def test_a_key_that_leads_the_value_is_read_where_it_stands(
+    dialect: Dialect, rows: list[tuple[str, str, str | None]], values: int
+) -> None:
+    records = [record(list(row[: 2 + values]), dialect) for row in rows]
+    built = builder(dialect, key_columns=2, value_columns=2 + values, key_leads=True)
+    page = await fed(built, b"".join(one + b"\n" for one in records))
+    assert page.values == records
+    assert [page.key(index) for index in range(len(rows))] == [row[:2] for row in rows]
+    built.keep(1)
+    assert len(page.raw_keys) == len(page.values) == 1
+
+
+async def test_a_row_over_the_limit_keeps_the_key_that_it_begins_with() -> None:
+    built = builder(max_row_bytes=10, key_leads=True)
+    assert await built.feed(b'1,abc,\n"2,\n",abcdefghijkl,\n3,def,\n')
+    assert built.oversized == 1
+    assert decode_key(built.raw_keys[1]) == ("2,\n",)
+    assert built.values[1] == b'"2,\n",'
+
+
 @given(st.lists(st.tuples(NASTY, st.booleans(), NASTY), min_size=1, max_size=12))
 async def test_the_mark_of_a_repeat_stands_behind_the_key(rows: list[tuple[str, bool, str]]) -> None:
     plain = Dialect()

@@ -90,7 +90,7 @@ class Page:
 
     values: list[bytes]
     """One encoded record a row, without a line end."""
-    raw_keys: list[bytes]
+    raw_keys: Sequence[bytes]
     """One a row: the key columns as the source sent them; `key` reads them."""
     message_keys: list[bytes | None] | None
     """The message key a row, where the sink asked for one."""
@@ -117,6 +117,10 @@ class Reader(Protocol):
         one row unless `end`. An empty page that is not `end` moves `scanned_to`.
         Raises Permanent `key_not_unique` when two rows have the same key, before either is given out.
         """
+
+    async def one(self, key: Key) -> Page:
+        """The row with this key as a page of its own, by itself; empty where there is none, or none that the definition
+        lets through. Raises as `read`."""
 
     async def close(self) -> None:
         """Give the connection back; cancels a running query. Never raises."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, overload
 
 from workers.sources.page import NULL, PageBuilder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
 _QUOTE: Final = b'"'
 _NEITHER: Final = bytes(set(range(256)) - set(b'"\n'))
@@ -43,7 +44,8 @@ class Dialect:
 
 class CsvPageBuilder(PageBuilder):
     """As its base, for records in CSV. Columns of the stream: the key's, the mark of a repeated key where asked for,
-    then the value's. Keys are kept as the base keeps them, in COPY's text format."""
+    then the value's. Keys are kept as the base keeps them, in COPY's text format. With `key_leads` the value begins
+    with the key anyway: it travels once, and is looked at only where it is asked for."""
 
     def __init__(
         self,
@@ -54,19 +56,25 @@ class CsvPageBuilder(PageBuilder):
         marks_repeats: bool,
         page_bytes: int,
         max_row_bytes: int,
+        key_leads: bool = False,
     ) -> None:
         super().__init__(key_columns=key_columns, message_key=False, marks_repeats=marks_repeats, page_bytes=page_bytes)
+        assert not (key_leads and marks_repeats), "a key that is not proven is compared row by row"
         self._delimiter = dialect.delimiter.encode()
         self._null = dialect.null.encode()
-        self._alone = value_columns == 1
+        self._alone = value_columns == 1 and not key_leads
         self._max_row_bytes = max_row_bytes
+        self._key_leads = key_leads
+        if key_leads:
+            self.raw_keys = _LeadingKeys(self.values, key_columns, self._delimiter)
 
     async def feed(self, buffer: bytes) -> bool:
         """See the base."""
         data = bytes(buffer)
         heads, values = await asyncio.to_thread(self._parse, data) if len(data) > _LONG else self._parse(data)
-        keys = [self._as_text(column) for column in heads[: self._keys]]
-        self.raw_keys += keys[0] if len(keys) == 1 else map(b"\t".join, zip(*keys, strict=True))
+        if isinstance(self.raw_keys, list):
+            keys = [self._as_text(column) for column in heads[: self._keys]]
+            self.raw_keys += keys[0] if len(keys) == 1 else map(b"\t".join, zip(*keys, strict=True))
         if self._marks:
             self.repeats += heads[-1]
         if len(data) > self._max_row_bytes:
@@ -79,7 +87,8 @@ class CsvPageBuilder(PageBuilder):
         for index, value in enumerate(values):
             if len(value) > self._max_row_bytes:
                 self.oversized = len(self.values) + index
-                values[index] = b""
+                kept = _cut(value, self._keys, self._delimiter)[1] if self._key_leads else 0
+                values[index] = value[:kept]
                 return
 
     def _parse(self, data: bytes) -> tuple[list[Sequence[bytes]], list[bytes]]:
@@ -88,6 +97,8 @@ class CsvPageBuilder(PageBuilder):
         records.pop()
         if _QUOTE in data and _encloses_line_ends(data):
             records = list(_joined(records))
+        if self._key_leads:
+            return [], records
         heads, values = self._split(records, self._keys + self._marks)
         if self._alone and _END_OF_DATA in values:
             # As the only column of its own COPY it would have been quoted: on a line by itself it ends the data.
@@ -116,6 +127,31 @@ class CsvPageBuilder(PageBuilder):
         if self._null not in column and not b"".join(column).translate(None, _PLAIN):
             return column
         return [NULL if field == self._null else _escaped(_unquoted(field)) for field in column]
+
+
+class _LeadingKeys(Sequence[bytes]):
+    """The keys that records begin with, each made when it is asked for; none of them is null."""
+
+    def __init__(self, records: list[bytes], columns: int, delimiter: bytes) -> None:
+        self._records, self._columns, self._delimiter = records, columns, delimiter
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[bytes]: ...
+
+    def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
+        if isinstance(index, slice):
+            return [self._key(record) for record in self._records[index]]
+        return self._key(self._records[index])
+
+    def _key(self, record: bytes) -> bytes:
+        fields, _ = _cut(record, self._columns, self._delimiter)
+        return b"\t".join(_escaped(_unquoted(field)) for field in fields)
 
 
 def _encloses_line_ends(data: bytes) -> bool:
@@ -149,7 +185,8 @@ def _cut(record: bytes, count: int, delimiter: bytes) -> tuple[list[bytes], int]
             while record.startswith(_QUOTE, at):  # doubled: it stands for itself
                 at = record.index(_QUOTE, at + 1) + 1
         else:
-            at = record.index(delimiter, at)
+            end = record.find(delimiter, at)
+            at = len(record) if end < 0 else end
         fields.append(record[begin:at])
         at += 1
     return fields, at

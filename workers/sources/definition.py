@@ -23,6 +23,13 @@ _TRUSTED_BYTES: Final = 2000
 """Stored bytes below which a value is small, even compressed in place."""
 _BEST_COMPRESSION: Final = 256
 """More than Postgres's compressions can do."""
+_SAME_TEXT: Final = frozenset(
+    {
+        *("smallint", "integer", "bigint", "numeric", "uuid", "text", "character varying", "date"),
+        *("timestamp without time zone", "timestamp with time zone"),
+    }
+)
+"""Types whose cast to text is what COPY writes (as against boolean, "char" and inet)."""
 TOO_LARGE: Final = "rowferry_row_too_large"
 
 
@@ -58,6 +65,12 @@ class Definition:
     """Whose writers may still commit rows."""
     functions_in_from: bool = False
     findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def key_leads(self) -> bool:
+        """Each CSV record begins with the key as its own text, and no two have the same."""
+        types = [part.type for part in self.key.parts]
+        return self.key.proven and self.selected[: len(types)] == self.key.names and _SAME_TEXT.issuperset(types)
 
     def error(self, pointer: str, code: str, message: str, hint: str = "") -> None:
         """Note what makes a run impossible."""
@@ -129,7 +142,7 @@ class Definition:
         """
         page = f"p_{secrets.token_hex(6)}"
         inner = self._needed_sql(after, upper)
-        select = [f"{column}::text" for column in self.key.columns(page)]
+        select = [] if self.key_leads else [f"{column}::text" for column in self.key.columns(page)]
         if not self.key.proven:
             select.append(self._repeat_sql(page))
         select += [f"{page}.{quote_ident(name)}" for name in self.selected]
@@ -144,13 +157,14 @@ class Definition:
         )
 
     def first_too_large_sql(self, after: Key | None, upper: Key | None, limit: int, max_row_bytes: int) -> str:
-        """The place, counted from 1, of the first row for which the statement of `page_sql` fails."""
+        """The place, counted from 1, of the first row for which the statement of `page_sql` fails. Rows come in the
+        order of their numbers; ORDER BY would look at all of them first."""
         page, rows = f"p_{secrets.token_hex(6)}", f"r_{secrets.token_hex(6)}"
         return (
             f"SELECT {rows}.n FROM (SELECT row_number() OVER (ORDER BY {self.key.order(alias=page)}) AS n,"
             f" {self._size_sql(page, max_row_bytes) or '0'} AS s"
             f" FROM ({self._needed_sql(after, upper)} LIMIT {limit}) AS {page}) AS {rows}"
-            f" WHERE {rows}.s > {max_row_bytes} ORDER BY {rows}.n LIMIT 1"
+            f" WHERE {rows}.s > {max_row_bytes} LIMIT 1"
         )
 
     def _needed_sql(self, after: Key | None, upper: Key | None) -> str:

@@ -7,13 +7,14 @@ cut and rarely times out. One that times out is halved down to a single row, whi
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from itertools import islice
 from operator import eq
 from typing import TYPE_CHECKING
 
 import asyncpg
 
-from service.domain.errors import Permanent, RowsRejected
+from service.domain.errors import Permanent, RowsRejected, Transient
 from workers.sources import failures
 from workers.sources.connection import STATEMENT_SECONDS
 from workers.sources.csv_page import CsvPageBuilder
@@ -68,6 +69,14 @@ class PostgresReader:
         if definition.filters and definition.relation is not None:
             return await self._read_sparse(definition, after, upper, max_rows)
         page = await self._read_rows(definition, after, upper, max_rows)
+        assert page is not None, "only a stretch asks to be made shorter"
+        return page
+
+    async def one(self, key: Key) -> Page:
+        """The row with this key, as the protocol says."""
+        definition = await self._resolve()
+        alone = replace(definition, filters=(definition.key.compared("=", key), *definition.filters))
+        page = await self._read_rows(alone, None, None, 1)
         assert page is not None, "only a stretch asks to be made shorter"
         return page
 
@@ -158,8 +167,17 @@ class PostgresReader:
     ) -> tuple[int, bool]:
         """How many rows to ask for, and whether with one to hold back, so that none of them is over `max_row_bytes`.
         Raises RowsRejected when the next row is. (What asyncpg had of a statement when it failed, is lost.)"""
-        query = definition.first_too_large_sql(after, upper, rows + held_back, self._max_row_bytes)
-        first = await self._session.fetchval(query)
+        first: int | None = 1
+        if rows + held_back > 1:
+            query = definition.first_too_large_sql(after, upper, rows + held_back, self._max_row_bytes)
+            try:
+                first = await self._session.fetchval(query)
+            except (Transient, Permanent) as error:
+                if error.code not in {"source_timeout", "statement_too_long"}:
+                    raise
+                if rows > 1:
+                    return rows // 4 or 1, held_back
+                first = 2  # of two rows either may be the one: read the first alone
         if first is None:  # it was changed meanwhile
             return rows, held_back
         if held_back and first <= 2:
@@ -189,6 +207,7 @@ class PostgresReader:
                 marks_repeats=not definition.key.proven,
                 page_bytes=self._page_bytes,
                 max_row_bytes=self._max_row_bytes,
+                key_leads=definition.key_leads,
             )
         return PageBuilder(
             key_columns=len(definition.key.parts),
@@ -273,6 +292,8 @@ class PostgresReader:
 
 
 def _check_unique(definition: Definition, builder: PageBuilder) -> None:
+    if definition.csv is not None and definition.key_leads:
+        return  # an index keeps them unique, and to look at each would cost more than to read it
     keys = builder.raw_keys
     position = None
     if TRUE in builder.repeats:
