@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 from sinks import file_path, formats
 from sinks.format_spec import FormatSpec
 from sinks.specs import (
+    SECRETS_APART,
     AnySinkSpec,
     DonothingSinkSpec,
     ElasticsearchSinkSpec,
@@ -88,13 +89,17 @@ def available() -> dict[str, Any]:
     }
 
 
-def parse(sink: Mapping[str, Any], form: Mapping[str, Any] | None = None) -> Definition:
-    """Validate both parts of a definition, without connecting.
+def parse(sink: Mapping[str, Any], form: Mapping[str, Any] | None = None, *, secrets_apart: bool = False) -> Definition:
+    """Validate both parts of a definition, without connecting. `secrets_apart`: its secrets are stored elsewhere, so
+    none is missing.
 
     Raises DefinitionRefused for what is known and not available, for a path or a combination that can not be; and
     pydantic's ValidationError (`loc` relative to the part) for fields that are unknown or of another type.
     """
-    definition = Definition(_SINK.validate_python(dict(sink)), FormatSpec.model_validate(dict(form or {})))
+    definition = Definition(
+        _SINK.validate_python(dict(sink), context={SECRETS_APART: secrets_apart}),
+        FormatSpec.model_validate(dict(form or {})),
+    )
     check_together(definition)
     return definition
 
