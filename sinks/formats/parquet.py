@@ -59,7 +59,7 @@ class Stream:
 
     def encode(self, values: Sequence[bytes]) -> bytes:
         """The bytes that are ready after these rows, mostly none. Raises RowRejected for the first row with a value
-        that the file can not hold exactly: then none of these rows is in the file, and it takes others."""
+        that the file can not hold exactly, and for others that are known: then none of these rows is in the file."""
         cutter = copy(self._cutter)
         cuts = list(cutter.cuts(values))
         batches = [self._read(values, cut) for cut in cuts]
@@ -83,7 +83,8 @@ class Stream:
         try:
             return self._values.read(values[cut.first : cut.last])
         except RowRejected as rejected:
-            raise RowRejected(rejected.code, rejected.message, cut.first + rejected.index) from None
+            found = [RowRejected(one.code, one.message, cut.first + one.index) for one in (rejected, *rejected.others)]
+            raise RowRejected(found[0].code, found[0].message, found[0].index, others=found[1:]) from None
 
     def _end_piece(self) -> None:
         parts, self._piece = self._piece, []

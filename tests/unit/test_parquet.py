@@ -296,6 +296,19 @@ def test_the_first_of_several_is_refused_wherever_a_piece_ends():
         assert stream.encode(rows) + stream.end() == whole
 
 
+def test_rows_of_a_piece_are_refused_together():
+    rows = [record(str(number), "NaN" if number % 100 == 7 else "1.00") for number in range(3000)]
+    stream = parquet.Stream(columns("integer", "numeric(5,2)"))
+    with pytest.raises(RowRejected) as caught:
+        stream.encode([record("1", "1.00")] * parquet.PIECE_ROWS + rows)
+    named = [one.index - parquet.PIECE_ROWS for one in (caught.value, *caught.value.others)]
+    assert named == list(range(7, 3000, 100))
+    every = [record("1", "NaN")] * parquet.PIECE_ROWS
+    with pytest.raises(RowRejected) as caught:
+        stream.encode(every)
+    assert [one.index for one in caught.value.others] == list(range(1, 100))
+
+
 def test_a_null_in_a_column_that_was_never_null_is_refused():
     made = [Column("id", "integer", not_null=True), Column("x", "integer")]
     with pytest.raises(RowRejected, match=r"'id'.* is null here") as caught:
