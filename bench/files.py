@@ -30,7 +30,6 @@ PSQL_JSON: Final = "psql COPY row_to_json"
 PSQL_CSV: Final = "psql COPY csv"
 PSQL_GZIP: Final = "psql COPY csv | gzip"
 SLING_CSV: Final = "sling csv"
-SLING_PARQUET: Final = "sling parquet"
 DLT_PARQUET: Final = "dlt connectorx parquet"
 FILES_JSON: Final = "files, JSON lines"
 S3_JSON: Final = "S3, JSON lines"
@@ -58,9 +57,8 @@ class Contenders:
             PSQL_GZIP: lambda: course.command("sh", "-c", gzip),
         }
         if peers is not None:
-            for name, suffix in ((SLING_CSV, ".csv"), (SLING_PARQUET, ".parquet")):
-                sling = peers.sling(course.source, table.NAME, file.with_suffix(suffix))
-                self.known[name] = partial(course.command, *sling)
+            sling = peers.sling(course.source, table.NAME, file.with_suffix(".csv"))
+            self.known[SLING_CSV] = partial(course.command, *sling)
             self.known[DLT_PARQUET] = partial(course.command, *peers.dlt(course.source, table.NAME, self._folder))
         for name, (_, form) in OURS.items():
             self.known[name] = partial(course.file, 1, form)
@@ -115,10 +113,8 @@ def _table(laps: Mapping[str, Sequence[Lap]]) -> None:
 
 def _compared(name: str, rates: Mapping[str, float]) -> str:
     others = [OURS[name][0]] if name in OURS else [FILES_JSON] if name == S3_JSON else []
-    if name == "files, CSV":
+    if name in {"files, CSV", "files, Parquet"}:
         others.append(SLING_CSV)
-    if name == "files, Parquet":
-        others.append(SLING_PARQUET)
     return ", ".join(f"{rates[name] / rates[other]:.2f} of {other}" for other in others if other in rates)
 
 

@@ -21,7 +21,7 @@ PACKAGES: Final = (
     "dlt[parquet]==1.31.0",
     "connectorx==0.4.6",
     "sqlalchemy==2.0.44",
-    "duckdb-cli==1.4.4",
+    "psycopg2-binary==2.9.11",
 )
 
 _DLT: Final = """
@@ -57,11 +57,11 @@ class Peers:
         done = subprocess.run((self._bin / "python", *pip), capture_output=True, text=True, check=False, timeout=900)
         if done.returncode:
             raise NoPeers(f"sling and dlt can not be installed: {done.stderr.strip()[-400:]}")
-        (self._bin / "duckdb").chmod(0o755)
         ready.write_text("\n".join(PACKAGES), encoding="utf-8")
 
     def sling(self, source: str, table: str, into: Path) -> tuple[str | Path, ...]:
-        """The command that copies a table into a file whose suffix names the format."""
+        """The command that copies a table into a CSV file. Parquet it writes by DuckDB's program with extensions, all
+        fetched at its first run from outside a package index; so its CSV stands for it."""
         found = next(self._bin.parent.glob("lib/python*/site-packages/sling_linux_amd64/bin/sling-linux-amd64"), None)
         if found is None or sys.platform != "linux":
             raise NoPeers("sling has a program for Linux on x86-64 only")
@@ -69,8 +69,6 @@ class Peers:
         home = {
             "SLING_HOME_DIR": str(into.parent / "sling"),
             "SLING_DISABLE_TELEMETRY": "TRUE",
-            # It writes Parquet by DuckDB's program, which it would fetch at its first run.
-            "DUCKDB_PATH": str(self._bin / "duckdb"),
         }
         settings = tuple(f"{name}={value}" for name, value in home.items())
         run = (
