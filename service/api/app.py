@@ -22,15 +22,15 @@ from service import secret_fields
 from service.api import bodies, health, idempotency, not_available, openapi, problems, queries
 from service.api.auth import Authenticator, Caller, anonymous, check_role, digest, unauthorized
 from service.api.metrics import answered
-from service.api.models import CredentialDefinition, DatasourceDefinition, JobDefinition
-from service.api.native import checkpoints, history, jobs, named, verbs
+from service.api.models import CredentialDefinition, DatasourceDefinition, JobDefinition, TableDefinition
+from service.api.native import checkpoints, history, jobs, named, published, verbs
 from service.api.problems import Problem
 from service.api.rate_limit import RateLimit
 from service.api.routes import Call, Role, Route
 from service.api.services import CALLER, REQUEST_ID, SERVICES, Services
 from service.api.validation import validate
 from service.domain.errors import NotFound, RowferryError
-from service.lifecycle import Checkpoints, Credentials, Datasources, Jobs, Tokens, Verbs
+from service.lifecycle import Checkpoints, Credentials, Datasources, Jobs, Keys, Tables, Tokens, Verbs
 from service.lifecycle.jobs import is_ref
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ TABLE: Final[Sequence[Route]] = (
     *checkpoints.ROUTES,
     *history.ROUTES,
     *named.ROUTES,
+    *published.ROUTES,
     *health.ROUTES,
     *openapi.ROUTES,
 )
@@ -92,6 +93,8 @@ def build(
             secret_names | secret_fields.BESIDE_THEM,
         ),
         tokens=Tokens(registry, digest),
+        tables=Tables(registry, inspector, lambda data: validate(TableDefinition, data)),
+        keys=Keys(registry),
         checks={"database": store.ping, **(checks or {})},
         metrics=metrics,
         closing=closing,

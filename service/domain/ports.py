@@ -33,8 +33,10 @@ if TYPE_CHECKING:
         LogLine,
         OpenRange,
         Output,
+        PublicTable,
         Run,
         Settlement,
+        SigningKey,
         SplitState,
         Step,
         StepKind,
@@ -322,6 +324,35 @@ class Registry(Protocol):
 
     async def delete_token(self, account: str, actor: Actor, ref: str) -> bool:
         """By id or name."""
+
+    async def table(self, account: str, name: str) -> PublicTable | None:
+        """By its public name."""
+
+    async def tables(self, account: str) -> Sequence[PublicTable]:
+        """All, by name."""
+
+    async def put_table(
+        self, account: str, actor: Actor, name: str, definition: Mapping[str, object]
+    ) -> tuple[PublicTable, bool]:
+        """Store; True when it was created. `definition` has the fields of `PublicTable` from `datasource` to
+        `key_is_monotonic`. Raises Conflict `datasource_unknown` when that was removed meanwhile."""
+
+    async def delete_table(self, account: str, actor: Actor, name: str) -> bool:
+        """False when there was none."""
+
+    async def key(self, key: str) -> SigningKey | None:
+        """By its public part, of any account; with the secret decrypted."""
+
+    async def keys(self, account: str) -> Sequence[SigningKey]:
+        """All of the account by name, without their secrets."""
+
+    async def create_key(
+        self, account: str, actor: Actor, name: str, role: str, *, key: str, secret: str
+    ) -> SigningKey:
+        """Makes the account unless it exists. Raises Conflict `name_taken`."""
+
+    async def delete_key(self, account: str, actor: Actor, ref: str) -> bool:
+        """By name or by its public part."""
 
     async def any_token(self) -> bool:
         """Whether anybody could come in."""

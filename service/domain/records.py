@@ -365,6 +365,41 @@ class StoredCredential:
 
 
 @dataclass(frozen=True, slots=True)
+class PublicTable:
+    """A table under the dotted name that the query dialect knows it by."""
+
+    id: str
+    account: str
+    name: str
+    revision: int
+    datasource: str
+    table: str
+    """As `source.table` takes it."""
+    time_column: str | None
+    """What `eventdate`, `from` and `to` mean; None: the table has no time."""
+    key: Sequence[str] | None
+    """As `source.key`; None: the primary key."""
+    columns: Sequence[str]
+    key_is_monotonic: bool
+    """The owner's word that keys only ever grow, in the order of commits."""
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """A key that signs requests of the query dialect. Its secret is only there where one key is looked up."""
+
+    id: str
+    account: str
+    name: str
+    key: str
+    role: str
+    created_at: datetime
+    secret: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Actor:
     """Who asks: for events."""
 

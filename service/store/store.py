@@ -10,6 +10,7 @@ from service.store.jobs import Jobs
 from service.store.logs import Logs
 from service.store.notifications import Notifications
 from service.store.pool import Pool, connect
+from service.store.published import Published
 from service.store.registry import Named
 from service.store.requests import Requests
 from service.store.retention import Forgetting
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 _PING_SECONDS = 3.0
 
 
-class Store(PostgresStepStore, Jobs, Verbs, Runs, Logs, Requests, Named, Forgetting):
+class Store(PostgresStepStore, Jobs, Verbs, Runs, Logs, Requests, Named, Published, Forgetting):
     """`StepStore`, `JobStore`, `Registry` and `LogStore` in one, for one process. An async context manager."""
 
     def __init__(self, pool: Pool, box: SecretBox, notifications: Notifications) -> None:
