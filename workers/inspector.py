@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from service.domain.errors import Permanent, RowferryError, Transient
-from service.domain.inspection import Finding, PreviewRow
+from service.domain.inspection import Finding, PreviewRow, SourceShape
 from service.domain.records import OpenRange
 from service.domain.spec import JobSpec
 from sinks import registry
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from service.domain.inspection import TableInfo
     from service.domain.records import Key
     from workers.ports import Sinks, Sources
-    from workers.sources.base import Reader, Source
+    from workers.sources.base import Inspection, Reader, Source
 
 LIMIT_SECONDS = 15.0
 T = TypeVar("T")
@@ -70,10 +70,7 @@ class DefinitionInspector:
 
         async def read() -> list[PreviewRow]:
             async with self._source(account, spec) as source:
-                inspection = await source.inspect()
-                for finding in inspection.findings:
-                    if finding.severity == "error":
-                        raise Permanent(finding.code, finding.message, hint=finding.hint)
+                _refuse_errors(await source.inspect())
                 reader = source.reader()
                 try:
                     return await _first_rows(reader, limit)
@@ -81,6 +78,17 @@ class DefinitionInspector:
                     await reader.close()
 
         return await _in_time(read())
+
+    async def describe(self, account: str, spec: Mapping[str, object]) -> SourceShape:
+        """See the port."""
+
+        async def look() -> SourceShape:
+            async with self._source(account, spec) as source:
+                inspection = await source.inspect()
+            _refuse_errors(inspection)
+            return SourceShape(inspection.all_columns, tuple(part.name for part in inspection.key))
+
+        return await _in_time(look())
 
     async def check_ranges(
         self,
@@ -168,6 +176,12 @@ async def _in_time(call: Awaitable[T]) -> T:
         raise Transient("timeout", f"no answer within {LIMIT_SECONDS:.0f} seconds; try again") from None
     except SinkError as error:
         raise from_sink(error) from None
+
+
+def _refuse_errors(inspection: Inspection) -> None:
+    for finding in inspection.findings:
+        if finding.severity == "error":
+            raise Permanent(finding.code, finding.message, hint=finding.hint)
 
 
 async def _first_rows(reader: Reader, limit: int) -> list[PreviewRow]:

@@ -10,10 +10,11 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 import postgast
-from postgast import pg_query_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+pb = postgast.pg_query_pb2
 
 Value = str | int | Decimal | bool
 Node = Any

@@ -44,6 +44,16 @@ class TableColumn:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceShape:
+    """What a job's source gives, as the catalog has it."""
+
+    columns: Sequence[TableColumn]
+    """All it has, whatever the definition selects."""
+    key: Sequence[str]
+    """The key as given, or else the primary key."""
+
+
+@dataclass(frozen=True, slots=True)
 class TableInfo:
     """A table that a job could read."""
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from service.domain.datasource import Datasource
     from service.domain.errors import Cause
-    from service.domain.inspection import Finding, PreviewRow, TableInfo
+    from service.domain.inspection import Finding, PreviewRow, SourceShape, TableInfo
     from service.domain.records import (
         Actor,
         ChunkRecord,
@@ -406,6 +406,9 @@ class Inspector(Protocol):
         self, account: str, spec: Mapping[str, object], secrets: Mapping[str, str], *, limit: int
     ) -> Sequence[PreviewRow]:
         """The first `limit` rows as the sink would get them. Raises Permanent for a definition that can not be read."""
+
+    async def describe(self, account: str, spec: Mapping[str, object]) -> SourceShape:
+        """Look at the source alone: columns and key. Raises Permanent for what makes a run impossible."""
 
     async def check_ranges(
         self, account: str, spec: Mapping[str, object], secrets: Mapping[str, str], ranges: Sequence[OpenRange]

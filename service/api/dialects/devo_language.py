@@ -10,7 +10,7 @@ import re
 from datetime import datetime
 from decimal import Decimal
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from lark import Lark, Token, Transformer, UnexpectedInput, v_args
 from lark.exceptions import VisitError
@@ -111,7 +111,7 @@ def parse(text: str) -> Query:
         raise LanguageError(f"a query has at most {LONGEST} characters, this one has {len(text)}", LONGEST)
     _check_depth(text)
     try:
-        query: Query = _parser().parse(text)
+        query = cast("Query", _parser().parse(text))
     except UnexpectedInput as error:
         raise _unexpected(text, error) from None
     except VisitError as error:

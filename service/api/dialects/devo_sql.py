@@ -43,14 +43,9 @@ class Columns:
         """The column of this name."""
         return self._time_column if name == EVENTDATE else name
 
-    def where(self, conditions: Sequence[Condition]) -> str | None:
-        """One SQL expression that all conditions together mean; None without any. Raises LanguageError."""
-        if not conditions:
-            return None
-        try:
-            return built_sql.expression(built_sql.all_of([self._node(one) for one in conditions]))
-        except BuildError as error:
-            raise LanguageError(str(error), 0) from error
+    def condition(self, conditions: Sequence[Condition]) -> Node | None:
+        """What all conditions together mean; None without any. Raises LanguageError."""
+        return built_sql.all_of([self._node(one) for one in conditions]) if conditions else None
 
     def _node(self, condition: Condition) -> Node:  # noqa: PLR0911 - one for each kind of condition
         match condition:
