@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from service.domain.errors import Permanent, RowferryError, Transient
-from service.domain.inspection import Finding, PreviewRow, SourceShape
+from service.domain.inspection import Finding, PreviewRow, RowsPage, SourceShape
 from service.domain.records import OpenRange
 from service.domain.spec import JobSpec
 from sinks import registry
 from sinks.base import SinkError
 from workers.guarantees import FOLLOWING, guaranteed
 from workers.retrying import from_sink
+from workers.rows import rows
 from workers.sources.sql import SqlError, parse_expression, parse_name, parse_query
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
 
     from service.domain.datasource import Datasource
     from service.domain.inspection import TableInfo
@@ -78,6 +79,12 @@ class DefinitionInspector:
                     await reader.close()
 
         return await _in_time(read())
+
+    async def rows(self, account: str, spec: Mapping[str, object]) -> AsyncGenerator[RowsPage, None]:
+        """See the port."""
+        async with self._source(account, spec) as source, aclosing(rows(source, JobSpec.model_validate(spec))) as pages:
+            async for page in pages:
+                yield page
 
     async def describe(self, account: str, spec: Mapping[str, object]) -> SourceShape:
         """See the port."""

@@ -120,13 +120,17 @@ def build(
     for method, path, role in not_available.ROUTES:
         absent = Route(method, path, Role[role.upper()], _not_available, "Not available")
         app.router.add_route(method, absent.pattern, gate.behind(absent))
-    app[_DIALECTS] = (Devo(settings, registry, authenticator),)
-    for dialect in app[_DIALECTS]:
-        for route in dialect.routes:
-            app.router.add_route(route.method, route.pattern, gate.behind_dialect(route, dialect))
+    _add_dialects(app, gate, [Devo(settings, registry, authenticator)])
     app.on_response_prepare.append(_headers)
     app.on_shutdown.append(_close)
     return app
+
+
+def _add_dialects(app: web.Application, gate: Gate, dialects: Sequence[Dialect]) -> None:
+    app[_DIALECTS] = dialects
+    for dialect in dialects:
+        for route in dialect.routes:
+            app.router.add_route(route.method, route.pattern, gate.behind_dialect(route, dialect))
 
 
 class Gate:

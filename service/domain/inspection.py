@@ -34,6 +34,16 @@ class PreviewRow:
 
 
 @dataclass(frozen=True, slots=True)
+class RowsPage:
+    """Rows as they are read, and how far that is."""
+
+    values: Sequence[bytes]
+    """One JSON object each. None at all: nothing new was found, or nothing that matches."""
+    last: Key | None
+    """The key of the last of them."""
+
+
+@dataclass(frozen=True, slots=True)
 class TableColumn:
     """One column of a table of a datasource."""
 

@@ -14,12 +14,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
     from datetime import datetime
 
     from service.domain.datasource import Datasource
     from service.domain.errors import Cause
-    from service.domain.inspection import Finding, PreviewRow, SourceShape, TableInfo
+    from service.domain.inspection import Finding, PreviewRow, RowsPage, SourceShape, TableInfo
     from service.domain.records import (
         Actor,
         ChunkRecord,
@@ -406,6 +406,11 @@ class Inspector(Protocol):
         self, account: str, spec: Mapping[str, object], secrets: Mapping[str, str], *, limit: int
     ) -> Sequence[PreviewRow]:
         """The first `limit` rows as the sink would get them. Raises Permanent for a definition that can not be read."""
+
+    def rows(self, account: str, spec: Mapping[str, object]) -> AsyncGenerator[RowsPage, None]:
+        """Every row of a definition in key order, page by page; of a continuous one without end, with empty pages while
+        there is nothing. Closing the generator cancels what the source is doing for it. Raises Transient, Permanent and
+        RowsRejected, and nothing is read again."""
 
     async def describe(self, account: str, spec: Mapping[str, object]) -> SourceShape:
         """Look at the source alone: columns and key. Raises Permanent for what makes a run impossible."""

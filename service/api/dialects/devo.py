@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from service.api.dialects import devo_answers as answers
-from service.api.dialects import devo_jobs, devo_launch, devo_request, devo_tables
+from service.api.dialects import devo_jobs, devo_launch, devo_request, devo_rows, devo_tables, devo_values
 from service.api.dialects.devo_auth import DevoAuthenticator
 from service.api.routes import Role, Route
 
@@ -34,7 +34,7 @@ async def query(call: Call) -> web.StreamResponse:
     """A job where there is a destination, else the rows."""
     request = devo_request.read(call.body, datetime.now(UTC))
     if request.destination is None:
-        raise answers.query_refused("rows without a destination are not available in this version; give a destination")
+        return await devo_rows.stream(call, request)
     return await devo_launch.launch(call, request)
 
 
@@ -42,7 +42,7 @@ async def table(call: Call) -> web.StreamResponse:
     """The columns of a table."""
     public = await devo_tables.find(call.services, call.account, call.part("name"))
     found = await devo_tables.look(call.services, call.account, public)
-    shown = [{"fieldName": one.name, "type": one.type} for one in found.columns]
+    shown = [{"fieldName": one.name, "type": devo_values.devo_type(one.type)} for one in found.columns]
     return answers.answer(call.request, shown, msg="")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from service.api.dialects import devo_answers as answers
-from service.api.dialects import devo_destinations, devo_labels, devo_tables
+from service.api.dialects import devo_destinations, devo_labels, devo_tables, devo_values
 from service.api.dialects.devo_jobs import TRIGGER
 from service.api.dialects.devo_sql import Columns
 from service.api.dialects.devo_tree import LanguageError
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from service.api.dialects.devo_destinations import Destination
     from service.api.dialects.devo_request import QueryRequest
     from service.api.dialects.devo_tables import QueriedTable
+    from service.api.dialects.devo_values import OutputColumn
     from service.api.routes import Call
     from service.domain.records import Job
 
@@ -90,6 +91,30 @@ def source(request: QueryRequest, table: QueriedTable) -> dict[str, Any]:
     return found
 
 
+def rows_source(request: QueryRequest, table: QueriedTable) -> tuple[dict[str, Any], list[OutputColumn]]:
+    """What is read for a caller who waits for the rows: the table itself, names are given while they are written; and
+    the columns of the answer. Raises Failure as `source` does."""
+    names = Columns(table.time_column, request.zone)
+    try:
+        devo_tables.check_fields(request.query, table)
+        condition = names.condition(request.query.conditions)
+        chosen = _chosen(request, table, names)
+        found = {**table.source(), "columns": list(dict.fromkeys(column for _, column in chosen))}
+        found |= {} if condition is None else {"where": built_sql.expression(condition)}
+    except (LanguageError, built_sql.BuildError) as error:
+        raise answers.query_refused(str(error)) from error
+    end = request.span.end.isoformat() if request.span.end is not None else None
+    found["time"] = {"column": table.time_column, "from": request.span.start.isoformat(), "to": end}
+    if request.limit and not request.continuous:
+        found["limit"] = request.limit + request.skip
+    return found, devo_values.output_columns(chosen, table.columns)
+
+
+def safety(request: QueryRequest, delay: float) -> dict[str, Any]:
+    """Options of what has no end: rows that commit late are waited for."""
+    return {"safety": {"kind": "delay", "delay_seconds": delay}} if request.continuous else {}
+
+
 def _chosen(request: QueryRequest, table: QueriedTable, names: Columns) -> list[tuple[str, str]]:
     """(name outside, column) of everything that is delivered."""
     if request.query.selected is None:
@@ -130,9 +155,7 @@ def _options(request: QueryRequest, destination: Destination, delay: float) -> d
     options: dict[str, Any] = {"splits": 1}
     if destination.chunk:
         options["chunk"] = {"rows": _MOST_ROWS, **destination.chunk}
-    if request.continuous:
-        options["safety"] = {"kind": "delay", "delay_seconds": delay}
-    return options
+    return options | safety(request, delay)
 
 
 async def _create(call: Call, given: dict[str, Any]) -> Job:
