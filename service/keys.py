@@ -32,6 +32,7 @@ async def create(settings: Settings, *, name: str, role: str, account: str) -> i
             raise Permanent("schema_is_old", "the control database has an older schema; run `rowferry migrate` first")
         store = await stack.enter_async_context(await Store.open(dsn, box=SecretBox(settings.secret_key), size=2))
         made = await Keys(store).create(account, Actor(getpass.getuser(), "command line"), name, role)
-    for word, value in (("key", made.key), ("secret", made.secret), ("account", account), ("role", role)):
-        print(f"{word}: {value}")  # noqa: T201 -- a command prints
+    told = {"key": made.key, "secret": made.secret, "account": account, "role": role}
+    for word, text in told.items():
+        print(f"{word}: {text}")  # noqa: T201 -- a command prints
     return 0

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from config.references import References
     from config.settings import Settings
     from service.api.dialects.base import Dialect
-    from service.domain.ports import Inspector, JobStore, Registry
+    from service.domain.ports import Inspector, JobStore, Registry, ScheduleStore
 
 LARGEST_BODY: Final = 1024 * 1024
 TABLE: Final[Sequence[Route]] = (
@@ -70,6 +70,7 @@ def build(
     settings: Settings,
     store: JobStore,
     registry: Registry,
+    schedules: ScheduleStore,
     inspector: Inspector,
     wake: Callable[[str], Awaitable[None]],
     references: References,
@@ -92,7 +93,7 @@ def build(
         registry=registry,
         inspector=inspector,
         jobs=Jobs(store, registry, inspector, jobs.define, secret_names),
-        verbs=Verbs(store, wake, closing),
+        verbs=Verbs(store, schedules, wake, closing),
         checkpoints=Checkpoints(store, inspector),
         datasources=Datasources(registry, inspector, references, lambda data: validate(DatasourceDefinition, data)),
         credentials=Credentials(

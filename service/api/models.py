@@ -216,7 +216,8 @@ class BulkRequest(Strict):
 
 
 class JobPatch(Strict):
-    """A merge patch (RFC 7396) of what may change in any state; null takes the default."""
+    """A merge patch (RFC 7396) of what may change in any state; null takes the default, of `schedule` none."""
 
     labels: dict[str, str | None] | None = None
+    schedule: dict[Literal["dialect", "cron", "time_zone", "enabled", "missed"], Any] | None = None
     options: dict[Literal["rate", "retry", "dead_letters"], dict[str, Any] | None] | None = None

@@ -17,14 +17,12 @@ ROUTES: Final[tuple[tuple[str, str, str], ...]] = (
     ("POST", "/v1/jobs/{job}/dead-letters:retry", "operator"),
     ("POST", "/v1/jobs/{job}/verify", "operator"),
     ("GET", "/v1/jobs/{job}/verify/{id}", "operator"),
-    ("POST", "/v1/jobs/{job}/schedule:pause", "operator"),
-    ("POST", "/v1/jobs/{job}/schedule:resume", "operator"),
 )
 """Method, path, role. The role is asked for all the same: a stranger learns nothing."""
 
 SINKS: Final[frozenset[str]] = frozenset()
 FORMATS: Final = frozenset({"csv", "parquet"})
-FIELDS: Final = frozenset({"/schedule"})
+FIELDS: Final[frozenset[str]] = frozenset()
 OPTIONS: Final = frozenset(
     {
         "late_window",

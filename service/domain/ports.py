@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from service.domain.datasource import Datasource
-    from service.domain.errors import Cause
+    from service.domain.errors import Cause, Conflict
     from service.domain.inspection import Finding, PreviewRow, RowsPage, SourceShape, TableInfo
     from service.domain.records import (
         Actor,
         ChunkRecord,
         Condition,
         Directive,
+        DueJob,
         EventRecord,
         GenerationState,
         Job,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         StepKind,
         StoredCredential,
         StoredDatasource,
+        Tick,
         Token,
     )
     from service.domain.states import Event
@@ -191,10 +193,11 @@ class JobStore(Protocol):
         spec: Mapping[str, object],
         *,
         if_revision: int | None = None,
+        event: str = "patch",
     ) -> Job:
-        """Replace the definition's live parts (labels, options.rate, options.retry, options.dead_letters), in any
-        state, at once in force. Raises Conflict `revision_changed` unless `if_revision` is None or the present spec
-        revision: a merge is made from a definition that was read before."""
+        """Replace the definition's live parts (labels, schedule, options.rate, options.retry, options.dead_letters), in
+        any state, at once in force; `event` is what is told of it. Raises Conflict `revision_changed` unless
+        `if_revision` is None or the present spec revision: a merge is made from a definition that was read before."""
 
     async def secrets(self, account: str, job_id: str) -> Mapping[str, str]:
         """The definition's secrets by JSON pointer, decrypted: to be kept by an update, taken by a clone, used by
@@ -278,6 +281,21 @@ class JobStore(Protocol):
 
     async def ping(self) -> None:
         """Answer while the control database does."""
+
+
+class ScheduleStore(Protocol):
+    """What is due. Times are the database's, so services whose own clocks differ agree on them."""
+
+    async def due(self, limit: int) -> Sequence[DueJob]:
+        """The jobs whose next run is due, the longest due first."""
+
+    async def until_due(self) -> float | None:
+        """Seconds until the next one is, below zero when one is already; None when no job has a next run."""
+
+    async def tick(self, due: DueJob, by: Actor, *, blocked: Conflict | None = None) -> Tick | None:
+        """Take the tick: start the job, or say in an event why not (`schedule_skipped`: it can not start, or what
+        `blocked` says; `schedule_missed`: nobody was there, and its policy is `skip`), and move on to the next. None
+        when somebody else took it or the schedule was changed. However many ticks have passed, at most one run."""
 
 
 class Registry(Protocol):

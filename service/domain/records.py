@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -267,6 +267,26 @@ class Job:
     next_run_at: datetime | None
     parked: bool = False
     """It runs, and for seconds nobody has worked on it: a process ended, and no other has taken it up yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class DueJob:
+    """A job whose schedule says that it starts now."""
+
+    account: str
+    job_id: str
+    at: datetime
+    """What its schedule said; the tick is that of this moment and no other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """What became of a tick."""
+
+    outcome: Literal["started", "skipped", "missed"]
+    ticks: int
+    """How many moments of the schedule it stands for: more than one after a downtime."""
+    next_run_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
