@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-    from datetime import datetime
+    from datetime import date, datetime
 
     from service.domain.datasource import Datasource
     from service.domain.errors import Cause, Conflict
@@ -142,6 +142,17 @@ class StepStore(Protocol):
 
     def settled_chunks(self, lease: Lease) -> AsyncIterator[tuple[int, ChunkRecord]]:
         """(ordinal, chunk) of every settled chunk of the lease's generation, in order; in pages."""
+
+    async def day_to_list(self, lease: Lease, number: int, *, today: bool = False) -> date | None:
+        """The oldest day (UTC, by the settle) of generation `number` that has settled chunks and is not listed: one
+        that is over, or with `today` also the present one, for a generation in which nothing is settled any more. Of
+        the splits of a generation only the first that is leased is told."""
+
+    def chunks_of_day(self, lease: Lease, number: int, day: date) -> AsyncIterator[ChunkRecord]:
+        """What was settled on a day that is over, in the order of the settles; in pages."""
+
+    async def day_listed(self, lease: Lease, number: int, day: date) -> None:
+        """Every day up to this one is listed: its chunk records may go with retention."""
 
     async def finish_run(self, lease: Lease) -> None:
         """The finish step is settled: run and job are successful."""
