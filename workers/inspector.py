@@ -273,6 +273,17 @@ def _check_mode(spec: Mapping[str, object]) -> Sequence[Finding]:
                 "read a table, or set options.safety to delay (late rows may be passed over) or none",
             )
         )
+    if getattr(job.sink, "kind", "") == "s3" and getattr(job.sink, "name", None) and job.options.splits != 1:
+        found.append(
+            Finding(
+                "/options/splits",
+                "error",
+                "splits_with_name",
+                f"options.splits {job.options.splits} does not go with sink.name: by such names splits can not be told "
+                "apart",
+                "set options.splits to 1, or leave sink.name out",
+            )
+        )
     if job.source.limit is not None and job.mode == "continuous":
         found.append(
             Finding(

@@ -40,11 +40,6 @@ DEAD_LETTERS: Final = frozenset({"max_rows", "max_ratio"})
 
 SETTINGS: Final = frozenset(
     {
-        "ROWFERRY_DEVO_CORS_ORIGINS",
-        "ROWFERRY_DEVO_S3_DEFAULT_BUCKET",
-        "ROWFERRY_DEVO_S3_ENDPOINT_URL",
-        "ROWFERRY_DEVO_S3_OBJECT_BYTES",
-        "ROWFERRY_DEVO_WEBHDFS",
         "ROWFERRY_JWT_KEYS_FILE",
         "ROWFERRY_JWT_ISSUER",
         "ROWFERRY_JWT_AUDIENCE",

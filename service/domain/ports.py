@@ -121,6 +121,10 @@ class StepStore(Protocol):
         """A number above every one drawn before, by any lease of any job: what orders the chunks of sinks that compare
         versions. Whoever leases the split after this draws a larger one."""
 
+    async def draw_number(self, lease: Lease, sequence: int) -> int:
+        """The number that the chunk `sequence` of the leased split has over the whole life of the job: 1, 2, 3 … in the
+        order they are first asked for. The same chunk has the same number whoever asks."""
+
     async def prepare(self, lease: Lease, chunk: ChunkRecord) -> None:
         """Store one try of the next chunk (sequence = settled + 1)."""
 
@@ -259,6 +263,9 @@ class JobStore(Protocol):
         self, account: str, job_id: str, *, limit: int, after: str | None
     ) -> tuple[Sequence[Output], str | None]:
         """Visible chunks in the order they were settled."""
+
+    async def output_targets(self, account: str, job_ids: Sequence[str]) -> Mapping[str, Sequence[str]]:
+        """The names of what each of these jobs has made visible, in the order it was settled."""
 
     async def delivered_ranges(self, account: str, job_id: str) -> Sequence[OpenRange]:
         """Key ranges of the current generation whose rows are durable in the sink, or may be: a chunk that is prepared

@@ -6,12 +6,13 @@ a one would send rows where the caller did not mean them to go.
 
 from __future__ import annotations
 
+import re
 import secrets
 import string
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from service.api.dialects.devo_answers import invalid, setting_wrong
+from service.api.dialects.devo_answers import Code, invalid, setting_wrong
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -120,8 +121,80 @@ def _kafka(params: Parameters, _mode: str, _settings: Settings) -> Destination:
     return Destination("kafka", params.name(), sink, chunk={"bytes": most, "seconds": waits})
 
 
+def _s3(params: Parameters, _mode: str, settings: Settings) -> Destination:
+    bucket = _bucket(params, settings)
+    packing = params.optional("format", Code.FORMAT) or "zip"
+    if packing not in _PACKINGS:
+        raise setting_wrong(f"destination.params.format {packing[:40]!r} is none of zip, gzip, plain", Code.FORMAT)
+    password = params.optional("file.password", Code.PASSWORD_EMPTY)
+    if password is not None and packing != "zip":
+        said = f"destination.params.file.password does not go with format {packing}; only a zip takes one"
+        raise setting_wrong(said, Code.PASSWORD_WITHOUT_ZIP)
+    folder, slash, begin = (params.optional("s3.fileName") or "").rpartition("/")
+    sink = {
+        "kind": "s3",
+        **bucket,
+        "endpoint_url": settings.devo_s3_endpoint_url,
+        "prefix": folder + slash,
+        "name": f"{begin}apiv2_{{job_id}}_{{number}}",
+        "file_password": password,
+    }
+    return Destination(
+        "s3",
+        params.name(),
+        {name: value for name, value in sink.items() if value is not None},
+        {"kind": "csv", "compression": _PACKINGS[packing]},
+        {"bytes": settings.devo_s3_object_bytes, "seconds": _CHUNK_SECONDS},
+        f"s3://{bucket['bucket']}/",
+    )
+
+
+def _bucket(params: Parameters, settings: Settings) -> dict[str, Any]:
+    """Where to, and as whom: all four settings, or none of them where the service has a bucket of its own."""
+    given = [name for name, _, _ in _BUCKET if params.has(name)]
+    if not given and settings.devo_s3_default_bucket is not None:
+        return {"bucket": settings.devo_s3_default_bucket}
+    missing = [name for name, _, _ in _BUCKET if name not in given]
+    if missing:
+        raise setting_wrong(f"destination.params.{missing[0]} is missing; a bucket needs all four settings")
+    return {field: params.text(name, code) for name, field, code in _BUCKET}
+
+
+def _hdfs(params: Parameters, mode: str, settings: Settings) -> Destination:
+    cluster = params.text("fs.defaultFS").rstrip("/")
+    if not _CLUSTER.fullmatch(cluster):
+        raise setting_wrong(f"destination.params.fs.defaultFS {cluster[:80]!r} is not hdfs://host:port")
+    address = settings.devo_webhdfs.get(cluster)
+    if address is None:
+        said = f"destination.params.fs.defaultFS {cluster[:80]!r}: this service knows no WebHDFS address of it"
+        raise setting_wrong(f"{said}; ROWFERRY_DEVO_WEBHDFS names those it knows")
+    form: dict[str, Any] = {"kind": "csv" if mode in {"csv", "tsv"} else "json"}
+    if mode == "tsv":
+        form["delimiter"] = "\t"
+    elif mode not in {"csv", "json", "json/simple", "json/compact", "json/simple/compact"}:
+        raise setting_wrong(f"mode {mode!r} does not go with hdfs; files hold lines of json, csv or tsv")
+    sink = {
+        "kind": "hdfs",
+        "url": address,
+        "path": params.text("full path").rstrip("/"),
+        "name": f"{params.text('file')}_{{split}}_{{number}}.data",
+    }
+    if params.has("dfs.replication"):
+        sink["replication"] = params.number("dfs.replication", 1, 1, 512)
+    chunk = {"bytes": settings.devo_s3_object_bytes, "seconds": _CHUNK_SECONDS}
+    return Destination("hdfs", params.name(), sink, form, chunk, cluster)
+
+
 def _donothing(params: Parameters, _mode: str, _settings: Settings) -> Destination:
     return Destination("donothing", params.name(), {"kind": "donothing"})
 
 
-_KINDS: Final = {"kafka": _kafka, "donothing": _donothing}
+_KINDS: Final = {"kafka": _kafka, "s3": _s3, "hdfs": _hdfs, "donothing": _donothing}
+_PACKINGS: Final = {"zip": "zip", "gzip": "gzip", "plain": "none"}
+_CLUSTER: Final = re.compile(r"hdfs://[A-Za-z0-9._-]+(:\d{1,5})?")
+_BUCKET: Final = (
+    ("aws.bucket", "bucket", Code.BUCKET),
+    ("aws.accesskey", "access_key_id", Code.ACCESS_KEY),
+    ("aws.secretkey", "secret_access_key", Code.SECRET_KEY),
+    ("aws.region", "region", Code.REGION),
+)

@@ -85,7 +85,7 @@ def last_datetime(job: Job) -> int:
 
 async def one(call: Call) -> web.StreamResponse:
     """A job, or "Task not found"."""
-    return answers.answer(call.request, presented(await _found(call)))
+    return answers.answer(call.request, await _shown(call, await _found(call)))
 
 
 async def stop(call: Call) -> web.StreamResponse:
@@ -103,7 +103,7 @@ async def stop(call: Call) -> web.StreamResponse:
             )
         except Conflict:  # it began to end by itself meanwhile
             job = await _ended(call, job)
-    return answers.answer(call.request, presented(job))
+    return answers.answer(call.request, await _shown(call, job))
 
 
 async def start(call: Call) -> web.StreamResponse:
@@ -117,16 +117,16 @@ async def start(call: Call) -> web.StreamResponse:
         if error.code != "verb_refused":
             raise
         return await _unchanged(call, await _found(call))
-    return answers.answer(call.request, presented(job))
+    return answers.answer(call.request, await _shown(call, job))
 
 
 async def remove(call: Call) -> web.StreamResponse:
     """REMOVED; one that runs is aborted first, and answered RUNNING when that takes longer than the dialect waits."""
     job = await _found(call)
-    shown = presented(job)
+    shown = await _shown(call, job)
     left = await call.services.verbs.remove(call.account, actor(call), job, force=True, seconds=_wait_seconds(call))
     if left is not None:
-        return answers.answer(call.request, presented(left))
+        return answers.answer(call.request, await _shown(call, left))
     return answers.answer(call.request, {**shown, "status": REMOVED})
 
 
@@ -141,7 +141,7 @@ async def listed(call: Call) -> web.StreamResponse:
     await response.write(head.removesuffix(b"]}"))
     first = True
     while True:
-        shown = [presented(job) for job in page]
+        shown = await _shown_all(call, page)
         if shown:
             await response.write((b"" if first else b", ") + b", ".join(map(answers.dumps, shown)))
             first = False
@@ -161,8 +161,19 @@ async def _found(call: Call) -> Job:
     return job
 
 
+async def _shown(call: Call, job: Job) -> dict[str, Any]:
+    return (await _shown_all(call, [job]))[0]
+
+
+async def _shown_all(call: Call, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """With the files of those that leave some."""
+    begins = {job.id: begin for job in jobs if (begin := labels.files(job)) is not None}
+    targets = await call.services.store.output_targets(call.account, list(begins)) if begins else {}
+    return [presented(job, paths=[begins[job.id] + target for target in targets.get(job.id, ())]) for job in jobs]
+
+
 async def _unchanged(call: Call, job: Job) -> web.Response:
-    shown = presented(job)
+    shown = await _shown(call, job)
     return answers.answer(call.request, shown, status=answers.Code.CANNOT_CHANGE, msg=_CANNOT_CHANGE)
 
 
