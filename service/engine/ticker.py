@@ -26,11 +26,6 @@ AGAIN_SECONDS: Final = 2.0
 """After a round that met an error."""
 _BATCH: Final = 100
 
-_LOG_EVENTS: Final = {
-    "started": LogEvent.SCHEDULE_STARTED,
-    "skipped": LogEvent.SCHEDULE_SKIPPED,
-    "missed": LogEvent.SCHEDULE_MISSED,
-}
 log = structlog.get_logger(__name__)
 
 
@@ -105,11 +100,13 @@ class Ticker:
 
     async def _take(self, due: DueJob) -> None:
         tick = await self._starter.tick(due, self._actor)
-        if tick is not None:
-            log.info(
-                _LOG_EVENTS[tick.outcome],
-                job_id=due.job_id,
-                account=due.account,
-                due_at=due.at.isoformat(),
-                ticks=tick.ticks,
-            )
+        if tick is None:
+            return  # another service's
+        facts = {"job_id": due.job_id, "account": due.account, "due_at": due.at.isoformat(), "ticks": tick.ticks}
+        match tick.outcome:
+            case "started":
+                log.info(LogEvent.SCHEDULE_STARTED, **facts)
+            case "skipped":
+                log.info(LogEvent.SCHEDULE_SKIPPED, **facts)
+            case "missed":
+                log.warning(LogEvent.SCHEDULE_MISSED, **facts)

@@ -41,7 +41,7 @@ class Migration:
 
 
 def available() -> list[Migration]:
-    """Every migration of this version in order. Raises ValueError for a file misnamed, or with a number that another has."""
+    """Every migration of this version in order. Raises ValueError for a file misnamed, or numbered as another is."""
     folder = resources.files(__package__).joinpath("migrations")
     files = [(f.name, f.read_text(encoding="utf-8")) for f in folder.iterdir() if f.name.endswith(".sql")]
     return in_order(files)
