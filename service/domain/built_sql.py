@@ -20,6 +20,7 @@ Value = str | int | Decimal | bool
 Node = Any
 """A node of the grammar: the bindings have no types."""
 
+_LONGEST_NAME: Final = 63
 _PREFIX: Final = "SELECT WHERE "
 _SMALLEST, _LARGEST = -(2**31), 2**31 - 1
 
@@ -30,7 +31,7 @@ class BuildError(ValueError):
 
 def column(*path: str) -> Node:
     """A column, its table's alias in front where there is one."""
-    return pb.Node(column_ref=pb.ColumnRef(fields=[_string(part) for part in path]))
+    return pb.Node(column_ref=pb.ColumnRef(fields=[_string(_name(part)) for part in path]))
 
 
 def constant(value: Value) -> Node:
@@ -100,9 +101,9 @@ def expression(node: Node) -> str:
 
 def select(targets: Sequence[tuple[str, Node]], table: Sequence[str], where: Node | None = None) -> str:
     """`SELECT node AS name, … FROM table [WHERE …]`; `table` is its name, the schema in front. Raises BuildError."""
-    chosen = [pb.Node(res_target=pb.ResTarget(name=_checked(name), val=node)) for name, node in targets]
+    chosen = [pb.Node(res_target=pb.ResTarget(name=_name(name), val=node)) for name, node in targets]
     schema, name = ("", table[0]) if len(table) == 1 else (table[0], table[1])
-    relation = pb.RangeVar(schemaname=schema, relname=_checked(name), inh=True, relpersistence="p")
+    relation = pb.RangeVar(schemaname=schema, relname=_name(name), inh=True, relpersistence="p")
     statement = pb.SelectStmt(target_list=chosen, from_clause=[pb.Node(range_var=relation)])
     if where is not None:
         statement.where_clause.CopyFrom(where)
@@ -141,6 +142,13 @@ def _written(statement: Any) -> str:
 
 def _string(text: str) -> Node:
     return pb.Node(string=pb.String(sval=_checked(text)))
+
+
+def _name(text: str) -> str:
+    """A longer one would be cut off where it is parsed, and mean another."""
+    if not text or len(_checked(text).encode()) > _LONGEST_NAME:
+        raise BuildError(f"the name {text[:40]!r} has {len(text)} characters; Postgres takes 1 to 63 bytes")
+    return text
 
 
 def _checked(text: str) -> str:

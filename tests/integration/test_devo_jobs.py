@@ -172,6 +172,8 @@ async def test_every_job_is_listed_in_one_answer(devo: DevoCase) -> None:
     assert [job["friendlyName"] for job in reply.body["object"]] == ["job-0", "job-1", "job-2"]
     assert list(reply.body) == ["status", "cid", "timestamp", "object", "success"]
     assert all(list(job) == ORDER for job in reply.body["object"])
+    assert len((await devo.devo("GET", "/search/jobs/donothing")).body["object"]) == 3
+    assert (await devo.devo("GET", "/search/jobs/kafka")).body["object"] == []
 
 
 async def test_a_friendly_name_is_given_once(devo: DevoCase) -> None:

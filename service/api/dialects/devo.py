@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from service.domain.ports import Registry
 
 PREFIX: Final = "/search"
-_OWN: Final = re.compile(r"/(query|jobs|job/[^/]*(/[^/]*)?|table/[^/]*|system/ping)")
+_OWN: Final = re.compile(r"/(query|jobs(/[^/]*)?|job/[^/]*(/[^/]*)?|table/[^/]*|system/ping)")
 
 
 async def query(call: Call) -> web.StreamResponse:
@@ -59,6 +59,7 @@ ROUTES: Final = (
     *_both("POST", "/query", Role.OPERATOR, query, "Launch a query: as a job, or for its rows"),
     Route("POST", "/", Role.OPERATOR, query, "Launch a query, for addresses that end in a slash"),
     *_both("GET", "/jobs", Role.VIEWER, devo_jobs.listed, "Every job"),
+    *_both("GET", "/jobs/{type}", Role.VIEWER, devo_jobs.listed, "Every job of a destination's type"),
     *_both("GET", "/job/{id}", Role.VIEWER, devo_jobs.one, "One job"),
     *_both("GET", "/job/stop/{id}", Role.OPERATOR, devo_jobs.stop, "Stop a job"),
     *_both("GET", "/job/start/{id}", Role.OPERATOR, devo_jobs.start, "Go on with a job"),

@@ -173,7 +173,7 @@ def _hdfs(params: Parameters, mode: str, settings: Settings) -> Destination:
         form["delimiter"] = "\t"
     elif mode not in {"csv", "json", "json/simple", "json/compact", "json/simple/compact"}:
         raise setting_wrong(f"mode {mode!r} does not go with hdfs; files hold lines of json, csv or tsv")
-    sink = {
+    sink: dict[str, Any] = {
         "kind": "hdfs",
         "url": address,
         "path": params.text("full path").rstrip("/"),

@@ -131,9 +131,10 @@ async def remove(call: Call) -> web.StreamResponse:
 
 
 async def listed(call: Call) -> web.StreamResponse:
-    """Every job of the account, page by page as the store gives them, so that thousands take no more memory than a
-    page."""
+    """Every job of the account, or those of a type, page by page as the store gives them, so that thousands take no
+    more memory than a page."""
     store, request = call.services.store, call.request
+    kind = request.match_info.get("type")
     page, after = await store.list(call.account, {}, sort="created_at", limit=PAGE, after=None)
     response = web.StreamResponse(headers={"Content-Type": answers.JSON})
     await response.prepare(request)
@@ -141,7 +142,7 @@ async def listed(call: Call) -> web.StreamResponse:
     await response.write(head.removesuffix(b"]}"))
     first = True
     while True:
-        shown = await _shown_all(call, page)
+        shown = await _shown_all(call, [job for job in page if kind in {None, labels.kind(job)}])
         if shown:
             await response.write((b"" if first else b", ") + b", ".join(map(answers.dumps, shown)))
             first = False

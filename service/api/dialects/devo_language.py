@@ -1,6 +1,6 @@
 """The query language of Devo's jobs: the subset that names a table, conditions and columns, parsed to a tree.
 
-Grammar by lark (docs/decisions/0014-devo-dialect.md); an LALR parser takes time linear in the text. What stands outside
+Grammar by lark (docs/decisions/0016-devo-dialect.md); an LALR parser takes time linear in the text. What stands outside
 the subset is refused by its name and its position, which counts characters from 0.
 """
 
