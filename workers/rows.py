@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from service.domain.errors import RowsRejected
 from service.domain.inspection import RowsPage
-from workers.feed import End, Idle, bounded, following
+from workers.feed import End, Idle, Unreadable, bounded, following
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -35,6 +36,8 @@ async def rows(source: Source, spec: JobSpec) -> AsyncGenerator[RowsPage, None]:
                     yield RowsPage((), None)
                 case End():
                     break
+                case Unreadable():
+                    raise RowsRejected(item.code, item.message, key=item.key)
                 case page if page.values:
                     yield RowsPage(page.values, page.key(len(page.values) - 1))
                 case _:
