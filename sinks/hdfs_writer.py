@@ -153,8 +153,7 @@ class HdfsWriter:
             target=target,
             checksum=upload.checksum,
             details={
-                "format": upload.form.kind,
-                "compression": upload.form.compression,
+                **upload.form.details(),
                 "temporary": upload.path.rpartition("/")[2],
                 "stored": stored,
             },

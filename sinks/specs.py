@@ -107,7 +107,11 @@ class FileSinkSpec(SinkSpec):
     """Rows as files below the account's own folder."""
 
     kind: Literal["file"]
-    path: str = Field(min_length=1, max_length=1024, description="folder, relative to the account's folder")
+    path: str = Field(
+        min_length=1,
+        max_length=1024,
+        description="folder, relative to the account's; may hold {job}, {job_id}, {run}, {generation}, {date:%Y/%m/%d}",
+    )
 
 
 def _search_url(value: str) -> str:
@@ -247,6 +251,9 @@ class S3SinkSpec(SinkSpec):
         description="how objects are called, for jobs with one split: holds {job_id}, then {number}, which counts over "
         "the life of the job",
     )
+    file_password: SecretStr | None = Field(
+        default=None, description="of archives (format.compression zip): they are encrypted with AES-256"
+    )
     storage_class: str | None = Field(default=None, pattern=r"^[A-Z0-9_]{1,64}$")
     encryption: S3Encryption | None = None
     tags: Annotated[dict[str, str], AfterValidator(_tags)] = Field(default_factory=dict, max_length=10)
@@ -285,13 +292,6 @@ class DonothingSinkSpec(SinkSpec):
     """Rows are read, counted and dropped."""
 
     kind: Literal["donothing"]
-
-
-class FormatSpec(SinkSpec):
-    """How a row is written. Kafka takes only `compression: none` here: its batches have `sink.compression`."""
-
-    kind: Literal["json"] = "json"
-    compression: Literal["none", "gzip", "zstd"] = "none"
 
 
 AnySinkSpec = Annotated[
