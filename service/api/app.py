@@ -25,7 +25,7 @@ from service.api.dialects import devo
 from service.api.dialects.devo import Devo
 from service.api.metrics import answered
 from service.api.models import CredentialDefinition, DatasourceDefinition, JobDefinition, TableDefinition
-from service.api.native import checkpoints, dead_letters, history, jobs, named, published, verbs
+from service.api.native import checkpoints, dead_letters, history, jobs, named, published, verbs, verifications
 from service.api.problems import Problem
 from service.api.rate_limit import RateLimit
 from service.api.routes import Call, Role, Route
@@ -50,6 +50,7 @@ TABLE: Final[Sequence[Route]] = (
     *checkpoints.ROUTES,
     *history.ROUTES,
     *dead_letters.ROUTES,
+    *verifications.ROUTES,
     *named.ROUTES,
     *published.ROUTES,
     *health.ROUTES,
