@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
 from service.domain.errors import Stopped
 from sinks.base import Batch
-from sinks.formats import Format
-from sinks.formats.decoding import tokens
 from sinks.reading import ContentReader, Flaw
-from sinks.tries import format_of
 from workers.chunks import row_ids, to_prepared
 from workers.matching import FIRST, Matching, TooMany
 from workers.sources.page import decode_key
@@ -86,23 +82,18 @@ class Comparison:
         for part in range(parts):
             matching = Matching(parts, part)
             now = Seen(seen.keyed)
-            await _InTurns(self, matching, now, dead, chunk).run(reader.contents(chunk))
+            await _InTurns(self, matching, now, dead, chunk).run(reader)
             if seen.keyed:
-                doubled = await self._known(matching, chunk) if matching.lonely else set()
+                doubled = await self._known(reader, matching, chunk) if matching.lonely else set()
                 matching.end(seen.left, doubled)
             seen.source, seen.sink, seen.flaws = now.source, now.sink, now.flaws
         return seen
 
-    async def _known(self, matching: Matching, chunk: Prepared) -> set[bytes]:
+    async def _known(self, reader: ContentReader, matching: Matching, chunk: Prepared) -> set[bytes]:
         known: set[bytes] = set()
         async for page in self._pages(chunk.lower, chunk.last_key):
-            known |= matching.known(await self.tokens(chunk, page.values))
+            known |= matching.known(await reader.tokens(chunk, page.values))
         return known
-
-    async def tokens(self, chunk: Prepared, values: list[bytes]) -> list[bytes | None]:
-        """The tokens of what the source gave."""
-        assert self._wanted.key is not None, "asked for with keys only"
-        return await asyncio.to_thread(tokens, format_of(chunk, Format()), values, self._wanted.key)
 
     async def pages(self, chunk: Prepared, dead: frozenset[Key]) -> AsyncGenerator[Page]:
         """The source's rows of a chunk, without its dead letters."""
@@ -168,26 +159,29 @@ class _InTurns:
         self._comparison, self._matching, self._seen = comparison, matching, seen
         self._dead, self._chunk = dead, chunk
 
-    async def run(self, contents: AsyncGenerator[Records | Flaw]) -> None:
+    async def run(self, reader: ContentReader) -> None:
         """Until both are at their end."""
-        async with aclosing(contents), aclosing(self._comparison.pages(self._chunk, self._dead)) as pages:
+        async with (
+            aclosing(reader.contents(self._chunk)) as contents,
+            aclosing(self._comparison.pages(self._chunk, self._dead)) as pages,
+        ):
             more_pages = more_records = True
             while more_pages or more_records:
                 if more_pages and (not more_records or self._seen.source <= self._seen.sink):
                     page = await anext(pages, None)
                     more_pages = page is not None
                     if page is not None:
-                        await self._take_page(page)
+                        await self._take_page(page, reader)
                 else:
                     item = await anext(contents, None)
                     more_records = item is not None
                     if item is not None:
                         self._take(item)
 
-    async def _take_page(self, page: Page) -> None:
+    async def _take_page(self, page: Page, reader: ContentReader) -> None:
         self._seen.source += len(page.values)
         if self._seen.keyed:
-            found = await self._comparison.tokens(self._chunk, page.values)
+            found = await reader.tokens(self._chunk, page.values)
             self._matching.source(found, page.raw_keys, page.values if self._comparison.compares_values else None)
 
     def _take(self, item: Records | Flaw) -> None:

@@ -17,7 +17,6 @@ from service.domain.errors import Permanent, Stopped
 from service.domain.records import Condition
 from service.domain.spec import JobSpec
 from service.domain.verification import END_OF_SPLIT, Findings, VerifyProgress
-from sinks.formats.decoding import KINDS
 from sinks.reading import Wanted
 from workers.closing import put_down
 from workers.comparing import Comparison
@@ -42,6 +41,8 @@ PUT_DOWN_SECONDS: Final = 0.4
 NO_KEY_NOTE: Final = (
     "the records do not hold the key's columns (source.columns leaves them out): rows are counted, not told apart"
 )
+
+PARQUET_NOTE: Final = "values in Parquet are compared by the checksum of the whole file alone"
 
 log = structlog.get_logger(__name__)
 
@@ -70,17 +71,19 @@ class VerifyWork:
 
     async def _pass(self) -> None:
         assert self._task is not None, "set by run"
-        if self._spec.format.kind not in KINDS:
-            raise Permanent("not_verifiable", f"files of format.kind {self._spec.format.kind} can not be verified yet")
         key = await self._key_columns()
         held = key if _holds(self._spec, key) or self._sink.upserts else None
         if held is None:
             self._findings.note(NO_KEY_NOTE)
-        wanted = Wanted(held, values=self._task.checksums and held is not None)
+        values = self._task.checksums and held is not None
+        if values and self._spec.format.kind == "parquet":
+            self._findings.note(PARQUET_NOTE)
+            values = False
+        wanted = Wanted(held, values=values)
         reader = self._sink.reader(owner(self._step), wanted)
         if reader is None:
             raise Permanent("not_verifiable", f"sink {self._sink.kind} keeps nothing that could be compared")
-        source = await self._source(_reading(self._step.spec, None if wanted.values else key))
+        source = await self._source(_reading(self._step.spec, None if wanted.values else key), whole=wanted.values)
         try:
             comparison = Comparison(reader, source, wanted, self._control, self._rate, newest=self._task.newest)
             await self._compare_all(comparison)
@@ -170,10 +173,11 @@ class VerifyWork:
                 raise Permanent(finding.code, finding.message, hint=finding.hint)
         return tuple(column.name for column in inspection.key)
 
-    async def _source(self, spec: Mapping[str, object]) -> Source:
+    async def _source(self, spec: Mapping[str, object], *, whole: bool = False) -> Source:
         return await self._place.sources.source(
             self._step.account,
             spec,
+            self._step.target if whole else None,
             name=self._place.title(self._step),
             waiting=lambda waiting: self._control.report_soon(
                 Condition(waiting_for="connections" if waiting else None)
