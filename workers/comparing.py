@@ -54,8 +54,28 @@ class Comparison:
         """A token as the texts of its columns."""
         return tuple(one if isinstance(one, str) else json.dumps(one) for one in json.loads(token))
 
-    async def chunk(self, chunk: ChunkRecord, dead: frozenset[Key]) -> Seen:
-        """What both sides show of it; `dead` are its dead letters, which nobody misses."""
+    async def counted(self, chunk: ChunkRecord) -> Seen:
+        """What the sink shows of a chunk that a retry of dead letters sent: its rows have no range in the source, so
+        they are counted."""
+        seen = Seen(keyed=False, source=chunk.rows, sink=chunk.rows)
+        if isinstance(self._reader, ContentReader):
+            seen.sink = 0
+            async with aclosing(self._reader.contents(to_prepared(chunk))) as contents:
+                async for item in contents:
+                    if isinstance(item, Flaw):
+                        seen.flaws.append(item)
+                    else:
+                        seen.sink += item.rows
+        return seen
+
+    async def chunk(self, chunk: ChunkRecord, dead: frozenset[Key], *, forgotten: int = 0) -> Seen:
+        """What both sides show of it; `dead` are its dead letters, which nobody misses, and `forgotten` those that were
+        sent or deleted since, whose keys nobody knows."""
+        seen = await self._seen(chunk, dead, forgotten)
+        seen.forgotten = forgotten
+        return seen
+
+    async def _seen(self, chunk: ChunkRecord, dead: frozenset[Key], forgotten: int) -> Seen:
         prepared = to_prepared(chunk)
         if isinstance(self._reader, ContentReader):
             parts = 1
@@ -64,7 +84,7 @@ class Comparison:
                     return await self._listed(self._reader, prepared, dead, parts)
                 except TooMany:
                     parts *= MORE_PARTS
-        return await self._looked_up(self._reader, prepared, dead)
+        return await self._looked_up(self._reader, prepared, dead, forgotten)
 
     async def count(self, lower: Key | None, upper: Key) -> tuple[list[Key], int]:
         """The first keys of a range of the source, and how many there are."""
@@ -113,8 +133,9 @@ class Comparison:
 
     # -- a target that is asked by key ----------------------------------------------------------------------------
 
-    async def _looked_up(self, reader: KeyReader, chunk: Prepared, dead: frozenset[Key]) -> Seen:
+    async def _looked_up(self, reader: KeyReader, chunk: Prepared, dead: frozenset[Key], forgotten: int) -> Seen:
         seen = Seen(keyed=True, by_key=True)
+        sent_again = 0
         async for page in self.pages(chunk, dead):
             seen.source += len(page.values)
             for begin in range(0, len(page.values), LOOK_UP_ROWS):
@@ -130,6 +151,11 @@ class Comparison:
                     standing = standings[offset] if standings else None
                     if standing is None or not standing.there:
                         seen.left.source.add(page.raw_keys[begin + offset])
+                        continue
+                    if standing.flaw is not None and standing.flaw.kind == "foreign" and sent_again < forgotten:
+                        # A dead letter that a retry has sent, under that one's version.
+                        sent_again += 1
+                        seen.source -= 1
                         continue
                     seen.sink += 1
                     if standing.flaw is not None and (self._newest or standing.flaw.kind != "foreign"):

@@ -56,7 +56,7 @@ class VerifyWork:
         self._spec = JobSpec.model_validate(step.spec)
         self._retry = Retry(control)
         self._task: VerifyTask | None = None
-        self._position = (-1, 0)
+        self._position = (-(2**31), 0)
         self._findings = Findings()
         self._chunks_done = self._rows_done = 0
         self._next_keep = 0.0
@@ -110,7 +110,11 @@ class VerifyWork:
             raise
 
     async def _compare(self, comparison: Comparison, split: SplitCounts, chunk: ChunkRecord, dead: int) -> None:
-        seen = await comparison.chunk(chunk, frozenset())
+        if split.ordinal < 0:
+            seen = await comparison.counted(chunk)
+        else:
+            known = await self._place.store.verify_dead(self._step.lease, split.ordinal, chunk.sequence) if dead else ()
+            seen = await comparison.chunk(chunk, frozenset(known), forgotten=max(0, dead - len(known)))
         judge = Judge(split.ordinal, chunk, comparison.read_key, comparison.read_token)
         self._findings.compared(
             split, upto=chunk.last_key, chunks=1, recorded=chunk.rows, source=seen.source, sink=seen.sink, dead=dead
