@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 from structlog.contextvars import bound_contextvars
@@ -38,16 +38,18 @@ from workers.closing import put_down
 from workers.finisher import CleanUpWork, FinishWork
 from workers.metrics import STEPS_ENDED, STEPS_RUNNING
 from workers.planner import PlanWork
-from workers.retrying import from_sink
+from workers.retrying import Retry, from_sink
 from workers.signals import Point
 from workers.splits import SplitWork
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
 
     from service.domain.control import Control
     from service.domain.records import Step
     from workers.ports import Workplace
+
+T = TypeVar("T")
 
 PAGES_HELD = 5
 """Pages that a split holds at most: one written, one waiting, one on its way, and what the sink has not sent yet."""
@@ -190,8 +192,10 @@ class _Work:
     async def _with_sink(self) -> None:
         step, control, place = self._step, self._control, self._place
         lease = step.lease
-        sink = await place.sinks.sink(
-            step.account, step.spec, step.secrets, step.target, job_id=lease.job_id, generation=lease.generation
+        sink = await self._built(
+            lambda: place.sinks.sink(
+                step.account, step.spec, step.secrets, step.target, job_id=lease.job_id, generation=lease.generation
+            )
         )
         try:
             match step.lease.kind:
@@ -200,8 +204,10 @@ class _Work:
                 case StepKind.CLEAN_UP:
                     await CleanUpWork(step, control, place, sink).run()
                 case _:
-                    source = await place.sources.source(
-                        step.account, step.spec, name=place.title(step), waiting=self._waits_for_connection
+                    source = await self._built(
+                        lambda: place.sources.source(
+                            step.account, step.spec, name=place.title(step), waiting=self._waits_for_connection
+                        )
                     )
                     try:
                         if step.lease.kind is StepKind.PLAN:
@@ -213,6 +219,13 @@ class _Work:
                         await put_down("source", source.close(), PUT_DOWN_SECONDS)
         finally:
             await put_down("sink", sink.close(), PUT_DOWN_SECONDS)
+
+    async def _built(self, build: Callable[[], Awaitable[T]]) -> T:
+        """What `build` makes out of stored datasources and credentials. The store may be away for a moment: that ends
+        no job. (A clean-up comes back by itself, for as long as it takes.)"""
+        if self._step.lease.kind is StepKind.CLEAN_UP:
+            return await build()
+        return await Retry(self._control).run(build)
 
     def _waits_for_connection(self, waiting: bool) -> None:
         self._control.report_soon(Condition(waiting_for="connections" if waiting else None))

@@ -66,9 +66,15 @@ class Run:
         try:
             async with AsyncExitStack() as stack:
                 await self._open(stack)
-                for moment in self._moments:
-                    await self._meet(moment)
-                await self._finish()
+                try:
+                    for moment in self._moments:
+                        await self._meet(moment)
+                    await self._finish()
+                except Exception as error:
+                    # The services' logs go with their folders.
+                    for service in self._services:
+                        error.add_note(service.process.log_tail())
+                    raise
         finally:
             self.result.seconds = time.monotonic() - began
         return self.result
@@ -128,14 +134,30 @@ class Run:
             passed = len(points.seen) + moment.skip + 1
             await self._watch.until(lambda: len(points.seen) >= passed, REACHED_SECONDS, "points are passed")
             return _pid(points.seen[-1]), lambda: None
-        skip = 0 if moment.point == Point.PARKED else moment.skip
+        skip = 0 if moment.point in {Point.PARKED, Point.CLOSED} else moment.skip
         hold = points.hold(moment.point, skip=skip)
         lift.callback(hold.release)
         if moment.point == Point.PARKED:
             # Nobody parks by itself.
             await self._breaker.end(self._streams[moment.number % len(self._streams)], Kind.STOP, lift)
+        if moment.point == Point.CLOSED:
+            await self._leave_a_generation()
         await self._watch.until(hold.reached.is_set, REACHED_SECONDS, f"{moment.point} is reached")
         return _pid(hold.question), hold.release
+
+    async def _leave_a_generation(self) -> None:
+        """Only a generation that was left in the middle is closed by the next one: abort, and plan anew from there."""
+        stream = next(one for one in self._streams if one.mode == "incremental")
+        async with AsyncExitStack() as until_aborted:
+            opened = self._scenario.points.hold("opened", job_id=stream.job.id)
+            until_aborted.callback(opened.release)
+            await self._watch.until(opened.reached.is_set, REACHED_SECONDS, "it has begun to read")
+            await self._breaker.end(stream, Kind.ABORT, until_aborted)
+            opened.release()
+            await self._watch.fresh(REACHED_SECONDS)
+            await self._watch.until(lambda: stream.state == "aborted", ENDS_SECONDS, "it is aborted")
+            async with self._scenario.client() as api:
+                await api.call("PUT", f"/v1/jobs/{stream.job.name}?position=keep", 200, json=stream.job.spec)
 
     async def _says(self, fault: Fault) -> None:
         """While something is away, every job that does not go on says so, and a service without its control database

@@ -7,10 +7,9 @@ readers never do.
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import os
+import shutil
 import struct
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tests.fault.file_target import FileTarget
@@ -18,6 +17,7 @@ from tests.fault.hdfs_target import HdfsTarget
 from tests.fault.kafka_target import KafkaTarget
 from tests.fault.s3_target import S3Target
 from tests.fault.search_target import SearchTarget
+from tests.support.disk import fill, make_room, mounted, unmounted
 from tests.support.hdfs import HdfsProxies
 from tests.support.proxy import END_TXN, FaultProxy
 
@@ -35,10 +35,6 @@ if TYPE_CHECKING:
     from tests.support.processes import ChildProcess
     from tests.support.s3 import S3Server
     from tests.support.service import ServiceProcess
-
-DISK_BYTES = 128 << 20
-_libc = ctypes.CDLL(None, use_errno=True)
-_MNT_DETACH = 2
 
 
 class Server(Protocol):
@@ -203,31 +199,12 @@ class FilePlace(Place):
 
     async def mend(self) -> None:
         assert self._disk is not None
-        (self._disk / "ballast").unlink(missing_ok=True)
+        make_room(self._disk)
 
     def close(self) -> None:
         if self._disk is not None:
             unmounted(self._disk)
-
-
-def mounted(folder: Path, size: int = DISK_BYTES) -> bool:
-    """Put a file system in memory of `size` bytes there; False where we have not the right to."""
-    if os.geteuid() != 0:
-        return False
-    options = f"size={size},mode=755".encode()
-    return bool(_libc.mount(b"rowferry-test", os.fsencode(folder), b"tmpfs", 0, options) == 0)
-
-
-def unmounted(folder: Path) -> None:
-    """End of `mounted`."""
-    _libc.umount2(os.fsencode(folder), _MNT_DETACH)
-
-
-def fill(disk: Path) -> None:
-    """Take all the space that is left, with one file, `ballast`. Blocks."""
-    with (disk / "ballast").open("ab", buffering=0) as ballast, suppress(OSError):
-        while ballast.write(bytes(1 << 16)):
-            continue
+            shutil.rmtree(self._disk.parents[1], ignore_errors=True)  # the service's folder, which it could not remove
 
 
 @asynccontextmanager
