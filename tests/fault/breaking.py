@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tests.fault.places import FilePlace
 from tests.fault.schedule import BOTH, CONTROL, HOLDER, OTHER, SOURCE, STREAMS, Fault, Kind
@@ -25,6 +25,8 @@ PASSES_SECONDS = 40.0
 """Until a request comes by that a rule waits for."""
 ENDS_SECONDS = 60.0
 """Until a verb has led to its state, or a service that was asked to end has ended."""
+READY_SECONDS = 60.0
+"""Until a service that has just been started can be told anything."""
 SPARE_DESCRIPTORS = 2
 _LOST: dict[Kind, Action] = {
     Kind.LOSE_REPLY: "swallow_reply",
@@ -60,7 +62,7 @@ class Breaker:
             await self._place.lose()
             lift.push_async_callback(self._place.mend)
         elif kind in {Kind.FULL, Kind.STARVE}:
-            self._starve(self._victims(HOLDER, at_work), lift)
+            await self._starve(self._victims(HOLDER, at_work), lift)
             return Kind.STARVE
         elif where in STREAMS:
             await self._verb(fault, go, lift)
@@ -134,20 +136,27 @@ class Breaker:
                 victim.kill()
                 victim.launch()
             else:
-                ending = asyncio.create_task(victim.terminate(ENDS_SECONDS))
-                go()
-                code = await ending
-                if code != 0:
-                    raise Stuck(f"{victim.name} was asked to end and ended with {code}\n{victim.process.log_tail()}")
-                victim.launch()
+                await self._terminate(victim, go)
+
+    async def _terminate(self, victim: ServiceProcess, go: Callable[[], None]) -> None:
+        await victim.wait_ready(READY_SECONDS)
+        self._usable.ending.add(victim)
+        ending = asyncio.create_task(victim.terminate(ENDS_SECONDS))
+        go()
+        code = await ending
+        if code != 0:
+            raise Stuck(f"{victim.name} was asked to end and ended with {code}\n{victim.process.log_tail()}")
+        victim.launch()
+        self._usable.ending.discard(victim)
 
     def _thaw(self, victim: ServiceProcess) -> None:
         victim.thaw()
         self._usable.frozen.discard(victim)
 
     @staticmethod
-    def _starve(victims: Sequence[ServiceProcess], lift: AsyncExitStack) -> None:
+    async def _starve(victims: Sequence[ServiceProcess], lift: AsyncExitStack) -> None:
         for victim in victims:
+            await victim.wait_ready(READY_SECONDS)
             pid = victim.process.pid
             before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
             # Whatever is open stays open; the limit counts numbers, of which a few below the largest are free.
@@ -167,17 +176,23 @@ class Breaker:
         """Ask for the verb, until a service has taken it; the stream is started again after the lift."""
         stream.held = True
         lift.callback(_let_go, stream)
-        await until(lambda: self._asked(stream, kind), ENDS_SECONDS, f"{kind} of {stream.job.name} is taken")
+        verb = "stop" if kind is Kind.STOP else "abort"
+        await self.ask("POST", f"/v1/jobs/{stream.job.name}/{verb}")
 
-    async def _asked(self, stream: Stream, kind: Kind) -> bool:
-        for service in [one for one in self._services if self._usable(one)]:
-            try:
-                async with Client(service.url, service.admin_token, timeout_seconds=5.0) as api:
-                    await (api.stop if kind is Kind.STOP else api.abort)(stream.job.name)
-                return True
-            except UNANSWERED:
-                continue
-        return False
+    async def ask(self, method: str, path: str, **arguments: Any) -> None:
+        """One call, through whichever service takes it."""
+
+        async def taken() -> bool:
+            for service in [one for one in self._services if self._usable(one)]:
+                try:
+                    async with Client(service.url, service.admin_token, timeout_seconds=5.0) as api:
+                        await api.call(method, path, **arguments)
+                    return True
+                except UNANSWERED:
+                    continue
+            return False
+
+        await until(taken, ENDS_SECONDS, f"{method} {path} is taken")
 
 
 def _restore(pid: int, limits: tuple[int, int]) -> None:

@@ -120,7 +120,6 @@ class Run:
                 await self._says(fault)
             await asyncio.sleep(max(fault.seconds for fault in moment.faults))
         lifted = time.monotonic()
-        await asyncio.gather(*(service.wait_ready(RECOVERS_SECONDS) for service in self._services))
         await self._watch.moved(self._streams, RECOVERS_SECONDS)
         self.result.recoveries.append(time.monotonic() - lifted)
         faults = " and ".join(str(fault) for fault in moment.faults)
@@ -156,8 +155,7 @@ class Run:
             opened.release()
             await self._watch.fresh(REACHED_SECONDS)
             await self._watch.until(lambda: stream.state == "aborted", ENDS_SECONDS, "it is aborted")
-            async with self._scenario.client() as api:
-                await api.call("PUT", f"/v1/jobs/{stream.job.name}?position=keep", 200, json=stream.job.spec)
+            await self._breaker.ask("PUT", f"/v1/jobs/{stream.job.name}?position=keep", json=stream.job.spec)
 
     async def _says(self, fault: Fault) -> None:
         """While something is away, every job that does not go on says so, and a service without its control database
@@ -190,6 +188,7 @@ class Run:
 
     async def _finish(self) -> None:
         """Let every job read to the end, stop the endless one, and compare."""
+        await asyncio.gather(*(service.wait_ready(RECOVERS_SECONDS) for service in self._services))
         written = await self._writers.stop()
         once, incremental, continuous = self._streams
         once.last = True

@@ -75,8 +75,8 @@ LEASE_SECONDS = 3.0
 _ON_THE_WAY = (Kind.CUT, Kind.REFUSE, Kind.STALL, Kind.DELAY, Kind.THROTTLE)
 LOST = (Kind.LOSE_REPLY, Kind.LOSE_REQUEST, Kind.CUT_REPLY, Kind.CUT_REQUEST)
 _RANDOM = ""
-TWO_AT_ONCE = 0.4
-"""How often a second fault comes before the first is over."""
+AT_ONCE = (1, 2, 2, 3)
+"""How many faults come together; fewer where two would hit the same side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,22 +117,31 @@ def schedule(seed: int, sink: str, count: int) -> list[Moment]:
     chance = random.Random(f"{seed}/{sink}")
     cards, points = _dealt(_cards(sink), chance), _dealt(_points(), chance)
     moments: list[Moment] = []
+    kept: list[Fault] = []
     left = count
     while left:
-        moment = _moment(len(moments) + 1, cards, points, chance)
+        moment = _moment(len(moments) + 1, cards, points, kept, chance)
         moments.append(Moment(moment.number, moment.point, moment.skip, moment.faults[:left]))
         left -= len(moments[-1].faults)
     return moments
 
 
-def _moment(number: int, cards: Iterator[tuple[Kind, str]], points: Iterator[str], chance: random.Random) -> Moment:
+def _moment(
+    number: int,
+    cards: Iterator[tuple[Kind, str]],
+    points: Iterator[str],
+    kept: list[Fault],
+    chance: random.Random,
+) -> Moment:
+    """`kept`: a fault that hits the same side as one before it, and comes first in the next moment."""
     point = next(points)
     skip = chance.randrange(3) if point != _RANDOM else chance.randrange(12)
-    faults = [_fault(*next(cards), chance)]
-    if chance.random() < TWO_AT_ONCE:
-        second = _fault(*next(cards), chance)
-        if second.side != faults[0].side:
-            faults.append(second)
+    faults = [kept.pop()] if kept else [_fault(*next(cards), chance)]
+    for _ in range(chance.choice(AT_ONCE) - 1):
+        faults.append(_fault(*next(cards), chance))
+        if faults[-1].side in {one.side for one in faults[:-1]}:
+            kept.append(faults.pop())
+            break
     # A request that is lost must first come by, which it would not once something else is away.
     faults.sort(key=lambda fault: fault.kind not in LOST)
     return Moment(number, point, skip, tuple(faults))

@@ -96,6 +96,7 @@ class Watch:
         self.streams, self._services, self._usable = streams, services, usable
         self.looks = 0
         self.problem: Stuck | None = None
+        self._answered: set[int] = set()
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -112,11 +113,22 @@ class Watch:
     async def _watch(self) -> None:
         while self.problem is None:
             try:
+                self._supervise()
                 if await self._look():
                     self.looks += 1
             except Stuck as problem:
                 self.problem = problem
             await asyncio.sleep(LOOK_EVERY_SECONDS)
+
+    def _supervise(self) -> None:
+        """As whoever keeps services running: one that could not start without its control database is started again;
+        one that has worked ends when it is told to, and never by itself."""
+        for service in self._services:
+            if service.running or service in self._usable.ending:
+                continue
+            if service.process.pid in self._answered:
+                raise Stuck(f"{service.name} ended by itself: {service.process.exit_code}")
+            service.launch()
 
     async def _look(self) -> bool:
         """Whether somebody answered."""
@@ -124,6 +136,7 @@ class Watch:
             with contextlib.suppress(*UNANSWERED):
                 async with Client(service.url, service.admin_token, timeout_seconds=ANSWER_SECONDS) as api:
                     jobs = {job["id"]: job for job in (await api.call("GET", "/v1/jobs", 200))["jobs"]}
+                    self._answered.add(service.process.pid)
                     for stream in self.streams:
                         if stream.job.id in jobs:
                             stream.take_in(jobs[stream.job.id])
@@ -173,7 +186,9 @@ class Usable:
 
     def __init__(self) -> None:
         self.frozen: set[ServiceProcess] = set()
+        self.ending: set[ServiceProcess] = set()
+        """Asked to end."""
 
     def __call__(self, service: ServiceProcess) -> bool:
-        """It runs, and is not frozen by us."""
-        return service.running and service not in self.frozen
+        """It runs, and is neither frozen nor ended by us."""
+        return service.running and service not in self.frozen | self.ending
