@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -16,7 +17,7 @@ import aiohttp
 from tests.fault.breaking import ENDS_SECONDS, Breaker
 from tests.fault.scenario import Scenario, through
 from tests.fault.schedule import CONTROL, LEASE_SECONDS, SOURCE, STREAMS, Kind
-from tests.fault.streams import Stream, Stuck, Usable, Watch
+from tests.fault.streams import AT_WORK, Stream, Stuck, Usable, Watch
 from tests.fault.summary import Result
 from tests.fault.writers import TABLE, Writers
 from tests.support.proxy import FaultProxy
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 ONCE_ROWS = 400
 REACHED_SECONDS = 60.0
 SAYS_SECONDS = 40.0
+MOST_STOPS = 12
 RECOVERS_SECONDS = 60.0
 FINISH_SECONDS = 120.0
 LONGEST_SILENCE = 60.0
@@ -137,12 +139,28 @@ class Run:
         hold = points.hold(moment.point, skip=skip)
         lift.callback(hold.release)
         if moment.point == Point.PARKED:
-            # Nobody parks by itself.
-            await self._breaker.end(self._streams[moment.number % len(self._streams)], Kind.STOP, lift)
+            await self._park_somebody(moment.number, hold.reached, lift)
         if moment.point == Point.CLOSED:
             await self._leave_a_generation()
         await self._watch.until(hold.reached.is_set, REACHED_SECONDS, f"{moment.point} is reached")
         return _pid(hold.question), hold.release
+
+    async def _park_somebody(self, first: int, parked: asyncio.Event, lift: AsyncExitStack) -> None:
+        """Nobody parks by itself, and a job that is stopped between two steps has nothing to park: ask the next."""
+        for number in range(first, first + MOST_STOPS):
+            stream = self._streams[number % len(self._streams)]
+            async with AsyncExitStack() as until_parked:
+                await self._watch.until(partial(_is_in, stream, AT_WORK), REACHED_SECONDS, "it runs")
+                await self._breaker.end(stream, Kind.STOP, until_parked)
+                await self._watch.fresh(REACHED_SECONDS)
+                await self._watch.until(
+                    partial(_is_in, stream, "stopped", "successful", unless=parked),
+                    REACHED_SECONDS,
+                    "it is parked, or has nothing to park",
+                )
+                if parked.is_set():
+                    lift.push_async_callback(until_parked.pop_all().aclose)
+                    return
 
     async def _leave_a_generation(self) -> None:
         """Only a generation that was left in the middle is closed by the next one: abort, and plan anew from there."""
@@ -226,6 +244,10 @@ class Run:
         assert not wrong, "\n".join(wrong)
         if self.result.silence > LONGEST_SILENCE:
             raise Stuck(f"a job was silent for {self.result.silence:.0f} s")
+
+
+def _is_in(stream: Stream, *states: str, unless: asyncio.Event | None = None) -> bool:
+    return stream.state in states or (unless is not None and unless.is_set())
 
 
 def _pid(question: Mapping[str, object]) -> int:

@@ -32,12 +32,12 @@ class SearchTarget:
         """What a search finds; documents have no order of their own, so by their key."""
         found = self._server.documents(self.indices[job])
         rows = [Delivered("documents", tuple(json.loads(key)), source) for key, source in found.items()]
-        return sorted(rows, key=lambda row: int(row.key[0]))
+        return sorted(rows, key=lambda row: int(row.key[0] or 0))
 
     def check_outputs(self, job: str, outputs: Sequence[dict[str, Any]], *, finished: bool = True) -> None:
         """The ranges of the outputs hold every document, each as many as it says."""
         del finished  # readers see the same documents before and after
-        keys = [int(row.key[0]) for row in self.rows(job)]
+        keys = [int(row.key[0] or 0) for row in self.rows(job)]
         for output in outputs:
             mine = [key for key in keys if int(output["first_id"]) <= key <= int(output["last_id"])]
             assert len(mine) == output["rows"], f"{job}: {len(mine)} documents in the range of {output}"

@@ -19,7 +19,7 @@ from tests.fault.summary import RESULTS
 if TYPE_CHECKING:
     from tests.support.postgres import PostgresServer
 
-SEED = "ROWFERRY_FAULT_SEED"
+SEED = int(os.environ.get("ROWFERRY_FAULT_SEED") or random.randrange(10**6))
 FAULTS = int(os.environ.get("ROWFERRY_FAULTS") or 20)
 SECONDS_A_FAULT = 15
 
@@ -33,10 +33,9 @@ async def test_every_key_arrives_once_whatever_breaks(
     control_server: PostgresServer,
     kind: str,
 ) -> None:
-    seed = int(os.environ.get(SEED) or random.randrange(10**6))
-    print(f"make faults SEED={seed} SINK={kind} FAULTS={FAULTS}")  # noqa: T201 -- shown under a failure
+    print(f"make faults SEED={SEED} SINK={kind} FAULTS={FAULTS}")  # noqa: T201 -- shown under a failure
     async with place(kind, request) as where:
-        run = Run(where, source_server, control_server, seed, schedule(seed, kind, FAULTS))
+        run = Run(where, source_server, control_server, SEED, schedule(SEED, kind, FAULTS))
         RESULTS.append(run.result)
         result = await run()
     assert (result.count, result.missing, result.doubled) == (FAULTS, 0, 0)
