@@ -166,9 +166,13 @@ class Breaker:
     # -- verbs ------------------------------------------------------------------------------------------------------
 
     async def _verb(self, fault: Fault, go: Callable[[], None], lift: AsyncExitStack) -> None:
+        """The other faults of the moment come while the verb is under way, and are lifted before it must have ended."""
         stream = next(one for one in self._watch.streams if one.mode == fault.where)
         await self.end(stream, fault.kind, lift)
+        lift.push_async_callback(self._ended, stream, str(fault))
         go()
+
+    async def _ended(self, stream: Stream, fault: str) -> None:
         await self._watch.fresh(ENDS_SECONDS)
         await self._watch.until(lambda: stream.state in _ENDS, ENDS_SECONDS, f"{fault} has led to its state")
 

@@ -75,6 +75,13 @@ LEASE_SECONDS = 3.0
 _ON_THE_WAY = (Kind.CUT, Kind.REFUSE, Kind.STALL, Kind.DELAY, Kind.THROTTLE)
 LOST = (Kind.LOSE_REPLY, Kind.LOSE_REQUEST, Kind.CUT_REPLY, Kind.CUT_REQUEST)
 _RANDOM = ""
+# Within a moment: a request that is lost must come by, a verb must be taken, a service that is told to end or looked at
+# must be ready; none of it would once something else is away.
+_FIRST: Final = {
+    **dict.fromkeys(LOST, 0),
+    **dict.fromkeys((Kind.STOP, Kind.ABORT), 1),
+    **dict.fromkeys((Kind.TERMINATE, Kind.STARVE, Kind.FULL), 2),
+}
 AT_ONCE = (1, 2, 2, 3)
 """How many faults come together; fewer where two would hit the same side."""
 
@@ -142,8 +149,7 @@ def _moment(
         if faults[-1].side in {one.side for one in faults[:-1]}:
             kept.append(faults.pop())
             break
-    # A request that is lost must first come by, which it would not once something else is away.
-    faults.sort(key=lambda fault: fault.kind not in LOST)
+    faults.sort(key=lambda fault: _FIRST.get(fault.kind, len(Kind)))
     return Moment(number, point, skip, tuple(faults))
 
 
