@@ -19,8 +19,9 @@ from tests.fault.summary import RESULTS
 if TYPE_CHECKING:
     from tests.support.postgres import PostgresServer
 
-SEED = int(os.environ.get("ROWFERRY_FAULT_SEED") or random.randrange(10**6))
 FAULTS = int(os.environ.get("ROWFERRY_FAULTS") or 20)
+# `make test` is about the change at hand, and always meets the same; `make faults` looks for what nobody thought of.
+SEED = int(os.environ.get("ROWFERRY_FAULT_SEED") or (random.randrange(10**6) if "ROWFERRY_FAULTS" in os.environ else 1))
 SECONDS_A_FAULT = 15
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(240 + SECONDS_A_FAULT * FAULTS)]
