@@ -22,7 +22,9 @@ from service import __version__
 from service.api import app as api
 from service.domain.errors import Permanent, RowferryError
 from service.engine.local import LEASE_SECONDS, LocalEngine
+from service.engine.ticker import Ticker
 from service.joblog import JobLog
+from service.lifecycle import Verbs
 from service.store import embedded
 from service.store.migrate import migrate, pending
 from service.store.retention import Retention
@@ -82,17 +84,21 @@ async def _run(
         if listening and settings.admin_token is None and not await store.any_token():
             raise _nobody_can_come_in()
         references = References(os.environ, settings.secrets_dir)
-        engine, inspector = _worker(settings, store, references, signals or NoSignals(), lease_seconds)
+        owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        engine, inspector = _worker(settings, store, references, signals or NoSignals(), owner, lease_seconds)
         await engine.start()
         stack.push_async_callback(all_put_down, 1.0)
         stack.push_async_callback(engine.stop, settings.shutdown_timeout_seconds)
         await stack.enter_async_context(_task(_wake(store, engine), "wake"))
         await stack.enter_async_context(_task(_purge(store, settings), "retention"))
+        ticker = Ticker(store, Verbs(store, store, engine.wake), store.notifications.rescheduled, owner=owner)
+        await stack.enter_async_context(_task(ticker.run(), "schedules"))
         if listening:
             application = api.build(
                 settings=settings,
                 store=store,
                 registry=store,
+                schedules=store,
                 inspector=inspector,
                 wake=engine.wake,
                 references=references,
@@ -107,7 +113,7 @@ async def _run(
 
 
 def _worker(
-    settings: Settings, store: Store, references: References, signals: Signals, lease_seconds: float
+    settings: Settings, store: Store, references: References, signals: Signals, owner: str, lease_seconds: float
 ) -> tuple[LocalEngine, DefinitionInspector]:
     if settings.engine != "local":
         raise Permanent(
@@ -128,7 +134,7 @@ def _worker(
     engine = LocalEngine(
         store,
         Runner(place),
-        owner=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
+        owner=owner,
         max_splits=settings.max_splits,
         max_runs=settings.max_runs,
         lease_seconds=lease_seconds,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 async def migrate_only(settings: Settings) -> int:
     """Apply what is missing; prints each."""
     async with AsyncExitStack() as stack:
-        applied = await migrate(await _database(settings, stack))
+        applied = await migrate(await database(settings, stack))
     for migration in applied:
         _say("migrated", migration.name)
     if not applied:
@@ -36,7 +36,7 @@ async def check(settings: Settings) -> int:
     _say("settings", "ok")
     async with AsyncExitStack() as stack:
         try:
-            dsn = await _database(settings, stack)
+            dsn = await database(settings, stack)
             missing = await pending(dsn)
         except RowferryError as error:
             return _fail("control database", error)
@@ -73,7 +73,9 @@ async def _check_datasources(settings: Settings, store: Store) -> int:
     return code
 
 
-async def _database(settings: Settings, stack: AsyncExitStack) -> str:
+async def database(settings: Settings, stack: AsyncExitStack) -> str:
+    """The control database; a private one is started, and stopped with the stack. Raises Permanent
+    `database_url_required`."""
     if settings.database_url is not None:
         return settings.database_url
     if not embedded.available():

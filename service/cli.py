@@ -44,7 +44,7 @@ def _command(
     options: argparse.Namespace, settings: Settings, signals: Signals | None, lease_seconds: float
 ) -> Coroutine[object, object, int | None]:
     # Imported here: `rowferry version` and wrong settings answer without loading drivers.
-    from service import app, check  # noqa: PLC0415
+    from service import app, check, keys  # noqa: PLC0415
 
     match options.command:
         case "serve":
@@ -53,6 +53,8 @@ def _command(
             return app.work(settings, signals=signals, lease_seconds=lease_seconds)
         case "migrate":
             return check.migrate_only(settings)
+        case "keys":
+            return keys.create(settings, name=options.name, role=options.role, account=options.account)
         case _:
             return check.check(settings)
 
@@ -78,6 +80,13 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--no-migrate", action="store_true", help="refuse to start on an old schema instead")
     commands.add_parser("worker", help="run jobs of the same control database, without an API")
     commands.add_parser("migrate", help="bring the control database to this version's schema")
+    signing = commands.add_parser("keys", help="key and secret pairs of the Devo dialect")
+    create = signing.add_subparsers(dest="action", required=True, metavar="ACTION").add_parser(
+        "create", help="make a pair and print it: the secret is shown this once"
+    )
+    create.add_argument("name", help="whose it is, for lists and events")
+    create.add_argument("--role", choices=("viewer", "operator", "admin"), default="operator", help="default: operator")
+    create.add_argument("--account", default="default", metavar="NAME", help="default: default")
     commands.add_parser("check", help="try the settings and every dependency, one by one")
     commands.add_parser("version", help="print the version")
     return parser

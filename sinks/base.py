@@ -39,6 +39,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
+    from datetime import date
 
 Key = tuple[str, ...]
 """A row's key: the text of each key column, as Postgres writes it. Never compared in Python."""
@@ -286,6 +287,17 @@ class Numbered(Protocol):
 
     def begin_after(self, sequence: int) -> None:
         """Called after `visible`: `sequence` is settled, and each chunk that is cut from here on is the next."""
+
+
+@runtime_checkable
+class ListsDays(Protocol):
+    """A sink that names what it delivered in manifests (files, objects): for a generation without an end, one a day."""
+
+    async def list_day(self, owner: Owner, day: date, chunks: AsyncIterator[Prepared]) -> None:
+        """Write the manifest of `day` (UTC), which is over: every chunk of the generation that became final on it, in
+        the form of `finish`'s manifest. Nothing is compared: who takes files away after the day is no concern of this.
+        Repeatable, by several at a time: the same chunks give the same bytes, and a manifest that is there with these
+        bytes is left as it is."""
 
 
 class Sink(Protocol):

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
     from sinks.base import Owner, Prepared
-    from sinks.elasticsearch_client import Guard
+    from sinks.guarded import Guard
     from sinks.specs import ElasticsearchSinkSpec
 
 

@@ -5,22 +5,22 @@ from __future__ import annotations
 import base64
 import io
 import json
-import socket
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
 
 from sinks.elasticsearch_errors import Names, Told, from_exception, refusal
+from sinks.guarded import addresses_of
+from sinks.guarded_http import resolver_for
 
 if TYPE_CHECKING:
-    from sinks.specs import ElasticsearchSinkSpec
+    from collections.abc import Mapping
 
-Guard = Callable[[str, int], Awaitable[None]]
+    from sinks.guarded import Guard
+    from sinks.specs import ElasticsearchSinkSpec
 
 CONNECT_SECONDS: Final = 5.0
 LOOK_SECONDS: Final = 10.0
@@ -46,7 +46,7 @@ class Client:
     """Connections of one writer, or of one look. Connects on use; every call is bounded in time."""
 
     def __init__(self, spec: ElasticsearchSinkSpec, guard: Guard | None, names: Names) -> None:
-        """`guard` is awaited with host and port before the first connection and before each look-up of the name."""
+        """`guard` is awaited with host and port before the first connection, and is asked for addresses at each."""
         self.names = names
         self._spec, self._guard = spec, guard
         self._session: aiohttp.ClientSession | None = None
@@ -96,10 +96,9 @@ class Client:
     async def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
             at = urlsplit(self._spec.url)
-            if self._guard is not None:
-                await self._guard(at.hostname or "", at.port or (443 if at.scheme == "https" else 80))
+            await addresses_of(self._guard, at.hostname or "", at.port or (443 if at.scheme == "https" else 80))
             context = ssl.create_default_context(cadata=self._spec.ca) if at.scheme == "https" else True
-            connector = aiohttp.TCPConnector(limit=2, ssl=context, resolver=_Resolver(self._guard))
+            connector = aiohttp.TCPConnector(limit=2, ssl=context, resolver=resolver_for(self._guard))
             headers = {"Authorization": said} if (said := self._authorization()) else {}
             self._session = aiohttp.ClientSession(connector=connector, headers=headers, auto_decompress=True)
         return self._session
@@ -112,23 +111,6 @@ class Client:
             return None
         password = spec.password.get_secret_value() if spec.password is not None else ""
         return f"Basic {base64.b64encode(f'{spec.username}:{password}'.encode()).decode()}"
-
-
-class _Resolver(AbstractResolver):
-    """Asks the guard whenever a name is looked up anew: it may lead elsewhere by then."""
-
-    def __init__(self, guard: Guard | None) -> None:
-        self._guard, self._inner = guard, aiohttp.ThreadedResolver()
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        if self._guard is not None:
-            await self._guard(host, port)
-        return await self._inner.resolve(host, port, family)
-
-    async def close(self) -> None:
-        await self._inner.close()
 
 
 def path(*parts: str) -> str:

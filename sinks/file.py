@@ -17,9 +17,11 @@ from sinks.base import Finding, Guarantee, Promise, Receipt, Shows, SinkError, S
 from sinks.file_writer import FileWriter
 from sinks.lanes import Lane
 from sinks.manifest import close_generation
+from sinks.manifest_file import list_day
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from datetime import date
     from pathlib import Path
 
     from sinks.base import Owner, Prepared
@@ -77,6 +79,10 @@ class FileSink:
         """Compare every file with its chunk, then write `_manifest-<job>-g<generation>.json` beside them and remove
         the generation's temporary files. The same chunks give the same manifest."""
         await close_generation(self._root, self._path, owner, chunks, self._patience)
+
+    async def list_day(self, owner: Owner, day: date, chunks: AsyncIterator[Prepared]) -> None:
+        """Write `_manifest-<job>-g<generation>-<day>.json` into the job's folder."""
+        await list_day(self._root, self._path, owner, day, chunks, self._patience)
 
     async def clean_up(self, owners: Sequence[Owner]) -> None:
         """Remove the temporary files of these splits, which fences them, and of their finish steps."""
@@ -155,6 +161,7 @@ class FileSink:
     def _clean(self, owners: Sequence[Owner]) -> None:
         names = {naming.split_folder(owner.job_id, owner.generation, owner.split) for owner in owners}
         names |= {naming.finish_folder(owner.job_id, owner.generation) for owner in owners}
+        names |= {naming.days_folder(owner.job_id, owner.generation) for owner in owners}
         try:
             folder = folders.open_folder(self._root, self._path)
         except folders.FolderMissing:

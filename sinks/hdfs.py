@@ -13,17 +13,18 @@ from sinks import naming
 from sinks.base import Finding, Guarantee, Promise, Receipt, Shows, SinkError, SinkRefused
 from sinks.hdfs_client import WebHdfs
 from sinks.hdfs_errors import EXISTS, Place, RemoteError, translated
-from sinks.hdfs_finish import close_generation, remove_temporaries
+from sinks.hdfs_finish import close_generation, list_day, remove_temporaries
 from sinks.hdfs_upload import Upload
 from sinks.hdfs_wire import NameNodes
 from sinks.hdfs_writer import HdfsWriter, hidden
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
+    from datetime import date
 
     from sinks.base import Owner, Prepared
     from sinks.formats import Format
-    from sinks.hdfs_wire import Guard
+    from sinks.guarded import Guard
     from sinks.specs import HdfsSinkSpec
 
 LITTLE_SPACE: Final = 1 << 30
@@ -88,10 +89,16 @@ class HdfsSink:
         async with self._client() as client:
             await close_generation(client, self._path, owner, chunks, self._replication)
 
+    async def list_day(self, owner: Owner, day: date, chunks: AsyncIterator[Prepared]) -> None:
+        """Write `_manifest-<job>-g<generation>-<day>.json` into the job's folder."""
+        async with self._client() as client:
+            await list_day(client, self._path, owner, day, chunks, self._replication)
+
     async def clean_up(self, owners: Sequence[Owner]) -> None:
         """Remove the temporary files of these splits, which fences them, and of their finish steps."""
         names = {naming.split_folder(owner.job_id, owner.generation, owner.split) for owner in owners}
         names |= {naming.finish_folder(owner.job_id, owner.generation) for owner in owners}
+        names |= {naming.days_folder(owner.job_id, owner.generation) for owner in owners}
         async with self._client() as client:
             await remove_temporaries(client, self._path, names.__contains__)
 

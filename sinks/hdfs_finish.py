@@ -1,4 +1,5 @@
-"""The finish step of the HDFS sink: every file is compared with its chunk record, then listed in a manifest."""
+"""The finish step of the HDFS sink: every file is compared with its chunk record, then listed in a manifest. And the
+manifests of single days, for generations without an end."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from sinks.manifest_text import ManifestText, differs, gone
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from datetime import date
 
     from sinks.base import Owner, Prepared
     from sinks.hdfs_client import WebHdfs
@@ -26,6 +28,7 @@ AT_ONCE: Final = 4
 AHEAD: Final = 16
 """Chunk records that are held while their files are compared."""
 _WHAT: Final = "finishing"
+_LISTING: Final = "listing a day"
 _CLEANING: Final = "cleaning up"
 
 
@@ -106,17 +109,45 @@ async def _planned(client: WebHdfs, path: str, text: ManifestText) -> int:
 
 
 async def _publish(client: WebHdfs, path: str, owner: Owner, temporary: str) -> None:
-    name = f"{path}/{naming.manifest_name(owner.job_id, owner.generation)}"
+    await _rename(client, temporary, f"{path}/{naming.manifest_name(owner.job_id, owner.generation)}")
+    # The generation is closed: nothing of its planned splits can become visible any more.
+    mine = naming.planned_folders(owner.job_id, owner.generation)
+    with suppress(SinkError):
+        await remove_temporaries(client, path, mine.fullmatch)
+
+
+async def _rename(client: WebHdfs, temporary: str, name: str) -> None:
     try:
         renamed = await client.rename(temporary, name, _WHAT, overwrite=True)
     except RemoteError as error:
         raise translated(client.place, _WHAT, error) from error
     if not renamed:
         raise SinkUnavailable("sink_unavailable", f"{client.place.doing(_WHAT)}: the manifest was not renamed")
-    # The generation is closed: nothing of its planned splits can become visible any more.
-    mine = naming.planned_folders(owner.job_id, owner.generation)
-    with suppress(SinkError):
-        await remove_temporaries(client, path, mine.fullmatch)
+
+
+async def list_day(
+    client: WebHdfs, path: str, owner: Owner, day: date, chunks: AsyncIterator[Prepared], replication: int | None
+) -> None:
+    """As `sinks.base.ListsDays`."""
+    folder = f"{hidden(path)}/{naming.days_folder(owner.job_id, owner.generation)}"
+    await client.make_folder(folder, _LISTING)
+    async for left in client.listed(folder, _LISTING):
+        if left.name.startswith(naming.day_temporaries(owner.split)):
+            await client.remove(f"{folder}/{left.name}", _LISTING)
+    upload = Upload(client, f"{folder}/{naming.day_temporary(owner.split, secrets.token_hex(4))}", replication)
+    try:
+        async for piece in ManifestText(owner, path, day).pieces(chunks):
+            await upload.send(piece)
+        await upload.finish()
+    finally:
+        upload.abandon()
+    name = f"{path}/{naming.day_manifest_name(owner.job_id, owner.generation, day)}"
+    there = await client.status(name, _LISTING)
+    same = there is not None and not there.folder and there.length == upload.size
+    if same and (await client.sha256(name, _LISTING))[1] == upload.checksum:
+        await client.remove(upload.path, _LISTING)
+    else:
+        await _rename(client, upload.path, name)
 
 
 async def remove_temporaries(client: WebHdfs, path: str, mine: Callable[[str], object]) -> None:

@@ -16,12 +16,14 @@ from urllib.parse import quote, urlencode, urlsplit
 import aiohttp
 
 from sinks.base import SinkError, SinkUnavailable
+from sinks.guarded import addresses_of
+from sinks.guarded_http import resolver_for
 from sinks.hdfs_errors import RETRIABLE, STANDBY, Place, RemoteError, nonsense, translated, unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    Guard = Callable[[str, int], Awaitable[object]]
+    from sinks.guarded import Guard
 
 T = TypeVar("T")
 
@@ -177,14 +179,13 @@ class Wire:
         parts = urlsplit(url)
         if parts.scheme not in _PORTS or not parts.hostname:
             raise aiohttp.InvalidURL(url, "no http address")
-        if self._guard is not None:
-            await self._guard(parts.hostname, parts.port or _PORTS[parts.scheme])
+        await addresses_of(self._guard, parts.hostname, parts.port or _PORTS[parts.scheme])
 
     def opened(self) -> aiohttp.ClientSession:
         """The session, made at the first call."""
         if self._session is None:
             # A connection for each call: a kept one may turn out to be dead, and then nobody knows what was executed.
-            connector = aiohttp.TCPConnector(force_close=True, limit=0)
+            connector = aiohttp.TCPConnector(force_close=True, limit=0, resolver=resolver_for(self._guard))
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
             self._session = aiohttp.ClientSession(
                 connector=connector,

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
     from sinks.base import Finding, Owner, Prepared, Receipt, Writer
-    from sinks.kafka_client import Guard
+    from sinks.guarded import Guard
     from sinks.specs import KafkaSinkSpec
 
 _FENCE_PATIENCE = 5.0

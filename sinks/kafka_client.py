@@ -8,56 +8,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import os
 import ssl
 from collections import defaultdict
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from aiokafka.conn import create_conn
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 
 from sinks.base import SinkError, SinkRefused
+from sinks.guarded import addresses_of
+from sinks.kafka_connection import connect, tls_context
 from sinks.kafka_errors import Names, from_code, from_exception, unreachable
 from sinks.kafka_protocol import Code, TopicMetadataRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from sinks.specs import KafkaSecurity, KafkaSinkSpec
-
-    Guard = Callable[[str, int], Awaitable[None]]
+    from sinks.guarded import Guard
+    from sinks.kafka_connection import Connection
+    from sinks.specs import KafkaSinkSpec
 
 CONNECT_SECONDS = 5.0
-REQUEST_SECONDS = 10.0
 _CLOSE_SECONDS = 0.2
 _BOOTSTRAP = -1
 _TRIES = 3
-
-
-class _NoRequestsInLogs(logging.Filter):
-    """At DEBUG aiokafka's connection logs whole requests: passwords and rows."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return record.levelno > logging.DEBUG
-
-
-logging.getLogger("aiokafka.conn").addFilter(_NoRequestsInLogs())
-
-
-class Connection(Protocol):
-    """What is used of aiokafka's connection. `send` writes before it returns, so calls keep their order."""
-
-    def connected(self) -> bool:
-        """Whether the socket is open."""
-
-    def send(self, request: Any) -> Awaitable[Any]:
-        """The answer; TimeoutError after REQUEST_SECONDS."""
-
-    def close(self) -> asyncio.Future[None] | None:
-        """Fail what waits for an answer and close the socket."""
 
 
 class Purpose(IntEnum):
@@ -94,49 +67,20 @@ class Topic:
     """Bits of the caller's rights, all zero when they were not asked for."""
 
 
-def tls_context(security: KafkaSecurity) -> ssl.SSLContext | None:
-    """The context for the protocols with TLS, else None; SinkRefused names the PEM that can not be read."""
-    if security.protocol not in {"SSL", "SASL_SSL"}:
-        return None
-    try:
-        context = ssl.create_default_context(cadata=security.ca)
-    except (ssl.SSLError, ValueError):
-        raise SinkRefused("security_invalid", "security.ca holds no readable PEM certificate.") from None
-    if security.certificate is not None and security.private_key is not None:
-        _load_client_certificate(context, security.certificate, security.private_key.get_secret_value())
-    return context
-
-
-def _load_client_certificate(context: ssl.SSLContext, certificate: str, private_key: str) -> None:
-    # The ssl module reads keys from files only; an anonymous memory file never touches a disk.
-    memory = os.memfd_create("certificate")
-    try:
-        os.write(memory, f"{certificate}\n{private_key}\n".encode())
-        # The empty password keeps OpenSSL from asking a terminal for one.
-        context.load_cert_chain(f"/proc/self/fd/{memory}", password="")
-    except (ssl.SSLError, OSError, ValueError):
-        raise SinkRefused(
-            "security_invalid",
-            "security.certificate and security.private_key are no matching PEM pair, or the key is encrypted.",
-        ) from None
-    finally:
-        os.close(memory)
-
-
 class Cluster:
     """
     One client's connections to a cluster, opened when used. Not safe for use after `close`.
 
     Every method is bounded in time and raises SinkError only: SinkUnavailable where trying again may help,
-    SinkRefused otherwise. `guard` is asked before any address is connected to: the bootstrap servers as the
-    definition has them, and every broker that the cluster advertises.
+    SinkRefused otherwise. `guard` says where to connect to: for the bootstrap servers as the definition has them, and
+    for every broker that the cluster advertises.
     """
 
     def __init__(self, spec: KafkaSinkSpec, names: Names, guard: Guard | None = None) -> None:
         self.names = names
         self._spec = spec
         self._guard = guard
-        self._tls: ssl.SSLContext | None = None
+        self._tls: dict[str, ssl.SSLContext | None] = {}
         self._brokers: dict[int, tuple[str, int]] = {}
         self._connections: dict[tuple[int, Purpose], Connection] = {}
         self._coordinators: dict[tuple[CoordinatorKind, str], int] = {}
@@ -146,7 +90,6 @@ class Cluster:
     async def bootstrap(self) -> None:
         """Learn the brokers from the first bootstrap server that answers."""
         doing = "connecting to Kafka"
-        self._tls = tls_context(self._spec.security)
         last: SinkError | None = None
         for address in self._spec.bootstrap_servers.split(","):
             host, _, port = address.strip().rpartition(":")
@@ -277,24 +220,13 @@ class Cluster:
         if node not in self._brokers:
             raise unreachable(self.names, doing, f"broker {node} is not known")
         host, port = self._brokers[node]
-        if self._guard is not None:
-            await self._guard(host, port)
+        addresses = await addresses_of(self._guard, host, port)
+        if host not in self._tls:
+            self._tls[host] = tls_context(self._spec.security, host)
         security = self._spec.security
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                made: Connection = await create_conn(  # type: ignore[no-untyped-call]
-                    host,
-                    port,
-                    client_id="rowferry",
-                    request_timeout_ms=int(REQUEST_SECONDS * 1000),
-                    max_idle_ms=None,
-                    ssl_context=self._tls,
-                    security_protocol=security.protocol,
-                    sasl_mechanism=security.mechanism,
-                    sasl_plain_username=security.username,
-                    sasl_plain_password=security.password.get_secret_value() if security.password else "",
-                )
-                return made
+                return await connect(addresses, port, self._spec.security, self._tls[host])
         except Exception as error:
             if isinstance(error, ValueError) and not isinstance(error, ssl.SSLError):
                 # SCRAM: the server could not prove that it knows the password.

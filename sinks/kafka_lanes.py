@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from aiokafka.protocol.produce import ProduceRequest
 
 from sinks.base import Restage, SinkError, SinkUnavailable
-from sinks.kafka_client import REQUEST_SECONDS, Purpose
+from sinks.kafka_client import Purpose
+from sinks.kafka_connection import REQUEST_SECONDS
 from sinks.kafka_errors import COORDINATOR_MOVED, RETRIABLE, from_code, from_exception, topic_missing, topic_recreated
 from sinks.kafka_protocol import Code
 
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from sinks.kafka_batches import RecordBatch
-    from sinks.kafka_client import Cluster, Connection, Topic
+    from sinks.kafka_client import Cluster, Topic
+    from sinks.kafka_connection import Connection
 
 WINDOW = 3
 """Requests on the way for one partition; the broker remembers the last five batches of a producer."""

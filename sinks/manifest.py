@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from sinks import folders, naming
 from sinks.base import Fenced
 from sinks.lanes import Lane, answered
+from sinks.manifest_file import ManifestFile
 from sinks.manifest_text import ManifestText, differs, gone
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ async def close_generation(
     except OSError as error:
         raise folders.refusal(error, path, "finishing") from error
     finally:
-        closing.leaving = True
+        closing.leave()
         lanes[0].submit(closing.close)
         for lane in lanes:
             await lane.close(0)
@@ -80,24 +81,17 @@ class _Closing:
         self._root = root
         self._path = path
         self._owner = owner
-        self._temporary = f"manifest-{secrets.token_hex(4)}.part"
-        self._folder: int | None = None
-        self._own: int | None = None
-        self._file: int | None = None
+        own = naming.finish_folder(owner.job_id, owner.generation)
+        self._file = ManifestFile(root, path, own, f"manifest-{secrets.token_hex(4)}.part")
         self._text = ManifestText(owner, path)
-        self.leaving = False
+
+    def leave(self) -> None:
+        """What is being compared is of no use any more."""
+        self._file.leaving = True
 
     def open(self) -> None:
-        self._folder = folders.open_folder(self._root, self._path, create=True)
-        hidden = folders.enter(self._folder, naming.HIDDEN, create=True)
-        try:
-            name = naming.finish_folder(self._owner.job_id, self._owner.generation)
-            self._own = folders.enter(hidden, name, create=True)
-        finally:
-            os.close(hidden)
-        folders.empty(self._own)
-        self._file = folders.create_file(self._own, self._temporary)
-        folders.write_all(self._file, self._text.head())
+        self._file.open(lambda _: True)
+        self._file.write(self._text.head())
 
     def compare(self, chunk: Prepared) -> None:
         parent, _, name = chunk.target.rpartition("/")
@@ -111,33 +105,25 @@ class _Closing:
                 raise gone(chunk)
             if size != chunk.bytes:
                 raise differs(chunk, f"has {size} bytes, not {chunk.bytes}")
-            if folders.checksum_of(folder, name, lambda: self.leaving) != chunk.checksum:
+            if folders.checksum_of(folder, name, lambda: self._file.leaving) != chunk.checksum:
                 raise differs(chunk, "has another checksum")
         finally:
             os.close(folder)
 
     def add(self, chunk: Prepared) -> None:
-        assert self._file is not None
-        folders.write_all(self._file, self._text.entry(chunk))
+        self._file.write(self._text.entry(chunk))
 
     def publish(self) -> None:
-        assert self._file is not None
-        assert self._folder is not None
-        assert self._own is not None
-        with os.scandir(self._folder) as entries:
+        folder = self._file.folder
+        assert folder is not None
+        with os.scandir(folder) as entries:
             self._text.check_nothing_else(sum(self._text.is_planned(entry.name) for entry in entries))
-        folders.write_all(self._file, self._text.tail())
-        os.fsync(self._file)
-        name = naming.manifest_name(self._owner.job_id, self._owner.generation)
-        os.rename(self._temporary, name, src_dir_fd=self._own, dst_dir_fd=self._folder)
-        os.fsync(self._folder)
+        self._file.write(self._text.tail())
+        self._file.publish(naming.manifest_name(self._owner.job_id, self._owner.generation))
         # The generation is closed: nothing of its planned splits can become visible any more.
         mine = naming.planned_folders(self._owner.job_id, self._owner.generation)
         with suppress(OSError):
-            folders.remove_temporaries(self._folder, naming.HIDDEN, lambda found: mine.fullmatch(found) is not None)
+            folders.remove_temporaries(folder, naming.HIDDEN, lambda found: mine.fullmatch(found) is not None)
 
     def close(self) -> None:
-        for descriptor in (self._file, self._own, self._folder):
-            if descriptor is not None:
-                os.close(descriptor)
-        self._file = self._own = self._folder = None
+        self._file.close()

@@ -1,4 +1,4 @@
-"""The text of a generation's manifest, piece by piece, and what its finish step finds wrong.
+"""The text of a manifest, of a generation or of one of its days, piece by piece, and what a finish step finds wrong.
 
 One JSON document: who and where, `files` with one entry a line, then counts. The same chunks give the same text.
 """
@@ -6,23 +6,29 @@ One JSON document: who and where, `files` with one entry a line, then counts. Th
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sinks import naming
 from sinks.base import PositionConflict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncIterator, Mapping
+    from datetime import date
 
     from sinks.base import Owner, Prepared
+
+
+PIECE_BYTES: Final = 64 << 10
 
 
 class ManifestText:
     """The pieces in their order: `head`, `entry` for each chunk, `tail`. Holds counts only, whatever the number."""
 
-    def __init__(self, owner: Owner, path: str) -> None:
+    def __init__(self, owner: Owner, path: str, day: date | None = None) -> None:
+        """`day`: of chunks that became final on this day (UTC) alone."""
         self._owner = owner
         self._path = path
+        self._day = day
         self._planned = naming.planned_files(owner.job_id, owner.generation)
         self.files = self.rows = self.bytes = 0
         self.expected = 0
@@ -30,12 +36,14 @@ class ManifestText:
 
     def head(self) -> bytes:
         """The beginning."""
-        head = {
+        head: dict[str, object] = {
             "job_id": self._owner.job_id,
             "job": self._owner.job_name,
             "generation": self._owner.generation,
             "path": self._path,
         }
+        if self._day is not None:
+            head["day"] = self._day.isoformat()
         return _line(head)[:-1] + b',"files":['
 
     def entry(self, chunk: Prepared) -> bytes:
@@ -67,6 +75,16 @@ class ManifestText:
         """The end."""
         tail = {"file_count": self.files, "rows": self.rows, "bytes": self.bytes}
         return b"\n]," + _line(tail)[1:] + b"\n"
+
+    async def pieces(self, chunks: AsyncIterator[Prepared]) -> AsyncIterator[bytes]:
+        """The whole, in pieces of some `PIECE_BYTES`."""
+        piece = bytearray(self.head())
+        async for chunk in chunks:
+            piece += self.entry(chunk)
+            if len(piece) >= PIECE_BYTES:
+                yield bytes(piece)
+                piece.clear()
+        yield bytes(piece + self.tail())
 
     def check_nothing_else(self, there: int) -> None:
         """Raises PositionConflict when `there`, the planned files that lie in `path`, are not the recorded ones."""

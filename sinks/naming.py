@@ -11,6 +11,8 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from datetime import date
+
     from sinks.base import Key
 
 HIDDEN = ".rowferry"
@@ -88,13 +90,38 @@ def planned_files(job_id: str, generation: int) -> re.Pattern[str]:
 
 
 def planned_folders(job_id: str, generation: int) -> re.Pattern[str]:
-    """Matches the temporary folders of a generation's planned splits and of its finish step."""
-    return re.compile(re.escape(generation_prefix(job_id, generation)) + r"(s\d+|finish)")
+    """Matches the temporary folders of a generation's planned splits, of its days and of its finish step."""
+    return re.compile(re.escape(generation_prefix(job_id, generation)) + r"(s\d+|days|finish)")
 
 
 def manifest_name(job_id: str, generation: int) -> str:
     """The file that closes a generation. The underscore keeps it out of readers that take whole folders."""
-    return f"_manifest-{generation_prefix(job_id, generation)[:-1]}.json"
+    return f"{manifest_start(job_id, generation)}.json"
+
+
+def day_manifest_name(job_id: str, generation: int, day: date) -> str:
+    """The file that lists one day of a continuous generation."""
+    return f"{manifest_start(job_id, generation)}-{day.isoformat()}.json"
+
+
+def manifest_start(job_id: str, generation: int) -> str:
+    """What the names of all manifests of a generation begin with."""
+    return f"_manifest-{generation_prefix(job_id, generation)[:-1]}"
+
+
+def days_folder(job_id: str, generation: int) -> str:
+    """Folder below `HIDDEN` in which the manifests of days are written before they are renamed."""
+    return f"{generation_prefix(job_id, generation)}days"
+
+
+def day_temporary(split: str, token: str) -> str:
+    """Name of a manifest in that folder: with the split that writes it, so that its next owner knows what was left."""
+    return f"{day_temporaries(split)}{token}.part"
+
+
+def day_temporaries(split: str) -> str:
+    """What the names of all of one split begin with."""
+    return f"s{_split(split)}-"
 
 
 def split_folder(job_id: str, generation: int, split: str) -> str:

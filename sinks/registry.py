@@ -23,12 +23,11 @@ from sinks.specs import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from sinks.base import Sink
-
-    Guard = Callable[[str, int], Awaitable[None]]
+    from sinks.guarded import Guard
 
 KINDS: Final = ("donothing", "elasticsearch", "file", "hdfs", "kafka", "s3")
 
@@ -68,7 +67,7 @@ class Context:
     files: Path
     """The account's own folder, `<data folder>/files/<account>`: file jobs write below it only."""
     guard: Guard | None = None
-    """Awaited with host and port before a sink connects anywhere; raises SinkRefused. None: every address may be."""
+    """Answers the addresses that a sink may connect to, for host and port; raises SinkRefused. None: every address."""
     target: Mapping[str, object] = field(default_factory=dict)
     """What `Sink.prepare_target` said when the generation was planned."""
     ambient_s3_buckets: frozenset[str] = frozenset()

@@ -15,16 +15,17 @@ from sinks import naming, s3_prefix
 from sinks.base import Guarantee, Promise, Receipt, Shows
 from sinks.s3_check import look, probe
 from sinks.s3_client import PATIENCE_SECONDS, S3Client
-from sinks.s3_closing import Closing
+from sinks.s3_closing import Closing, list_day
 from sinks.s3_upload import Abilities
 from sinks.s3_writer import S3Writer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
+    from datetime import date
 
     from sinks.base import Finding, Owner, Prepared
     from sinks.formats import Format
-    from sinks.s3_client import Guard
+    from sinks.guarded import Guard
     from sinks.specs import S3SinkSpec
 
 CONDITIONAL: Final = "conditional_writes"
@@ -105,11 +106,17 @@ class S3Sink:
         await Closing(self.client, self.spec, self.abilities, owner).run(chunks)
         await self._abort(owner, [naming.generation_prefix(owner.job_id, owner.generation) + "s"])
 
+    async def list_day(self, owner: Owner, day: date, chunks: AsyncIterator[Prepared]) -> None:
+        """Write `_manifest-<job>-g<generation>-<day>.json` into the folder that all objects of the generation share."""
+        await self._abort(owner, [naming.day_manifest_name(owner.job_id, owner.generation, day)])
+        await list_day(self.client, self.spec, self.abilities, owner, day, chunks)
+
     async def clean_up(self, owners: Sequence[Owner]) -> None:
-        """Abort the open uploads of these splits, which fences them, and of their finish steps."""
+        """Abort the open uploads of these splits, which fences them, and of manifests."""
         await self.abort_uploads(owners)
-        for manifest in {naming.manifest_name(owner.job_id, owner.generation) for owner in owners}:
-            await self._abort(owners[0], [manifest])
+        for manifests in {naming.manifest_start(owner.job_id, owner.generation) for owner in owners}:
+            for end in (".", "-"):
+                await self._abort(owners[0], [manifests + end])
 
     async def close(self) -> None:
         """Give back the connections."""

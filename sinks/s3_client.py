@@ -20,16 +20,16 @@ from botocore import xform_name  # type: ignore[import-untyped]
 from botocore.exceptions import ClientError  # type: ignore[import-untyped]
 
 from sinks.base import SinkUnavailable
+from sinks.guarded import addresses_of
 from sinks.s3_errors import Place, from_exception, keys_missing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator
 
     from aiobotocore.session import AioSession  # type: ignore[import-untyped]
 
+    from sinks.guarded import Guard
     from sinks.specs import S3SinkSpec
-
-    Guard = Callable[[str, int], Awaitable[object]]
 
 DEFAULT_REGION: Final = "us-east-1"
 CONNECT_SECONDS: Final = 5.0
@@ -142,8 +142,8 @@ class S3Client:
     async def _connected(self) -> Any:
         async with self._lock:
             if self._client is None:
-                if self._guard is not None and self._spec.endpoint_url:
-                    await self._guard(*_address(self._spec.endpoint_url))
+                if self._spec.endpoint_url:
+                    await addresses_of(self._guard, *_address(self._spec.endpoint_url))
                 session = await asyncio.to_thread(_session, ambient=self._uses_host())
                 self._client = await self._stack.enter_async_context(self._made(session))
                 # Each request by its own address, so also where a redirect or a virtual host leads.
@@ -159,6 +159,8 @@ class S3Client:
     def _made(self, session: AioSession) -> Any:
         from aiobotocore.config import AioConfig  # type: ignore[import-untyped]  # noqa: PLC0415 - see the module's docstring
 
+        from sinks.guarded_http import resolver_for  # noqa: PLC0415 - as aiobotocore, which brings aiohttp
+
         spec = self._spec
         path_style = spec.endpoint_url is not None if spec.path_style is None else spec.path_style
         config = AioConfig(
@@ -171,6 +173,7 @@ class S3Client:
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
             ignore_configured_endpoint_urls=True,
+            connector_args={} if self._guard is None else {"resolver": resolver_for(self._guard)},
         )
         keys: dict[str, str | None] = {}
         if spec.access_key_id is not None:
@@ -185,8 +188,7 @@ class S3Client:
         )
 
     async def _ask_guard(self, request: Any, **_: Any) -> None:
-        if self._guard is not None:
-            await self._guard(*_address(str(request.url)))
+        await addresses_of(self._guard, *_address(str(request.url)))
 
 
 def _address(url: str) -> tuple[str, int]:

@@ -1,4 +1,5 @@
-"""The finish step of the S3 sink: every object is compared with its chunk record, then listed in a manifest object."""
+"""The finish step of the S3 sink: every object is compared with its chunk record, then listed in a manifest object. And
+the manifests of single days, for generations without an end."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from sinks.s3_writer import TOKEN
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from datetime import date
 
     from sinks.base import Owner, Prepared
     from sinks.s3_client import S3Client
@@ -96,6 +98,39 @@ class Closing:
     async def _write(self, data: bytes) -> None:
         for part in self._cutter.put(data):
             await self._upload.send(part)
+
+
+async def list_day(
+    client: S3Client, spec: S3SinkSpec, abilities: Abilities, owner: Owner, day: date, chunks: AsyncIterator[Prepared]
+) -> None:
+    """As `sinks.base.ListsDays`: into the folder that all objects of the generation share."""
+    folder = s3_prefix.common_folder(spec.prefix, owner)
+    own = Abilities(conditional=False, checksums=abilities.checksums)
+    upload = Upload(client, spec, own, folder + naming.day_manifest_name(owner.job_id, owner.generation, day))
+    cutter = Cutter()
+    try:
+        await upload.begin({"rowferry-job": owner.job_id})
+        async for piece in ManifestText(owner, folder.removesuffix("/"), day).pieces(chunks):
+            for part in cutter.put(piece):
+                await upload.send(part)
+        await upload.send(cutter.end())
+        await upload.finished()
+        if _is_there(await client.head(upload.key), cutter, upload):
+            await drop(upload, LEAVING)
+        else:
+            await upload.complete()
+    except BaseException:
+        await drop(upload, LEAVING)
+        raise
+
+
+def _is_there(found: Any | None, cutter: Cutter, upload: Upload) -> bool:
+    """Without checksums of the store, an object of ours with this name and size can be no other."""
+    if found is None or found["ContentLength"] != cutter.size:
+        return False
+    if upload.digest is not None and isinstance(told := found.get("ChecksumSHA256"), str):
+        return told == upload.digest
+    return bool(found.get("Metadata", {}).get("rowferry-job"))
 
 
 def _compare(chunk: Prepared, found: Any | None) -> None:

@@ -24,7 +24,7 @@ from botocore.exceptions import (  # type: ignore[import-untyped]
 from sinks.base import Fenced, SinkError, SinkRefused, SinkUnavailable, TargetGone
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 RIGHTS: Final[Mapping[str, str]] = {
     "CreateMultipartUpload": "s3:PutObject (with tags also s3:PutObjectTagging, with aws:kms also kms:GenerateDataKey)",
@@ -102,8 +102,9 @@ def unsupported(error: ClientError) -> bool:
 
 def from_exception(place: Place, operation: str, error: BaseException) -> SinkError:
     """What an exception of a call means to the runner."""
-    if isinstance(error, SinkError):
-        return error
+    ours = next((one for one in _chain(error) if isinstance(one, SinkError)), None)
+    if ours is not None:  # of the guard: the client wraps whatever happens while it connects
+        return ours
     if isinstance(error, ClientError):
         return _from_reply(place, operation, error)
     if isinstance(error, (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError)):
@@ -225,12 +226,14 @@ def _region_wrong(place: Place, error: ClientError) -> SinkRefused:
     )
 
 
-def _is_tls(error: BaseException | None) -> bool:
+def _is_tls(error: BaseException) -> bool:
+    return any(isinstance(one, (ssl.SSLError, SSLError)) for one in _chain(error))
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
-        if isinstance(error, (ssl.SSLError, SSLError)):
-            return True
+        yield error
         error = error.__cause__ or error.__context__
-    return False
 
 
 def _cause(error: BaseException) -> str:

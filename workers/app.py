@@ -99,9 +99,9 @@ class StoredSources:
         """See `workers.ports.Sources`."""
         return await list_tables(datasource, connections=self._connections, guard=self._guard, limit=limit, after=after)
 
-    async def _guard(self, host: str, port: int) -> None:
+    async def _guard(self, host: str, port: int) -> Sequence[str]:
         try:
-            await self._destinations.check("postgres", host, port)
+            return await self._destinations.check("postgres", host, port)
         except DestinationRefused as error:
             raise Permanent(error.code, error.message) from None
         except OSError as error:
@@ -184,9 +184,9 @@ class StoredSinks:
             raise Permanent("definition_refused", f"sink.{where}: {first['msg']}") from None
 
     def _context(self, account: str, kind: str, target: Mapping[str, object] | None) -> registry.Context:
-        async def guard(host: str, port: int) -> None:
+        async def guard(host: str, port: int) -> Sequence[str]:
             try:
-                await self._destinations.check(kind, host, port)
+                return await self._destinations.check(kind, host, port)
             except DestinationRefused as error:
                 raise SinkRefused(error.code, error.message) from None
             except OSError as error:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sinks.base import ListsDays
 from workers.chunks import to_prepared
+from workers.days import list_days
 from workers.retrying import Retry
 from workers.signals import Point
 from workers.splits import owner
@@ -30,12 +32,20 @@ class FinishWork:
         await Retry(self._control).run(self._finish)
 
     async def _finish(self) -> None:
-        await self._sink.finish(owner(self._step), self._chunks())
+        await self._close()
         await self._place.signals.reached(Point.CHECKED, self._step.lease)
         self._control.check()
         with self._control.last_write():
             await self._place.store.finish_run(self._step.lease)
         await self._place.signals.reached(Point.FINISHED, self._step.lease)
+
+    async def _close(self) -> None:
+        """A continuous generation has its manifests by day: records of its first days may be gone by now, and so may
+        what lay in the target."""
+        if self._step.spec.get("mode") == "continuous" and isinstance(self._sink, ListsDays):
+            await list_days(self._step, self._place, self._sink, self._step.lease.generation, today=True)
+        else:
+            await self._sink.finish(owner(self._step), self._chunks())
 
     async def _chunks(self) -> AsyncIterator[Prepared]:
         async for _ordinal, chunk in self._place.store.settled_chunks(self._step.lease):

@@ -16,7 +16,7 @@ from sinks import registry
 from sinks.base import SinkError
 from workers.guarantees import FOLLOWING, guaranteed
 from workers.retrying import from_sink
-from workers.sources.sql import SqlError, parse_expression, parse_query
+from workers.sources.sql import SqlError, parse_expression, parse_name, parse_query
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Sequence
@@ -207,6 +207,12 @@ def _parsed(spec: Mapping[str, object]) -> registry.Definition:
 def _check_sql(spec: Mapping[str, object]) -> Sequence[Finding]:
     source = JobSpec.model_validate(spec).source
     found = []
+    if source.table is not None:
+        try:
+            parse_name(source.table)
+        except SqlError as error:
+            hint = "write schema.table, quoted as in SQL where needed"
+            found.append(Finding("/source/table", "error", "table_invalid", f"source.table: {error}", hint))
     for field, text, parse in (("where", source.where, parse_expression), ("query", source.query, parse_query)):
         if text is not None:
             try:

@@ -14,6 +14,7 @@ from service.domain.records import Condition, OpenRange
 from service.domain.spec import JobSpec
 from sinks.base import SinkError, TargetGone
 from workers.chunks import settlement, to_prepared, to_record
+from workers.days import list_days
 from workers.delivery import position_conflict, position_unknown, stage_again
 from workers.guarantees import guaranteed
 from workers.recovery import Action, decide
@@ -120,6 +121,8 @@ class PlanWork:
                         raise
                     log.warning(LogEvent.OLD_TARGET_GONE, generation=old.number, cause=str(error))
                     await self._give_up(sink, old)
+                if old.spec.get("mode") == "continuous":
+                    await self._list_rest(sink, old.number)
         except (TimeoutError, SinkError, RowferryError) as error:
             if same_target or not isinstance(error, TimeoutError | SinkError):
                 raise
@@ -131,6 +134,13 @@ class PlanWork:
         await self._place.store.close_generation(self._lease, old.number, fenced=fenced)
         await self._reached(Point.CLOSED)
         return await self._place.store.generation(self._lease, old.number)
+
+    async def _list_rest(self, sink: Sink, number: int) -> None:
+        """The last days of a continuous generation that nobody works on any more."""
+        try:
+            await list_days(self._step, self._place, sink, number, today=True)
+        except SinkError as error:
+            log.warning(LogEvent.DAY_NOT_LISTED, code=error.code, cause=str(error))
 
     async def _fence(self, sink: Sink, source: Source, old: GenerationState, split: SplitState) -> None:
         store, lease = self._place.store, self._lease

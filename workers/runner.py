@@ -35,6 +35,7 @@ from service.domain.spec import JobSpec
 from sinks.base import SinkError
 from sinks.registry import HOLDS_ITS_CHUNK
 from workers.closing import put_down
+from workers.days import listing_days
 from workers.finisher import CleanUpWork, FinishWork
 from workers.metrics import STEPS_ENDED, STEPS_RUNNING
 from workers.planner import PlanWork
@@ -214,7 +215,8 @@ class _Work:
                             await PlanWork(step, control, place, sink, source).run()
                         else:
                             self._split = SplitWork(step, control, place, sink, source)
-                            await self._split.run()
+                            async with listing_days(step, place, sink):
+                                await self._split.run()
                     finally:
                         await put_down("source", source.close(), PUT_DOWN_SECONDS)
         finally:

@@ -22,6 +22,8 @@ class Point(StrEnum):
     PREPARED = "prepared"
     VISIBLE = "visible"
     SETTLED = "settled"
+    DAY_WRITTEN = "day_written"
+    """The manifest of a day is there; the store does not know it yet."""
     CLOSED = "closed"
     """An older generation was closed."""
     BOUNDED = "bounded"

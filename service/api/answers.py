@@ -354,6 +354,48 @@ class CredentialsAnswer(Answer):
     credentials: list[CredentialAnswer]
 
 
+class PublicTableAnswer(Answer):
+    """A table under its public name."""
+
+    name: str
+    datasource: str
+    table: str
+    time_column: str | None
+    key: list[str] | None
+    columns: list[str]
+    key_is_monotonic: bool
+    created_at: Moment
+    updated_at: Moment
+
+
+class PublicTablesAnswer(Answer):
+    """All of the account, by name."""
+
+    tables: list[PublicTableAnswer]
+
+
+class KeyAnswer(Answer):
+    """A key of the Devo dialect without its secret."""
+
+    key: str
+    name: str
+    role: str
+    account: str
+    created_at: Moment
+
+
+class NewKeyAnswer(KeyAnswer):
+    """A new pair; `secret` is shown this once."""
+
+    secret: str
+
+
+class KeysAnswer(Answer):
+    """All of the account, by name."""
+
+    keys: list[KeyAnswer]
+
+
 class TokenAnswer(Answer):
     """A token without what it opens."""
 

@@ -22,15 +22,15 @@ from service import secret_fields
 from service.api import bodies, health, idempotency, not_available, openapi, problems, queries
 from service.api.auth import Authenticator, Caller, anonymous, check_role, digest, unauthorized
 from service.api.metrics import answered
-from service.api.models import CredentialDefinition, DatasourceDefinition, JobDefinition
-from service.api.native import checkpoints, history, jobs, named, verbs
+from service.api.models import CredentialDefinition, DatasourceDefinition, JobDefinition, TableDefinition
+from service.api.native import checkpoints, history, jobs, named, published, verbs
 from service.api.problems import Problem
 from service.api.rate_limit import RateLimit
 from service.api.routes import Call, Role, Route
 from service.api.services import CALLER, REQUEST_ID, SERVICES, Services
 from service.api.validation import validate
 from service.domain.errors import NotFound, RowferryError
-from service.lifecycle import Checkpoints, Credentials, Datasources, Jobs, Tokens, Verbs
+from service.lifecycle import Checkpoints, Credentials, Datasources, Jobs, Keys, Tables, Tokens, Verbs
 from service.lifecycle.jobs import is_ref
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from config.references import References
     from config.settings import Settings
-    from service.domain.ports import Inspector, JobStore, Registry
+    from service.domain.ports import Inspector, JobStore, Registry, ScheduleStore
 
 LARGEST_BODY: Final = 1024 * 1024
 TABLE: Final[Sequence[Route]] = (
@@ -47,6 +47,7 @@ TABLE: Final[Sequence[Route]] = (
     *checkpoints.ROUTES,
     *history.ROUTES,
     *named.ROUTES,
+    *published.ROUTES,
     *health.ROUTES,
     *openapi.ROUTES,
 )
@@ -62,6 +63,7 @@ def build(
     settings: Settings,
     store: JobStore,
     registry: Registry,
+    schedules: ScheduleStore,
     inspector: Inspector,
     wake: Callable[[str], Awaitable[None]],
     references: References,
@@ -83,7 +85,7 @@ def build(
         store=store,
         registry=registry,
         jobs=Jobs(store, registry, inspector, jobs.define, secret_names),
-        verbs=Verbs(store, wake, closing),
+        verbs=Verbs(store, schedules, wake, closing),
         checkpoints=Checkpoints(store, inspector),
         datasources=Datasources(registry, inspector, references, lambda data: validate(DatasourceDefinition, data)),
         credentials=Credentials(
@@ -92,6 +94,8 @@ def build(
             secret_names | secret_fields.BESIDE_THEM,
         ),
         tokens=Tokens(registry, digest),
+        tables=Tables(registry, inspector, lambda data: validate(TableDefinition, data)),
+        keys=Keys(registry),
         checks={"database": store.ping, **(checks or {})},
         metrics=metrics,
         closing=closing,

@@ -26,7 +26,7 @@ HEADER: Final = "Idempotency-Key"
 REPLAYED: Final = "Idempotent-Replayed"
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _KEPT_HEADERS: Final = ("Content-Type", "Location", "ETag", "Retry-After")
-_SHOWN_ONCE: Final = "token"
+_SHOWN_ONCE: Final = ("token", "secret")
 
 
 async def once(
@@ -66,9 +66,8 @@ def _replay(stored: Mapping[str, Any]) -> web.Response:
 
 
 def _without_secret(body: bytes) -> bytes:
-    if f'"{_SHOWN_ONCE}"'.encode() not in body:
+    if not any(f'"{name}"'.encode() in body for name in _SHOWN_ONCE):
         return body
     answer = json.loads(body)
-    if isinstance(answer, dict) and isinstance(answer.get(_SHOWN_ONCE), str):
-        return json.dumps({**answer, _SHOWN_ONCE: MASK}).encode()
-    return body
+    shown = [name for name in _SHOWN_ONCE if isinstance(answer, dict) and isinstance(answer.get(name), str)]
+    return json.dumps({**answer, **dict.fromkeys(shown, MASK)}).encode() if shown else body

@@ -113,6 +113,30 @@ class CredentialDefinition(Strict):
     )
 
 
+class TableDefinition(Strict):
+    """A table under a dotted public name."""
+
+    name: Name | None = None
+    datasource: Name
+    table: str = Field(min_length=1, max_length=260, description="`schema.table`, quoted as in SQL where needed")
+    time_column: str | None = Field(
+        default=None, min_length=1, max_length=63, description="what `eventdate`, `from` and `to` mean"
+    )
+    key: list[str] | None = Field(
+        default=None, min_length=1, max_length=8, description="columns of a unique index; null: the primary key"
+    )
+    columns: list[str] = Field(default=["*"], min_length=1)
+    key_is_monotonic: bool = Field(default=False, description="keys only grow, in the order of commits: at your word")
+
+
+class KeyRequest(Strict):
+    """A new key and secret pair of the caller's account."""
+
+    name: Name
+    role: Role
+    account: Name | None = Field(default=None, description="only for the token of ROWFERRY_ADMIN_TOKEN")
+
+
 class TokenRequest(Strict):
     """A new token of the caller's account."""
 
@@ -192,7 +216,8 @@ class BulkRequest(Strict):
 
 
 class JobPatch(Strict):
-    """A merge patch (RFC 7396) of what may change in any state; null takes the default."""
+    """A merge patch (RFC 7396) of what may change in any state; null takes the default, of `schedule` none."""
 
     labels: dict[str, str | None] | None = None
+    schedule: dict[Literal["dialect", "cron", "time_zone", "enabled", "missed"], Any] | None = None
     options: dict[Literal["rate", "retry", "dead_letters"], dict[str, Any] | None] | None = None

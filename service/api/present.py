@@ -22,7 +22,9 @@ if TYPE_CHECKING:
         Job,
         LogLine,
         Output,
+        PublicTable,
         Run,
+        SigningKey,
         SplitPosition,
         StoredCredential,
         StoredDatasource,
@@ -250,6 +252,28 @@ def credential(record: StoredCredential) -> answers.CredentialAnswer:
         secrets=dict.fromkeys(sorted(record.secrets), MASK),
         created_at=record.created_at,
         updated_at=record.updated_at,
+    )
+
+
+def public_table(record: PublicTable) -> answers.PublicTableAnswer:
+    """A table under its public name."""
+    return answers.PublicTableAnswer(
+        name=record.name,
+        datasource=record.datasource,
+        table=record.table,
+        time_column=record.time_column,
+        key=list(record.key) if record.key is not None else None,
+        columns=list(record.columns),
+        key_is_monotonic=record.key_is_monotonic,
+        created_at=record.created_at,
+        updated_at=record.updated_at,
+    )
+
+
+def key(record: SigningKey) -> answers.KeyAnswer:
+    """A key without its secret."""
+    return answers.KeyAnswer(
+        key=record.key, name=record.name, role=record.role, account=record.account, created_at=record.created_at
     )
 
 

@@ -84,8 +84,8 @@ class PageQuery(Query):
     after: After = None
 
 
-class TokenQuery(Query):
-    """Which token, by name or id."""
+class NameQuery(Query):
+    """Which one: a token by name or id, a key by name or key."""
 
     name: Annotated[str, Field(min_length=1, max_length=128)]
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from service.lifecycle.checkpoints import Checkpoints
     from service.lifecycle.jobs import Jobs
     from service.lifecycle.named import Credentials, Datasources, Tokens
+    from service.lifecycle.published import Keys, Tables
     from service.lifecycle.verbs import Verbs
 
 
@@ -36,6 +37,8 @@ class Services:
     datasources: Datasources
     credentials: Credentials
     tokens: Tokens
+    tables: Tables
+    keys: Keys
     checks: Mapping[str, Callable[[], Awaitable[None]]]
     """Of /readyz: a dependency's name and what raises while it is away."""
     metrics: CollectorRegistry

@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
-    from datetime import datetime
+    from datetime import date, datetime
 
     from service.domain.datasource import Datasource
-    from service.domain.errors import Cause
+    from service.domain.errors import Cause, Conflict
     from service.domain.inspection import Finding, PreviewRow, TableInfo
     from service.domain.records import (
         Actor,
         ChunkRecord,
         Condition,
         Directive,
+        DueJob,
         EventRecord,
         GenerationState,
         Job,
@@ -33,13 +34,16 @@ if TYPE_CHECKING:
         LogLine,
         OpenRange,
         Output,
+        PublicTable,
         Run,
         Settlement,
+        SigningKey,
         SplitState,
         Step,
         StepKind,
         StoredCredential,
         StoredDatasource,
+        Tick,
         Token,
     )
     from service.domain.states import Event
@@ -139,6 +143,17 @@ class StepStore(Protocol):
     def settled_chunks(self, lease: Lease) -> AsyncIterator[tuple[int, ChunkRecord]]:
         """(ordinal, chunk) of every settled chunk of the lease's generation, in order; in pages."""
 
+    async def day_to_list(self, lease: Lease, number: int, *, today: bool = False) -> date | None:
+        """The oldest day (UTC, by the settle) of generation `number` that has settled chunks and is not listed: one
+        that is over, or with `today` also the present one, for a generation in which nothing is settled any more. Of
+        the splits of a generation only the first that is leased is told."""
+
+    def chunks_of_day(self, lease: Lease, number: int, day: date) -> AsyncIterator[ChunkRecord]:
+        """What was settled on a day that is over, in the order of the settles; in pages."""
+
+    async def day_listed(self, lease: Lease, number: int, day: date) -> None:
+        """Every day up to this one is listed: its chunk records may go with retention."""
+
     async def finish_run(self, lease: Lease) -> None:
         """The finish step is settled: run and job are successful."""
 
@@ -189,10 +204,11 @@ class JobStore(Protocol):
         spec: Mapping[str, object],
         *,
         if_revision: int | None = None,
+        event: str = "patch",
     ) -> Job:
-        """Replace the definition's live parts (labels, options.rate, options.retry, options.dead_letters), in any
-        state, at once in force. Raises Conflict `revision_changed` unless `if_revision` is None or the present spec
-        revision: a merge is made from a definition that was read before."""
+        """Replace the definition's live parts (labels, schedule, options.rate, options.retry, options.dead_letters), in
+        any state, at once in force; `event` is what is told of it. Raises Conflict `revision_changed` unless
+        `if_revision` is None or the present spec revision: a merge is made from a definition that was read before."""
 
     async def secrets(self, account: str, job_id: str) -> Mapping[str, str]:
         """The definition's secrets by JSON pointer, decrypted: to be kept by an update, taken by a clone, used by
@@ -278,6 +294,21 @@ class JobStore(Protocol):
         """Answer while the control database does."""
 
 
+class ScheduleStore(Protocol):
+    """What is due. Times are the database's, so services whose own clocks differ agree on them."""
+
+    async def due(self, limit: int) -> Sequence[DueJob]:
+        """The jobs whose next run is due, the longest due first."""
+
+    async def until_due(self) -> float | None:
+        """Seconds until the next one is, below zero when one is already; None when no job has a next run."""
+
+    async def tick(self, due: DueJob, by: Actor, *, blocked: Conflict | None = None) -> Tick | None:
+        """Take the tick: start the job, or say in an event why not (`schedule_skipped`: it can not start, or what
+        `blocked` says; `schedule_missed`: nobody was there, and its policy is `skip`), and move on to the next. None
+        when somebody else took it or the schedule was changed. However many ticks have passed, at most one run."""
+
+
 class Registry(Protocol):
     """Named things and who may use them."""
 
@@ -322,6 +353,35 @@ class Registry(Protocol):
 
     async def delete_token(self, account: str, actor: Actor, ref: str) -> bool:
         """By id or name."""
+
+    async def table(self, account: str, name: str) -> PublicTable | None:
+        """By its public name."""
+
+    async def tables(self, account: str) -> Sequence[PublicTable]:
+        """All, by name."""
+
+    async def put_table(
+        self, account: str, actor: Actor, name: str, definition: Mapping[str, object]
+    ) -> tuple[PublicTable, bool]:
+        """Store; True when it was created. `definition` has the fields of `PublicTable` from `datasource` to
+        `key_is_monotonic`. Raises Conflict `datasource_unknown` when that was removed meanwhile."""
+
+    async def delete_table(self, account: str, actor: Actor, name: str) -> bool:
+        """False when there was none."""
+
+    async def key(self, key: str) -> SigningKey | None:
+        """By its public part, of any account; with the secret decrypted."""
+
+    async def keys(self, account: str) -> Sequence[SigningKey]:
+        """All of the account by name, without their secrets."""
+
+    async def create_key(
+        self, account: str, actor: Actor, name: str, role: str, *, key: str, secret: str
+    ) -> SigningKey:
+        """Makes the account unless it exists. Raises Conflict `name_taken`."""
+
+    async def delete_key(self, account: str, actor: Actor, ref: str) -> bool:
+        """By name or by its public part."""
 
     async def any_token(self) -> bool:
         """Whether anybody could come in."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -268,6 +268,26 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class DueJob:
+    """A job whose schedule says that it starts now."""
+
+    account: str
+    job_id: str
+    at: datetime
+    """What its schedule said; the tick is that of this moment and no other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """What became of a tick."""
+
+    outcome: Literal["started", "skipped", "missed"]
+    ticks: int
+    """How many moments of the schedule it stands for: more than one after a downtime."""
+    next_run_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class LogLine:
     """One line of the job log, as stored."""
 
@@ -362,6 +382,41 @@ class StoredCredential:
     secrets: Mapping[str, str] = field(repr=False)
     created_at: datetime
     updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PublicTable:
+    """A table under the dotted name that the query dialect knows it by."""
+
+    id: str
+    account: str
+    name: str
+    revision: int
+    datasource: str
+    table: str
+    """As `source.table` takes it."""
+    time_column: str | None
+    """What `eventdate`, `from` and `to` mean; None: the table has no time."""
+    key: Sequence[str] | None
+    """As `source.key`; None: the primary key."""
+    columns: Sequence[str]
+    key_is_monotonic: bool
+    """The owner's word that keys only ever grow, in the order of commits."""
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """A key that signs requests of the query dialect. Its secret is only there where one key is looked up."""
+
+    id: str
+    account: str
+    name: str
+    key: str
+    role: str
+    created_at: datetime
+    secret: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,18 @@ import re
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from service.domain.cron import Dialect, parse
+from service.domain.schedules import is_zone
 
 Mode = Literal["once", "full", "incremental", "continuous"]
 
@@ -122,6 +133,32 @@ class Options(Strict):
     allow_long_statements: bool = False
 
 
+class ScheduleSpec(Strict):
+    """When the job starts by itself. Can be changed in any state, at once in force."""
+
+    dialect: Dialect = Field(default="unix", description="`unix`: five fields; `quartz`: with seconds, L, W, # and ?")
+    cron: str = Field(min_length=1, max_length=512)
+    time_zone: str = Field(default="UTC", max_length=64, description="a name of the IANA database")
+    enabled: bool = True
+    missed: Literal["run_once", "skip"] = Field(
+        default="run_once", description="what becomes of times at which no service ran"
+    )
+
+    @field_validator("cron")
+    @classmethod
+    def _parsed(cls, value: str, info: ValidationInfo) -> str:
+        if "dialect" in info.data:
+            parse(value, info.data["dialect"])
+        return value
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if not is_zone(value):
+            raise ValueError("no such time zone; give a name of the IANA database, as Europe/Madrid or UTC")
+        return value
+
+
 class OpenSink(BaseModel):
     """Any sink, before its own model has looked at it."""
 
@@ -148,4 +185,13 @@ class JobSpec(Strict):
     sink: OpenSink
     format: OpenFormat = OpenFormat()
     options: Options = Options()
+    schedule: ScheduleSpec | None = None
     labels: dict[str, str] = Field(default_factory=dict, max_length=64)
+
+    @field_validator("schedule")
+    @classmethod
+    def _repeats(cls, value: ScheduleSpec | None, info: ValidationInfo) -> ScheduleSpec | None:
+        mode = info.data.get("mode")
+        if value is not None and mode in {"once", "continuous"}:
+            raise ValueError(f"mode {mode} does not start again by itself; use full or incremental, or leave it out")
+        return value

@@ -9,6 +9,18 @@ from service.lifecycle.checkpoints import Checkpoints
 from service.lifecycle.errors import Refused
 from service.lifecycle.jobs import Jobs
 from service.lifecycle.named import Credentials, Datasources, Tokens
+from service.lifecycle.published import Keys, Tables
 from service.lifecycle.verbs import BulkResult, Verbs
 
-__all__ = ["BulkResult", "Checkpoints", "Credentials", "Datasources", "Jobs", "Refused", "Tokens", "Verbs"]
+__all__ = [
+    "BulkResult",
+    "Checkpoints",
+    "Credentials",
+    "Datasources",
+    "Jobs",
+    "Keys",
+    "Refused",
+    "Tables",
+    "Tokens",
+    "Verbs",
+]

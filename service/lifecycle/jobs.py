@@ -11,6 +11,7 @@ from service import secret_fields
 from service.domain.errors import Conflict, NotFound, Permanent, Transient
 from service.domain.inspection import Finding
 from service.domain.records import OpenRange
+from service.lifecycle import schedules
 from service.lifecycle.errors import Refused
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 LOOK_SECONDS: Final = 20.0
 """Beyond what an inspector promises: a bound for one that does not keep its promise."""
 
-PATCHABLE: Final = ("labels", "options")
+PATCHABLE: Final = ("labels", "options", "schedule")
 PATCHABLE_OPTIONS: Final = ("rate", "retry", "dead_letters")
 
 # A change of one of these makes a position doubtful. Of the sink: what tells one target from another.
@@ -68,6 +69,7 @@ class Jobs:
     async def create(self, account: str, actor: Actor, given: Mapping[str, Any]) -> Job:
         """Raises Refused, SecretRefused, Conflict `name_taken`; nothing is stored then."""
         parts = self._take_apart(given)
+        schedules.refuse_spent(parts.spec)
         return await self._store_new(account, actor, parts)
 
     async def replace(
@@ -104,6 +106,7 @@ class Jobs:
     ) -> Job:
         parts = self._take_apart(given, job, await self._store.secrets(account, job.id))
         await self._refuse_errors(account, parts.spec)
+        schedules.refuse_spent(parts.spec, job.spec)
         changed = target_changed(job.spec, parts.spec)
         if position == "keep" and changed and job.last_id is not None:
             refuse_part(parts.spec, "?position=keep", "use ?position=reset")
@@ -123,10 +126,18 @@ class Jobs:
         )
 
     async def patch(
-        self, account: str, actor: Actor, ref: str, patch: Mapping[str, Any], *, condition: Callable[[Job], int | None]
+        self,
+        account: str,
+        actor: Actor,
+        ref: str,
+        patch: Mapping[str, Any],
+        *,
+        condition: Callable[[Job], int | None],
+        event: str = "patch",
     ) -> Job:
-        """A merge patch (RFC 7396) of labels and live options, at once in force. `condition` is asked with the job as
-        it is: the revision the caller insists on, or None. Raises Refused `not_patchable`."""
+        """A merge patch (RFC 7396) of labels, schedule and live options, at once in force. `condition` is asked with
+        the job as it is: the revision the caller insists on, or None. `event` is what is told of it. Raises Refused
+        `not_patchable`, `schedule_never_fires`."""
         refuse_unpatchable(patch)
         for _ in range(_ROUNDS):
             job = await self.find(account, ref)
@@ -134,8 +145,9 @@ class Jobs:
             merged = merge_patch(job.spec, patch)
             secrets = await self._store.secrets(account, job.id)
             spec, _unchanged = secret_fields.split(self._define(secret_fields.merge(merged, secrets)))
+            schedules.refuse_spent(spec, job.spec)
             try:
-                return await self._store.patch(account, actor, job.id, spec, if_revision=job.spec_revision)
+                return await self._store.patch(account, actor, job.id, spec, if_revision=job.spec_revision, event=event)
             except Conflict as error:
                 # Somebody else's patch came between: merge into what it left, unless the caller forbade that.
                 if error.code != "revision_changed" or insisted is not None:
@@ -153,11 +165,12 @@ class Jobs:
         """What is to be said about a definition. Connects, changes nothing. `***` stands for the secrets of the job
         of that name."""
         parts = await self._as_given(account, given)
+        fires = schedules.findings(parts.spec)
         unknown = await self._unknown_names(account, parts.spec)
         if unknown:
-            return [*unknown, *self._inspector.check(parts.spec)]
+            return [*unknown, *self._inspector.check(parts.spec), *fires]
         async with bounded():
-            return await self._inspector.validate(account, parts.spec, parts.secrets)
+            return [*await self._inspector.validate(account, parts.spec, parts.secrets), *fires]
 
     async def preview(self, account: str, given: Mapping[str, Any], limit: int) -> Sequence[PreviewRow]:
         """The first rows as the sink would get them."""
@@ -265,7 +278,7 @@ def refuse_unpatchable(patch: Mapping[str, Any]) -> None:
     elif "options" in patch:
         wrong.append("/options")
     if wrong:
-        allowed = ", ".join(["labels", *(f"options.{name}" for name in PATCHABLE_OPTIONS)])
+        allowed = ", ".join(["labels", "schedule", *(f"options.{name}" for name in PATCHABLE_OPTIONS)])
         raise Refused(
             [
                 Finding(

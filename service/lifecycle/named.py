@@ -54,7 +54,7 @@ class Datasources:
         self, account: str, actor: Actor, name: str, given: Mapping[str, Any]
     ) -> tuple[StoredDatasource, bool]:
         """Store; True when it is new. `url` may stand instead of the parts. Raises Refused, SecretRefused."""
-        data = _without_name(from_url(given) if "url" in given else given, name)
+        data = without_name(from_url(given) if "url" in given else given, name)
         stored = await self._registry.datasource(account, name)
         kept_from = {_PASSWORD: stored.password} if stored is not None and stored.password is not None else {}
         definition = stored.definition if stored is not None else {}
@@ -107,7 +107,7 @@ class Credentials:
     ) -> tuple[StoredCredential, bool]:
         """Store; True when it is new. `***` and absence keep a stored field, null removes it. Raises Refused
         `unknown_field`, SecretRefused."""
-        data = _without_name(given, name)
+        data = without_name(given, name)
         stored = await self._registry.credential(account, name)
         fields = data.get("secrets")
         before = stored.secrets if stored is not None else {}
@@ -228,7 +228,8 @@ def from_url(given: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _without_name(given: Mapping[str, Any], name: str) -> dict[str, Any]:
+def without_name(given: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A definition whose name stands in the path. Raises Refused `name_mismatch` when it says another."""
     if given.get("name", name) != name:
         message = f"name {given['name']!r} is not the name in the path, {name!r}"
         raise Refused.one("name_mismatch", "/name", message, "leave it out, or use the other path")

@@ -13,8 +13,8 @@ from service.domain.states import FINAL, LIVE, UNCHANGED, Event, may_start, verb
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from service.domain.ports import JobStore
-    from service.domain.records import Actor, Job
+    from service.domain.ports import JobStore, ScheduleStore
+    from service.domain.records import Actor, DueJob, Job, Tick
 
 FORCE_SECONDS: Final = 10.0
 """How long a forced removal waits for its abort."""
@@ -41,11 +41,12 @@ class Verbs:
     def __init__(
         self,
         store: JobStore,
+        schedules: ScheduleStore,
         wake: Callable[[str], Awaitable[None]],
         closing: Callable[[], bool] = lambda: False,
     ) -> None:
         """`closing` ends every wait early: the process is going down."""
-        self._store = store
+        self._store, self._schedules = store, schedules
         self.wake = wake
         self._closing = closing
         self._starting: dict[str, asyncio.Lock] = {}
@@ -74,6 +75,23 @@ class Verbs:
         if wait_seconds is None:
             return after, not moved
         return await self._wait(account, after, wait_seconds)
+
+    async def tick(self, due: DueJob, actor: Actor) -> Tick | None:
+        """Start what is due by its schedule, or say in an event why not; None when another service did. Raises
+        NotFound when the job was removed meanwhile."""
+        async with self._starting.setdefault(due.account, asyncio.Lock()):
+            job = await self._store.get(due.account, due.job_id)
+            if job is None:
+                raise NotFound("job", due.job_id)
+            try:
+                await self.refuse_shared_path(due.account, job.name, job.spec, but=job.id)
+                blocked = None
+            except Conflict as conflict:
+                blocked = conflict
+            tick = await self._schedules.tick(due, actor, blocked=blocked)
+        if tick is not None and tick.outcome == "started":
+            await self.wake(due.job_id)
+        return tick
 
     async def remove(self, account: str, actor: Actor, job: Job, *, force: bool) -> Job | None:
         """Free the name; None when that is done. With `force` a live job is aborted first: the job when that takes

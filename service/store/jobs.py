@@ -12,6 +12,7 @@ from service.store.filters import checked, pattern
 from service.store.ids import uuid7
 from service.store.part import SQL, Part, account_id, locked, read_job
 from service.store.rows import is_id, job_of
+from service.store.schedules import next_run
 from service.store.transitions import record_event
 from service.store.verbs import running
 
@@ -49,7 +50,8 @@ class Jobs(Part):
         definition = (name, actor.name, dict(spec), sealed, sorted(secrets), guarantee, guarantee_note)
         async with self._pool.transaction() as connection:
             owner = await account_id(connection, account)
-            row = await connection.fetchrow(SQL["insert_job"], job_id, owner, *definition)
+            due = await next_run(connection, spec)
+            row = await connection.fetchrow(SQL["insert_job"], job_id, owner, *definition, due)
             if row is None:
                 raise Conflict("name_taken", f"there is a job {name!r} already", hint="choose another name, or PUT it")
             await record_event(connection, row, "create", actor, state_to=State.CREATED)
@@ -81,8 +83,9 @@ class Jobs(Part):
             here = await connection.fetchrow(SQL["position"], job_id)
             if target_changed and position is None and here is not None and here["present"]:
                 raise _incompatible(job)
+            due = await next_run(connection, spec, job)
             await connection.execute(
-                SQL["replace_job"], job_id, dict(spec), sealed, sorted(secrets), guarantee, guarantee_note
+                SQL["replace_job"], job_id, dict(spec), sealed, sorted(secrets), guarantee, guarantee_note, due
             )
             await _follow(connection, job, here, position, target_changed=target_changed)
             details = {"spec_revision": job["spec_revision"] + 1, "position": position}
@@ -97,14 +100,17 @@ class Jobs(Part):
         spec: Mapping[str, object],
         *,
         if_revision: int | None = None,
+        event: str = "patch",
     ) -> Job:
         """As `JobStore.patch`; whatever else `spec` says is not looked at."""
         async with self._pool.transaction() as connection:
             job = await locked(connection, account, job_id)
             _check_revision(job, if_revision)
-            await connection.execute(SQL["patch_job"], job_id, _with_live_parts(job["spec"], spec))
+            patched = _with_live_parts(job["spec"], spec)
+            due = await next_run(connection, patched, job)
+            await connection.execute(SQL["patch_job"], job_id, patched, due)
             await connection.execute(SQL["replace_generation"], job_id)
-            await record_event(connection, job, "patch", actor, details={"spec_revision": job["spec_revision"] + 1})
+            await record_event(connection, job, event, actor, details={"spec_revision": job["spec_revision"] + 1})
             return await read_job(connection, account, job_id)
 
     async def get(self, account: str, ref: str) -> Job | None:
@@ -203,4 +209,5 @@ def _with_live_parts(stored: Mapping[str, Any], given: Mapping[str, Any]) -> dic
     for part in ("rate", "retry", "dead_letters"):
         if part in given.get("options", {}):
             options[part] = given["options"][part]
-    return {**stored, "options": options, "labels": given.get("labels", stored.get("labels", {}))}
+    parts = {part: given[part] for part in ("labels", "schedule") if part in given}
+    return {**stored, "options": options, **parts}

@@ -1,6 +1,6 @@
 """Brings the control database to this version's schema.
 
-Migrations are the files `migrations/NNNN_<phase>_<what>.sql`, numbered without a gap. The phase says when a migration
+Migrations are the files `migrations/NNNN_<phase>_<what>.sql`, each number once. The phase says when a migration
 may run in a rolling deploy: `expand` before the first new process (old code goes on working), `contract` after the last
 old one. A file that was released is never changed: its checksum is compared.
 """
@@ -41,7 +41,7 @@ class Migration:
 
 
 def available() -> list[Migration]:
-    """Every migration of this version in order. Raises ValueError for a file misnamed or out of number."""
+    """Every migration of this version in order. Raises ValueError for a file misnamed, or numbered as another is."""
     folder = resources.files(__package__).joinpath("migrations")
     files = [(f.name, f.read_text(encoding="utf-8")) for f in folder.iterdir() if f.name.endswith(".sql")]
     return in_order(files)
@@ -50,13 +50,14 @@ def available() -> list[Migration]:
 def in_order(files: Sequence[tuple[str, str]]) -> list[Migration]:
     """(name, text) of files as migrations; what `available` raises."""
     found: list[Migration] = []
-    for expected, (name, text) in enumerate(sorted(files), start=1):
+    for name, text in sorted(files):
         match = _FILE.match(name)
         if match is None:
             raise ValueError(f"{name}: name it NNNN_expand_<what>.sql or NNNN_contract_<what>.sql")
-        if int(match[1]) != expected:
-            raise ValueError(f"{name}: the next number is {expected:04}")
-        found.append(Migration(expected, match[2], text))
+        version, before = int(match[1]), found[-1].version if found else 0
+        if version <= before or (not found and version != 1):
+            raise ValueError(f"{name}: the next number is {before + 1:04}")
+        found.append(Migration(version, match[2], text))
     return found
 
 

@@ -1,8 +1,8 @@
 """Who waits for a job to change hears of it here: one connection that LISTENs for the whole process.
 
-The control database sends `NOTIFY rowferry_jobs, '<job id>'` with every change of a job. Notifications are a hint to
-look now, never the truth: while the connection is away they are lost, so everybody is woken after each reconnect, and
-nobody may wait on them without an end.
+The control database sends `NOTIFY rowferry_jobs, '<job id>'` with every change of a job, and `rowferry_schedules` with
+every change of a next run. Notifications are a hint to look now, never the truth: while the connection is away they are
+lost, so everybody is woken after each reconnect, and nobody may wait on them without an end.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from service.store.pool import Connection
 
 CHANNEL = "rowferry_jobs"
+SCHEDULES = "rowferry_schedules"
 _PING_SECONDS = 15.0
 _PING_TIMEOUT_SECONDS = 5.0
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 5.0
@@ -70,6 +71,8 @@ class Notifications:
         self._task: asyncio.Task[None] | None = None
         self.listening = asyncio.Event()
         """Set while the connection is up."""
+        self.rescheduled = asyncio.Event()
+        """Set when a job's next run may have become another. Whoever waits for it clears it before it looks."""
 
     @property
     def changes(self) -> int:
@@ -138,8 +141,10 @@ class Notifications:
         try:
             connection.add_termination_listener(lambda _: ended.set())
             await connection.add_listener(CHANNEL, lambda *arguments: self._heard(str(arguments[3])))
+            await connection.add_listener(SCHEDULES, lambda *_: self.rescheduled.set())
             self.listening.set()
             self._heard(None)
+            self.rescheduled.set()
             while not ended.is_set():
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_PING_SECONDS):

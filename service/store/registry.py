@@ -53,8 +53,8 @@ class Named(Part):
             known = None if before is None else self._box.open(before["password"]).get(_PASSWORD)
             if before is None or before["definition"] != dict(definition) or known != password:
                 await connection.execute(SQL["put_datasource"], uuid7(), owner, name, dict(definition), sealed)
-                await _record(connection, owner, "datasource_put", actor, name=name, created=before is None)
-            row = await _one(connection, "select_datasources", account=account, name=name)
+                await record(connection, owner, "datasource_put", actor, name=name, created=before is None)
+            row = await one(connection, "select_datasources", account=account, name=name)
         return self._datasource_of(row), before is None
 
     async def delete_datasource(self, account: str, actor: Actor, name: str) -> bool:
@@ -71,8 +71,16 @@ class Named(Part):
                     hint="remove the job, or let it read from another",
                     job=job,
                 )
+            table = await connection.fetchval(SQL["table_with_datasource"], owner, name)
+            if table is not None:
+                raise Conflict(
+                    "datasource_in_use",
+                    f"table {table!r} lies in datasource {name!r}",
+                    hint="remove the table, or let it lie in another",
+                    table=table,
+                )
             await connection.execute(SQL["delete_datasource"], owner, name)
-            await _record(connection, owner, "datasource_deleted", actor, name=name)
+            await record(connection, owner, "datasource_deleted", actor, name=name)
             return True
 
     async def credential(self, account: str, name: str) -> StoredCredential | None:
@@ -97,8 +105,8 @@ class Named(Part):
             before = await connection.fetchrow(SQL["lock_credential"], owner, name)
             if before is None or self._box.open(before["secrets"]) != dict(secrets):
                 await connection.execute(SQL["put_credential"], uuid7(), owner, name, sealed)
-                await _record(connection, owner, "credential_put", actor, name=name, created=before is None)
-            row = await _one(connection, "select_credentials", account=account, name=name)
+                await record(connection, owner, "credential_put", actor, name=name, created=before is None)
+            row = await one(connection, "select_credentials", account=account, name=name)
         return self._credential_of(row), before is None
 
     async def delete_credential(self, account: str, actor: Actor, name: str) -> bool:
@@ -118,7 +126,7 @@ class Named(Part):
                     job=job["name"],
                 )
             await connection.execute(SQL["delete_credential"], owner, name)
-            await _record(connection, owner, "credential_deleted", actor, name=name)
+            await record(connection, owner, "credential_deleted", actor, name=name)
             return True
 
     async def token(self, digest: bytes) -> Token | None:
@@ -143,7 +151,7 @@ class Named(Part):
             created = await connection.fetchval(SQL["insert_token"], token_id, owner, name, role, digest, expires_at)
             if created is None:
                 raise Conflict("name_taken", f"there is a token {name!r} already", hint="choose another name")
-            await _record(connection, owner, "token_created", actor, name=name, role=role)
+            await record(connection, owner, "token_created", actor, name=name, role=role)
         return Token(token_id, name, role, account, created, expires_at)
 
     async def delete_token(self, account: str, actor: Actor, ref: str) -> bool:
@@ -152,7 +160,7 @@ class Named(Part):
             owner = await account_id(connection, account)
             name = await connection.fetchval(SQL["delete_token"], account, ref)
             if name is not None:
-                await _record(connection, owner, "token_deleted", actor, name=name)
+                await record(connection, owner, "token_deleted", actor, name=name)
             return name is not None
 
     async def any_token(self) -> bool:
@@ -189,14 +197,16 @@ class Named(Part):
         )
 
 
-async def _one(connection: Connection, query: str, **values: object) -> Row:
+async def one(connection: Connection, query: str, **values: object) -> Row:
+    """A row that this transaction has written."""
     text, arguments = compose(SQL[query], frozenset(values), values)
     row = await connection.fetchrow(text, *arguments)
     assert row is not None, "written in this transaction"
     return row
 
 
-async def _record(connection: Connection, owner: str, event: str, actor: Actor, **details: Any) -> None:
+async def record(connection: Connection, owner: str, event: str, actor: Actor, **details: Any) -> None:
+    """The event of a change of a named thing, in the same transaction."""
     await connection.execute(SQL["record"], owner, event, actor.name or None, actor.origin, actor.request_id, details)
 
 

@@ -1,16 +1,17 @@
 """`StepStore` over asyncpg: what the engine and the runner ask, under leases.
 
-Put together from `leases` (having a step), `chunks` (moving a split on) and `plans` (beginning and closing
-generations); `held` is what they share.
+Put together from `leases` (having a step), `chunks` (moving a split on), `days` (listing what became visible) and
+`plans` (beginning and closing generations); `held` is what they share.
 """
 
 from __future__ import annotations
 
 from service.store.chunks import Chunks
+from service.store.days import Days
 from service.store.leases import Leases
 from service.store.plans import Plans
 
 
-class PostgresStepStore(Chunks, Plans, Leases):
+class PostgresStepStore(Chunks, Days, Plans, Leases):
     """Implements `service.domain.ports.StepStore`. Raises what the pool raises; retries nothing. Methods may be called
     from any number of tasks at once."""

@@ -10,21 +10,23 @@ from service.store.jobs import Jobs
 from service.store.logs import Logs
 from service.store.notifications import Notifications
 from service.store.pool import Pool, connect
+from service.store.published import Published
 from service.store.registry import Named
 from service.store.requests import Requests
 from service.store.retention import Forgetting
 from service.store.runs import Runs
+from service.store.schedules import Schedules
 from service.store.secrets import SecretBox
 from service.store.steps import PostgresStepStore
 from service.store.verbs import Verbs
 
 if TYPE_CHECKING:
-    from service.domain.ports import JobStore, LogStore, Registry, StepStore
+    from service.domain.ports import JobStore, LogStore, Registry, ScheduleStore, StepStore
 
 _PING_SECONDS = 3.0
 
 
-class Store(PostgresStepStore, Jobs, Verbs, Runs, Logs, Requests, Named, Forgetting):
+class Store(PostgresStepStore, Jobs, Verbs, Runs, Schedules, Logs, Requests, Named, Published, Forgetting):
     """`StepStore`, `JobStore`, `Registry` and `LogStore` in one, for one process. An async context manager."""
 
     def __init__(self, pool: Pool, box: SecretBox, notifications: Notifications) -> None:
@@ -113,6 +115,9 @@ if TYPE_CHECKING:
         return store
 
     def _names(store: Store) -> Registry:
+        return store
+
+    def _schedules(store: Store) -> ScheduleStore:
         return store
 
     def _log(store: Store) -> LogStore:

@@ -15,7 +15,7 @@ from service.store.part import SQL, Part, locked, read_job
 from service.store.transitions import NewRun, record_event, retire, transition
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from service.domain.records import Actor, Job, OpenRange
     from service.store.pool import Connection, Row
@@ -45,7 +45,7 @@ class Verbs(Part):
             if (State(job["state"]), event) in UNCHANGED and not from_beginning:
                 return await read_job(connection, account, job_id), False
             if event is Event.START:
-                await _start(connection, job, actor, trigger, from_beginning=from_beginning)
+                await start(connection, job, actor, trigger, from_beginning=from_beginning)
             elif await transition(connection, job_id, event, actor) is None:
                 raise _refused(job, event)
             return await read_job(connection, account, job_id), True
@@ -95,15 +95,24 @@ class Verbs(Part):
             return await read_job(connection, account, job_id)
 
 
-async def _start(connection: Connection, job: Row, actor: Actor, trigger: str, *, from_beginning: bool) -> None:
+async def start(
+    connection: Connection,
+    job: Row,
+    actor: Actor,
+    trigger: str,
+    *,
+    from_beginning: bool = False,
+    details: Mapping[str, object] | None = None,
+) -> None:
+    """Begin a run of the locked job; `details` are further ones of the event. Raises Conflict `verb_refused`."""
     allowed = may_start(
         State(job["state"]), job["mode"], from_beginning=from_beginning, generation_unrun=job["generation_unrun"]
     )
     if not allowed:
         raise _refused(job, Event.START, from_beginning=from_beginning)
     number = await generations.for_start(connection, job, from_beginning=from_beginning)
-    details = {"trigger": trigger, "generation": number, "from_beginning": from_beginning}
-    await transition(connection, job["id"], Event.START, actor, run=NewRun(uuid7(), trigger), details=details)
+    facts = {"trigger": trigger, "generation": number, "from_beginning": from_beginning, **(details or {})}
+    await transition(connection, job["id"], Event.START, actor, run=NewRun(uuid7(), trigger), details=facts)
 
 
 def _refused(job: Row, event: Event, *, from_beginning: bool = False) -> Conflict:

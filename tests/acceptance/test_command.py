@@ -177,3 +177,22 @@ async def test_the_service_brings_its_own_database_where_none_is_given(enterable
         assert await asyncio.to_thread(service.wait_exit, 30.0) == 0
     finally:
         service.kill()
+
+
+async def test_a_key_is_made_and_its_secret_is_told_this_once(tmp_path, control_database: str):
+    settings = {"ROWFERRY_DATABASE_URL": control_database, "ROWFERRY_SECRET_KEY": Fernet.generate_key().decode()}
+    code, out, err = await rowferry("keys", "create", "browser", folder=tmp_path, **settings)
+    assert (code, out) == (1, "")
+    assert "rowferry migrate" in err
+    await migrate(control_database)
+    code, out, err = await rowferry("keys", "create", "browser", "--role", "viewer", folder=tmp_path, **settings)
+    assert (code, err) == (0, "")
+    told = dict(line.split(": ") for line in out.splitlines())
+    assert (told["account"], told["role"], len(told["key"]), len(told["secret"])) == ("default", "viewer", 32, 64)
+    code, out, err = await rowferry("keys", "create", "browser", folder=tmp_path, **settings)
+    assert (code, out) == (1, "")
+    assert "there is a key 'browser' already" in err
+    del settings["ROWFERRY_SECRET_KEY"]
+    code, _, err = await rowferry("keys", "create", "second", folder=tmp_path, **settings)
+    assert code == 1
+    assert "ROWFERRY_SECRET_KEY" in err

@@ -70,6 +70,11 @@ class SinkCase(ABC):
     async def read(self) -> list[bytes]:
         """The values that readers of the target see, in order within each split, by a client that is not ours."""
 
+    async def manifest(self, name: str, content: bytes | None = None) -> tuple[bytes, str] | None:
+        """A manifest of the job, by a client that is not ours, and what tells it from a new one with the same bytes;
+        with `content`, replace it first. Only for sinks that list days."""
+        raise NotImplementedError
+
     async def lose(self) -> None:
         """Make the target unreachable (the broker hangs up, the folder is gone)."""
         raise NotImplementedError
@@ -156,6 +161,12 @@ class FileCase(SinkCase):
     async def read(self) -> list[bytes]:
         files = sorted((self.root / self.path).glob("*.jsonl.gz"))
         return [row for file in files for row in gzip.decompress(file.read_bytes()).splitlines()]
+
+    async def manifest(self, name: str, content: bytes | None = None) -> tuple[bytes, str] | None:
+        file = self.root / self.path / name
+        if content is not None:
+            file.write_bytes(content)
+        return (file.read_bytes(), str(file.stat().st_ino)) if file.exists() else None
 
     async def lose(self) -> None:
         folder = self.root / self.path
@@ -290,6 +301,19 @@ class S3Case(SinkCase):
 
         return await asyncio.to_thread(read)
 
+    async def manifest(self, name: str, content: bytes | None = None) -> tuple[bytes, str] | None:
+        def look() -> tuple[bytes, str] | None:
+            place = {"Bucket": self.bucket, "Key": f"exports/orders/{name}"}
+            client = self.server.client()
+            if content is not None:
+                client.put_object(**place, Body=content)
+            if place["Key"] not in self.server.objects(self.bucket):
+                return None
+            found = client.get_object(**place)
+            return found["Body"].read(), str(found["LastModified"])
+
+        return await asyncio.to_thread(look)
+
     async def lose(self) -> None:
         await self.proxy.refuse()
         self.proxy.cut()
@@ -333,6 +357,19 @@ class HdfsCase(SinkCase):
 
     async def make_room(self) -> None:
         await asyncio.to_thread(self.server.administer, "-clrSpaceQuota", self.path)
+
+    async def manifest(self, name: str, content: bytes | None = None) -> tuple[bytes, str] | None:
+        def look() -> tuple[bytes, str] | None:
+            path = f"{self.path}/{name}"
+            if content is not None:
+                self.server.call("DELETE", "DELETE", path)
+                self.server.write(path, content)
+            if name not in self.server.names(self.path):
+                return None
+            status = json.loads(self.server.call("GET", "GETFILESTATUS", path))["FileStatus"]
+            return self.server.read(path), str(status["fileId"])
+
+        return await asyncio.to_thread(look)
 
     async def lose(self) -> None:
         await self.proxies.refuse()

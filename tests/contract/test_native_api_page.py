@@ -15,7 +15,7 @@ from service.api.app import TABLE
 from service.api.auth import ACCOUNT_HEADER
 from service.api.models import DatasourceDefinition, JobDefinition
 from service.api.problems import FieldError, Problem
-from service.domain.spec import Mode, Options
+from service.domain.spec import Mode, Options, ScheduleSpec
 from service.domain.states import State
 from sinks.specs import (
     DonothingSinkSpec,
@@ -56,16 +56,13 @@ def test_the_fields_of_a_job_as_given() -> None:
     options = {name for name in page.code(text) if re.fullmatch(r"[a-z_]+", name)}
     assert given["options"].keys() | options == names(Options) | not_available.OPTIONS
     assert not names(Options) & not_available.OPTIONS, "it exists: take it off the list"
+    assert given["schedule"].keys() == names(ScheduleSpec)
     for part in ("chunk", "rate", "dead_letters", "retry"):
         assert given["options"][part].keys() == names(Options.model_fields[part].annotation), part
 
 
 def test_a_job_as_given_on_the_page_is_taken_but_for_what_is_not_available() -> None:
     given = page.example("A job as given")
-    with pytest.raises(Problem) as refused:
-        not_available.refuse(given)
-    assert [entry.pointer for entry in refused.value.errors] == ["/schedule"]
-    del given["schedule"]
     not_available.refuse(given)
     definition = JobDefinition.model_validate(given)
     assert isinstance(definition.sink, KafkaSinkSpec)
@@ -166,8 +163,9 @@ def test_the_openapi_document_is_valid_and_holds_nothing_that_is_not_available()
     described = {(method.upper(), path) for path, item in document["paths"].items() for method in item}
     assert described == {(route.method, route.path) for route in TABLE}
     text = str(document)
-    for word in (*not_available.SINKS, *not_available.FORMATS, *not_available.OPTIONS, "schedule"):
+    for word in (*not_available.SINKS, *not_available.FORMATS):
         assert f"'{word}'" not in text, word
+    assert not document["components"]["schemas"]["Options"]["properties"].keys() & not_available.OPTIONS
     limits = document["components"]["schemas"]["DeadLetterOptions"]["properties"]
     assert not_available.DEAD_LETTERS & limits.keys() == {"max_rows"}
     assert limits["max_rows"]["maximum"] == 0

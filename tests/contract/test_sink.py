@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import json
 import os
 import time
 from dataclasses import asdict, replace
+from datetime import date
 from typing import TYPE_CHECKING
 
 import pytest
 
-from sinks.base import Batch, Cut, Guarantee, Mark, Owner, Shows, SinkError
+from sinks.base import Batch, Cut, Guarantee, ListsDays, Mark, Owner, Shows, SinkError
 from tests.contract.sink_cases import CASES, SinkCase
 from tests.support.waiting import until
 
@@ -403,3 +405,80 @@ async def test_a_million_rows_go_through_in_chunks(case: SinkCase, sink: Sink):
 
 def wide_rows(first: int, last: int) -> list[bytes]:
     return [b'{"id":%d,"filler":"%s"}' % (number, b"x" * 280) for number in range(first, last + 1)]
+
+
+DAY = date(2026, 3, 29)
+OF_THE_DAY = "_manifest-0199a1b2-g0003-2026-03-29.json"
+
+
+@pytest.fixture
+async def listing(case: SinkCase, sink: Sink) -> ListsDays:
+    if not isinstance(sink, ListsDays):
+        pytest.skip("writes no manifests")
+    return sink
+
+
+async def two_chunks(sink: Sink) -> list[Prepared]:
+    writer = await opened(sink, OWNER)
+    made = []
+    for sequence in (1, 2):
+        made.append(await prepare(writer, sequence, sequence * 10 - 9, sequence * 10))
+        await writer.make_visible(made[-1])
+    await writer.close()
+    return made
+
+
+async def test_the_manifest_of_a_day_names_what_became_final_on_it(case: SinkCase, sink: Sink, listing: ListsDays):
+    made = await two_chunks(sink)
+    await listing.list_day(OWNER, DAY, settled(made))
+    found = await case.manifest(OF_THE_DAY)
+    assert found is not None
+    told = json.loads(found[0])
+    assert (told["day"], told["file_count"], told["rows"]) == ("2026-03-29", 2, 20)
+    assert told["bytes"] == sum(chunk.bytes for chunk in made)
+    listed = [(f["rows"], f["bytes"], f["checksum"], f["first_key"], f["last_key"]) for f in told["files"]]
+    assert listed == [(c.rows, c.bytes, c.checksum, list(c.first_key or ()), list(c.last_key)) for c in made]
+    assert [made[n].target.endswith(told["files"][n]["file"].lstrip("/")) for n in (0, 1)] == [True, True]
+    await shows(case, rows(1, 20))
+
+
+async def test_a_day_is_listed_again_without_a_trace(case: SinkCase, sink: Sink, listing: ListsDays):
+    made = await two_chunks(sink)
+    await listing.list_day(OWNER, DAY, settled(made))
+    first = await case.manifest(OF_THE_DAY)
+    for owner in (OWNER, replace(OWNER, split="1", epoch=9, run_id="r2")):
+        await listing.list_day(owner, DAY, settled(made))
+    assert await case.manifest(OF_THE_DAY) == first, "left as it is"
+
+
+async def test_a_manifest_of_a_day_that_was_changed_is_written_anew(case: SinkCase, sink: Sink, listing: ListsDays):
+    made = await two_chunks(sink)
+    await listing.list_day(OWNER, DAY, settled(made))
+    first = await case.manifest(OF_THE_DAY)
+    assert first is not None
+    await case.manifest(OF_THE_DAY, first[0].replace(b"orders", b"others"))
+    await listing.list_day(OWNER, DAY, settled(made))
+    again = await case.manifest(OF_THE_DAY)
+    assert again is not None
+    assert again[0] == first[0]
+
+
+async def test_who_takes_files_away_after_the_day_stops_no_manifest(case: SinkCase, sink: Sink, listing: ListsDays):
+    made = [replace(chunk, target=f"{chunk.target}-gone") for chunk in await two_chunks(sink)]
+    await listing.list_day(OWNER, DAY, settled(made))
+    assert await case.manifest(OF_THE_DAY) is not None
+
+
+async def test_several_owners_may_list_a_day_at_once(case: SinkCase, sink: Sink, listing: ListsDays):
+    made = await two_chunks(sink)
+
+    async def list_it(split: int) -> None:
+        # One that loses its upload to another's look round says so, and finds the manifest at its next look.
+        with contextlib.suppress(SinkError):
+            await listing.list_day(replace(OWNER, split=str(split)), DAY, settled(made))
+
+    await asyncio.gather(*map(list_it, range(4)))
+    await listing.list_day(OWNER, DAY, settled(made))
+    found = await case.manifest(OF_THE_DAY)
+    assert found is not None
+    assert json.loads(found[0])["rows"] == 20

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import replace
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -280,12 +281,20 @@ WRITES: dict[str, Callable[[StepStore, Lease], Awaitable[Any]]] = {
     "scan": lambda store, lease: store.scan(lease, ("7",), rows_read=7),
     "finish_split": lambda store, lease: store.finish_split(lease, ("7",)),
     "settled_chunks": lambda store, lease: anext(store.settled_chunks(lease)),
+    "day_to_list": lambda store, lease: store.day_to_list(lease, 1),
+    "chunks_of_day": lambda store, lease: anext(store.chunks_of_day(lease, 1, DAY)),
+    "day_listed": lambda store, lease: store.day_listed(lease, 1, DAY),
     "finish_run": lambda store, lease: store.finish_run(lease),
     "cleaned_up": lambda store, lease: store.cleaned_up(lease, "done"),
     "postpone": lambda store, lease: store.postpone(lease, 5, FAILURE),
 }
+DAY = date(2026, 3, 29)
 FAILURE = Cause("broken", "it broke", at=None, retryable=False)  # type: ignore[arg-type]
 OF_PLAN = {"settle_closed", "drop_closed", "prepare_closed", "fence_epoch", "close_generation", "save_plan"}
+OF_EVERY_STEP = {
+    *("park", "release", "report", "generation", "settled_chunks"),
+    *("day_to_list", "chunks_of_day", "day_listed"),
+}
 OF_CLEAN_UP = {"cleaned_up", "postpone"}
 TABLES = ("jobs", "generations", "splits", "steps", "chunks", "runs", "events")
 
@@ -343,7 +352,7 @@ async def test_who_does_not_hold_the_step_writes_nothing(control: Control, metho
         await control.sql("DELETE FROM jobs")
 
 
-@pytest.mark.parametrize("method", sorted(set(WRITES) - {"park", "release", "report", "generation", "settled_chunks"}))
+@pytest.mark.parametrize("method", sorted(set(WRITES) - OF_EVERY_STEP))
 async def test_a_step_of_another_kind_can_not_do_it(control: Control, method: str) -> None:
     other = "save_plan" if method not in OF_PLAN | {"fail"} else "cleaned_up" if method == "fail" else "split"
     lease = await lease_for(control, other)

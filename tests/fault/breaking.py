@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import struct
 from typing import TYPE_CHECKING, Any
 
 from tests.fault.places import FilePlace
@@ -34,6 +35,8 @@ _LOST: dict[Kind, Action] = {
     Kind.CUT_REPLY: "cut_after",
     Kind.CUT_REQUEST: "cut_before",
 }
+MANY = 1_000_000
+_CANCEL_REQUEST = struct.pack(">i", 80877102)
 _ENDS = {"stopped", "aborted", "successful"}
 
 
@@ -99,13 +102,15 @@ class Breaker:
         """The next request: of a database any, of a sink one that makes a chunk visible, or, where a server never sees
         those, any."""
         proxy = self._proxies[fault.where]
-        wanted: Callable[[bytes], bool] = bool
+        wanted: Callable[[bytes], bool] = _is_answered
         if fault.where not in {SOURCE, CONTROL} and proxy is self._place.shown_through:
             wanted = self._place.shows
         lift.callback(proxy.heal)
-        rule = proxy.on_request(_LOST[fault.kind], predicate=wanted)
+        # One that is chosen may lose its connection before it is answered: then the next is taken.
+        rule = proxy.on_request(_LOST[fault.kind], predicate=wanted, count=MANY)
         go()
         await happened(rule.triggered, PASSES_SECONDS, f"a request comes by for {fault}")
+        rule.count = 0
 
     # -- processes --------------------------------------------------------------------------------------------------
 
@@ -197,6 +202,11 @@ class Breaker:
             return False
 
         await until(taken, ENDS_SECONDS, f"{method} {path} is taken")
+
+
+def _is_answered(request: bytes) -> bool:
+    """Nobody answers Postgres's Terminate and CancelRequest."""
+    return request[:1] != b"X" and request[4:8] != _CANCEL_REQUEST
 
 
 def _restore(pid: int, limits: tuple[int, int]) -> None:

@@ -82,6 +82,7 @@ class ApiCase:
             settings=settings,
             store=self.store,
             registry=self.store,
+            schedules=self.store,
             inspector=DefinitionInspector(sources, sinks),
             wake=self.engine.wake,
             references=references,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
     from sinks.base import Prepared
-    from sinks.hdfs_wire import Guard
+    from sinks.guarded import Guard
     from sinks.hdfs_writer import HdfsWriter
     from tests.support.hdfs import HdfsServer
 

@@ -103,7 +103,7 @@ async def test_a_patch_merges_what_may_change_at_any_time(api: ApiCase) -> None:
     assert back["spec"]["options"]["rate"]["rows_per_second"] is None
     problem = await api.refused("PATCH", "/v1/jobs/j", {"mode": "full", "options": {"splits": 2}}, 422, "not_patchable")
     assert [entry["pointer"] for entry in problem["errors"]] == ["/mode", "/options/splits"]
-    await api.refused("PATCH", "/v1/jobs/j", {"schedule": {"cron": "* * * * *"}}, 422, "not_available")
+    await api.refused("PATCH", "/v1/jobs/j", {"schedule": {"cron": "* * * * *"}}, 422, "invalid_definition")
     await api.refused("PATCH", "/v1/jobs/j", {"labels": {"a": 1}}, 422, "invalid_definition")
 
 

@@ -319,7 +319,7 @@ async def test_a_redirect_is_not_followed(opensearch_server: SearchServer, index
 async def test_the_guard_is_asked_before_anything_is_sent(proxy: FaultProxy, index: str):
     asked: list[tuple[str, int]] = []
 
-    async def guard(host: str, port: int) -> None:
+    async def guard(host: str, port: int) -> list[str]:
         asked.append((host, port))
         raise SinkRefused("destination_refused", "not there")
 
@@ -336,8 +336,9 @@ async def test_the_guard_is_asked_before_anything_is_sent(proxy: FaultProxy, ind
 async def test_a_name_is_checked_again_when_it_is_looked_up(proxy: FaultProxy, index: str):
     asked: list[str] = []
 
-    async def guard(host: str, _: int) -> None:
+    async def guard(host: str, _: int) -> list[str]:
         asked.append(host)
+        return ["127.0.0.1"]
 
     sink = search_sink(f"http://localhost:{proxy.port}", index, guard=guard)
     await sink.prepare_target()

@@ -340,10 +340,11 @@ async def test_the_address_of_every_redirect_is_asked_about_before_it_is_connect
 ):
     asked: list[tuple[str, int]] = []
 
-    async def guard(host: str, port: int) -> None:
+    async def guard(host: str, port: int) -> list[str]:
         asked.append((host, port))
         if port != hdfs_proxies.namenode.port:
             raise SinkRefused("destination_refused", f"hdfs destination {host}:{port} is not allowed here")
+        return [host]
 
     sink = folder.sink(url=hdfs_proxies.url, guard=guard)
     writer = await opened(sink)
@@ -356,7 +357,7 @@ async def test_the_address_of_every_redirect_is_asked_about_before_it_is_connect
 
 
 async def test_a_namenode_that_is_not_allowed_is_never_connected_to(folder: Folder, hdfs_proxies: HdfsProxies):
-    async def guard(host: str, port: int) -> None:
+    async def guard(host: str, port: int) -> list[str]:
         raise SinkRefused("destination_refused", f"hdfs destination {host}:{port} is not allowed here")
 
     sink = folder.sink(url=hdfs_proxies.url, guard=guard)

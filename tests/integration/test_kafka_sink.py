@@ -397,10 +397,11 @@ async def test_the_guard_sees_bootstrap_and_advertised_addresses_before_any_byte
     async with FaultProxy(kafka_server.port) as front:
         asked: list[tuple[str, int]] = []
 
-        async def guard(host: str, port: int) -> None:
+        async def guard(host: str, port: int) -> list[str]:
             asked.append((host, port))
             if port == kafka_server.port:
                 raise SinkRefused("destination_refused", "the destination is not allowed")
+            return [host]
 
         sink = kafka_sink(front.address, topic, guard=guard)
         with pytest.raises(SinkRefused) as caught:

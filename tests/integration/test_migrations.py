@@ -12,7 +12,7 @@ from service.store.migrate import Migration, available, in_order, migrate, pendi
 from service.store.pool import Pool, connect
 from tests.support.ports import free_port
 
-ADDED = Migration(len(available()) + 1, "expand_added", "CREATE TABLE rowferry.added (n int)")
+ADDED = Migration(available()[-1].version + 1, "expand_added", "CREATE TABLE rowferry.added (n int)")
 
 
 async def fetch(dsn: str, sql: str) -> list[asyncpg.Record]:
@@ -92,7 +92,11 @@ async def test_a_role_without_the_right_is_told_what_to_do(database: str, postgr
 
 @pytest.mark.parametrize(
     "names",
-    [["0001_initial.sql", "0003_expand_a.sql"], ["0001_initial.sql", "0002_a.sql"], ["0002_expand_a.sql"]],
+    [
+        ["0001_initial.sql", "0002_expand_a.sql", "0002_expand_b.sql"],
+        ["0001_initial.sql", "0002_a.sql"],
+        ["0002_expand_a.sql"],
+    ],
 )
 def test_files_are_named_by_number_and_phase(names: list[str]) -> None:
     with pytest.raises(ValueError, match=r"name it|next number"):

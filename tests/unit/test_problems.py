@@ -128,7 +128,6 @@ def test_a_secret_of_the_wrong_kind_is_not_repeated() -> None:
 @pytest.mark.parametrize(
     ("part", "pointer"),
     [
-        ({"schedule": None}, "/schedule"),
         ({"format": {"kind": "parquet"}}, "/format/kind"),
         ({"options": {"snapshot": True}}, "/options/snapshot"),
         ({"options": {"dead_letters": {"max_rows": 1}}}, "/options/dead_letters/max_rows"),

@@ -10,9 +10,8 @@ from workers.sources.connection import Session
 from workers.sources.resolver import too_powerful
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from service.domain.datasource import Datasource
+    from sinks.guarded import Guard
     from workers.sources.budget import ConnectionBudget
 
 
@@ -20,7 +19,7 @@ async def check_datasource(
     datasource: Datasource,
     *,
     connections: ConnectionBudget,
-    guard: Callable[[str, int], Awaitable[None]] | None = None,
+    guard: Guard | None = None,
 ) -> list[Finding]:
     """Connect and look: version, standby, what the role may do beyond reading, and what it may not see. Raises what
     connecting raises."""

@@ -17,12 +17,15 @@ import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
 from service.domain.errors import Permanent, RowferryError, Transient
+from sinks.guarded import addresses_of
 from workers.sources import failures
+from workers.sources.tls import tls_context
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from service.domain.datasource import Datasource
+    from sinks.guarded import Guard
     from workers.sources.budget import ConnectionBudget, Slot
 
 CONNECT_SECONDS = 10.0
@@ -77,7 +80,7 @@ class Session:
         *,
         application_name: str,
         connections: ConnectionBudget,
-        guard: Callable[[str, int], Awaitable[None]] | None = None,
+        guard: Guard | None = None,
         waiting: Callable[[bool], None] | None = None,
         seconds: float = STATEMENT_SECONDS,
         long_is_permanent: bool = False,
@@ -191,9 +194,8 @@ class Session:
         if self._slot is None:
             self._slot = await self._connections.acquire(self._datasource, self._waiting)
         try:
-            if self._guard is not None:
-                await self._guard(self._datasource.host, self._datasource.port)
-            self._connection = await connect(self._datasource, self._application_name, self.seconds)
+            at = await addresses_of(self._guard, self._datasource.host, self._datasource.port)
+            self._connection = await connect(self._datasource, self._application_name, self.seconds, at=at)
         except BaseException:
             self._slot.release()
             self._slot = None
@@ -269,16 +271,22 @@ class _Stream:
 
 
 async def connect(
-    datasource: Datasource, application_name: str, seconds: float = STATEMENT_SECONDS
+    datasource: Datasource,
+    application_name: str,
+    seconds: float = STATEMENT_SECONDS,
+    *,
+    at: Sequence[str] | None = None,
 ) -> asyncpg.Connection:
-    """A checked connection. Raises Permanent (`authentication_failed`, `database_unknown`, `tls_failed`,
-    `datasource_properties`, `pooled_connection`) or Transient `source_unreachable`."""
+    """A checked connection to the first of the addresses `at` that takes one; None: the host is looked up.
+
+    Raises Permanent (`authentication_failed`, `database_unknown`, `tls_failed`, `datasource_properties`,
+    `pooled_connection`) or Transient `source_unreachable`."""
     settings = {name: value for name, value in datasource.properties.items() if name.lower() not in _RESERVED}
     pinned = PINNED | {"statement_timeout": str(int(seconds * 1000))}
     settings |= pinned | {"application_name": application_name[:63]}
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
-            connection = await _connect_by_tls_mode(datasource, settings, seconds)
+            connection = await _connect_by_tls_mode(datasource, settings, seconds, at or [datasource.host])
             try:
                 await _check(connection, datasource, pinned)
             except BaseException:
@@ -291,22 +299,28 @@ async def connect(
     return connection
 
 
-async def _connect_by_tls_mode(datasource: Datasource, settings: dict[str, str], seconds: float) -> asyncpg.Connection:
+async def _connect_by_tls_mode(
+    datasource: Datasource, settings: dict[str, str], seconds: float, at: Sequence[str]
+) -> asyncpg.Connection:
     context = tls_context(datasource)
     if context is not None:
         try:
-            return await _connect(datasource, settings, context, seconds)
+            return await _connect(datasource, settings, context, seconds, at)
         except (ConnectionError, ssl.SSLError):
             if datasource.tls_mode != "prefer":
                 raise
-    return await _connect(datasource, settings, None, seconds)
+    return await _connect(datasource, settings, None, seconds, at)
 
 
 async def _connect(
-    datasource: Datasource, settings: dict[str, str], context: ssl.SSLContext | None, seconds: float
+    datasource: Datasource,
+    settings: dict[str, str],
+    context: ssl.SSLContext | None,
+    seconds: float,
+    at: Sequence[str],
 ) -> asyncpg.Connection:
     return await asyncpg.connect(
-        host=datasource.host,
+        host=list(at),
         port=datasource.port,
         database=datasource.database,
         user=datasource.user,
@@ -319,28 +333,6 @@ async def _connect(
         timeout=CONNECT_SECONDS,
         command_timeout=seconds + _ANSWER_MARGIN_SECONDS,
     )
-
-
-def tls_context(datasource: Datasource) -> ssl.SSLContext | None:
-    """What the mode means to libpq: `require` without an authority encrypts and trusts anybody."""
-    if datasource.tls_mode == "disable":
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.check_hostname = datasource.tls_mode == "verify-full"
-    verified = datasource.tls_mode.startswith("verify") or (datasource.tls_mode == "require" and datasource.tls_ca)
-    if not verified:
-        context.verify_mode = ssl.CERT_NONE
-        return context
-    context.verify_mode = ssl.CERT_REQUIRED
-    if datasource.tls_ca:
-        try:
-            context.load_verify_locations(cadata=datasource.tls_ca)
-        except (ssl.SSLError, ValueError) as error:
-            raise Permanent("tls_failed", f"datasource {datasource.name!r}: tls.ca holds no certificate") from error
-    else:
-        context.load_default_certs()
-    return context
 
 
 async def _check(connection: asyncpg.Connection, datasource: Datasource, pinned: dict[str, str]) -> None:

@@ -26,11 +26,12 @@ from workers.sources.splits import split
 from workers.sources.sql import quote_ident
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from service.domain.datasource import Datasource
     from service.domain.spec import Options, SourceSpec
+    from sinks.guarded import Guard
     from workers.sources.base import Key
     from workers.sources.budget import ConnectionBudget
     from workers.sources.definition import Definition
@@ -57,7 +58,7 @@ class PostgresSource:
         message_key_field: str = "key",
         application_name: str,
         connections: ConnectionBudget,
-        guard: Callable[[str, int], Awaitable[None]] | None = None,
+        guard: Guard | None = None,
         waiting: Callable[[bool], None] | None = None,
     ) -> None:
         self._datasource = datasource

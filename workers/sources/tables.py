@@ -10,9 +10,10 @@ from workers.sources.connection import Session
 from workers.sources.queries import load
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Sequence
 
     from service.domain.datasource import Datasource
+    from sinks.guarded import Guard
     from workers.sources.budget import ConnectionBudget
 
 
@@ -20,7 +21,7 @@ async def list_tables(
     datasource: Datasource,
     *,
     connections: ConnectionBudget,
-    guard: Callable[[str, int], Awaitable[None]] | None,
+    guard: Guard | None,
     limit: int,
     after: str | None,
 ) -> Sequence[TableInfo]:

@@ -11,7 +11,7 @@ from service.api.auth import DEFAULT_ACCOUNT
 from service.api.models import CredentialDefinition, DatasourceRequest, TokenRequest
 from service.api.native.jobs import actor, mapping
 from service.api.problems import Problem, invalid
-from service.api.queries import PageQuery, TokenQuery
+from service.api.queries import NameQuery, PageQuery
 from service.api.routes import Role, Route, answer
 from service.api.validation import validate
 from service.domain.spec import NAME_PATTERN, Name, Strict
@@ -37,9 +37,9 @@ async def datasource(call: Call) -> web.StreamResponse:
 
 async def put_datasource(call: Call) -> web.StreamResponse:
     """201 or 200."""
-    name = _new_name(call)
+    name = new_name(call)
     stored, created = await call.services.datasources.put(call.account, actor(call), name, mapping(call.body))
-    return answer(present.datasource(stored), 201 if created else 200, _location(call, created=created))
+    return answer(present.datasource(stored), 201 if created else 200, location(call, created=created))
 
 
 async def delete_datasource(call: Call) -> web.StreamResponse:
@@ -78,9 +78,9 @@ async def credential(call: Call) -> web.StreamResponse:
 
 async def put_credential(call: Call) -> web.StreamResponse:
     """201 or 200."""
-    name = _new_name(call)
+    name = new_name(call)
     stored, created = await call.services.credentials.put(call.account, actor(call), name, mapping(call.body))
-    return answer(present.credential(stored), 201 if created else 200, _location(call, created=created))
+    return answer(present.credential(stored), 201 if created else 200, location(call, created=created))
 
 
 async def delete_credential(call: Call) -> web.StreamResponse:
@@ -98,11 +98,7 @@ async def tokens(call: Call) -> web.StreamResponse:
 async def create_token(call: Call) -> web.StreamResponse:
     """201; the token is in this answer and nowhere else."""
     request = validate(TokenRequest, call.body)
-    account = request.account or call.account
-    if account != call.account:
-        if not call.caller.from_setting or call.account != DEFAULT_ACCOUNT:
-            raise Problem(403, "account_not_allowed", f"account {account!r} is not the token's own; leave account out")
-        await call.services.registry.ensure_account(account)
+    account = await named_account(call, request.account)
     made = await call.services.tokens.create(account, actor(call), request.name, request.role, request.expires_at)
     shown = present.token(made.token).model_dump()
     return answer(answers.NewTokenAnswer(**shown, token=made.text), 201)
@@ -116,11 +112,22 @@ async def delete_token(call: Call) -> web.StreamResponse:
 
 async def delete_token_by_name(call: Call) -> web.StreamResponse:
     """204."""
-    await call.services.tokens.remove(call.account, actor(call), cast("TokenQuery", call.query).name)
+    await call.services.tokens.remove(call.account, actor(call), cast("NameQuery", call.query).name)
     return web.Response(status=204)
 
 
-def _new_name(call: Call) -> str:
+async def named_account(call: Call, named: str | None) -> str:
+    """The account that a new token or key is for. Raises Problem 403."""
+    account = named or call.account
+    if account != call.account:
+        if not call.caller.from_setting or call.account != DEFAULT_ACCOUNT:
+            raise Problem(403, "account_not_allowed", f"account {account!r} is not the token's own; leave account out")
+        await call.services.registry.ensure_account(account)
+    return account
+
+
+def new_name(call: Call) -> str:
+    """The name in the path, as one that can be given. Raises Problem 422 `invalid_name`."""
     name = call.part("name")
     try:
         return _Named.model_validate({"name": name}).name
@@ -130,7 +137,8 @@ def _new_name(call: Call) -> str:
         ) from None
 
 
-def _location(call: Call, *, created: bool) -> dict[str, str]:
+def location(call: Call, *, created: bool) -> dict[str, str]:
+    """Where what was made now is."""
     return {"Location": call.request.path} if created else {}
 
 
@@ -155,6 +163,6 @@ ROUTES = (
     Route("POST", "/v1/tokens", Role.ADMIN, create_token, "A new token, shown once", {201: answers.NewTokenAnswer},
           body=TokenRequest),
     Route("DELETE", "/v1/tokens", Role.ADMIN, delete_token_by_name, "Remove a token by ?name=", {204: None},
-          TokenQuery),
+          NameQuery),
     Route("DELETE", "/v1/tokens/{token}", Role.ADMIN, delete_token, "Remove a token by name or id", {204: None}),
 )  # fmt: skip

@@ -12,6 +12,7 @@ from service.api.queries import JobsQuery, StartQuery, VerbQuery
 from service.api.routes import Role, Route, answer
 from service.api.validation import validate
 from service.domain.states import Event
+from service.lifecycle import schedules
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,6 +44,21 @@ async def stop(call: Call) -> web.StreamResponse:
 async def abort(call: Call) -> web.StreamResponse:
     """202 when set in motion, 200 when there is nothing to abort."""
     return await _act(call, Event.ABORT)
+
+
+async def pause(call: Call) -> web.StreamResponse:
+    """200: it does not start by itself until it is resumed; a run that is under way goes on."""
+    return await _schedule(call, enabled=False)
+
+
+async def resume(call: Call) -> web.StreamResponse:
+    """200: it starts by itself again, from its next time on."""
+    return await _schedule(call, enabled=True)
+
+
+async def _schedule(call: Call, *, enabled: bool) -> web.StreamResponse:
+    changed = await schedules.switch(call.services.jobs, call.account, actor(call), call.part("job"), enabled=enabled)
+    return answer(present.job(changed, call.caller.role), 200, {"ETag": etag.of(changed)})
 
 
 async def bulk(call: Call) -> web.StreamResponse:
@@ -82,4 +98,8 @@ ROUTES = (
     Route("POST", "/v1/jobs/{job}/start", Role.OPERATOR, start, "Start", _ANSWERS, StartQuery),
     Route("POST", "/v1/jobs/{job}/stop", Role.OPERATOR, stop, "Stop", _ANSWERS, VerbQuery),
     Route("POST", "/v1/jobs/{job}/abort", Role.OPERATOR, abort, "Abort", _ANSWERS, VerbQuery),
+    Route("POST", "/v1/jobs/{job}/schedule:pause", Role.OPERATOR, pause, "Pause the schedule",
+          {200: answers.JobAnswer}),
+    Route("POST", "/v1/jobs/{job}/schedule:resume", Role.OPERATOR, resume, "Resume the schedule",
+          {200: answers.JobAnswer}),
 )  # fmt: skip

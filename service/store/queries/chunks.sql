@@ -36,8 +36,12 @@ SELECT EXISTS (
 );
 
 -- name: settle_chunk
--- $7 the run that counts it; without one (clean-up) the run that prepared it.
-UPDATE chunks SET state = 'settled', settled_at = clock_timestamp(), run_id = coalesce($7, run_id), rows_read = $8,
+-- $7 the run that counts it; without one (clean-up) the run that prepared it. A clock that is set back must not let a
+-- chunk fall into a day that is listed already.
+UPDATE chunks SET state = 'settled', settled_at = greatest(clock_timestamp(), (
+        SELECT (listed_through + 1)::timestamp AT TIME ZONE 'UTC' FROM generations
+        WHERE job_id = $1 AND number = $2 AND finished_at IS NULL AND closed_at IS NULL
+    )), run_id = coalesce($7, run_id), rows_read = $8,
     rows_dead = $9, rows_maybe_doubled = $10, "partition" = $11, first_offset = $12, last_offset = $13, etag = $14
 WHERE job_id = $1 AND generation = $2 AND ordinal = $3 AND sequence = $4 AND epoch = $5 AND attempt = $6
     AND state = 'prepared'

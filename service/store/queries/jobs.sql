@@ -61,19 +61,19 @@ SELECT j.id, :account::text AS account, j.name, j.owner, j.spec, j.secret_pointe
  LIMIT :limit  --? page
 
 -- name: insert_job
-INSERT INTO jobs (id, account_id, name, owner, spec, secrets, secret_pointers, guarantee, guarantee_note)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+INSERT INTO jobs (id, account_id, name, owner, spec, secrets, secret_pointers, guarantee, guarantee_note, next_run_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 ON CONFLICT (account_id, name) WHERE removed_at IS NULL DO NOTHING
 RETURNING id, account_id, name, run_id
 
 -- name: replace_job
 UPDATE jobs
    SET spec = $2, secrets = $3, secret_pointers = $4, guarantee = $5, guarantee_note = $6,
-       spec_revision = spec_revision + 1
+       next_run_at = $7, spec_revision = spec_revision + 1
  WHERE id = $1
 
 -- name: patch_job
-UPDATE jobs SET spec = $2, spec_revision = spec_revision + 1 WHERE id = $1
+UPDATE jobs SET spec = $2, next_run_at = $3, spec_revision = spec_revision + 1 WHERE id = $1
 
 -- name: replace_generation
 -- A change that leaves the target alone: the current generation goes on with the new definition, and a run that is under

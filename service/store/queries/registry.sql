@@ -80,3 +80,40 @@ SELECT EXISTS (SELECT FROM tokens WHERE expires_at IS NULL OR expires_at > clock
 -- name: record
 -- What was done to a named thing, in the same transaction.
 INSERT INTO events (account_id, event, actor, origin, request_id, details) VALUES ($1, $2, $3, $4, $5, $6)
+
+-- name: select_tables
+SELECT t.id, :account::text AS account, t.name, t.revision, t.definition, t.created_at, t.updated_at
+  FROM tables t
+ WHERE t.account_id = (SELECT id FROM accounts WHERE name = :account)
+   AND t.name = :name  --? name
+ ORDER BY t.name
+
+-- name: lock_table
+SELECT definition FROM tables WHERE account_id = $1 AND name = $2 FOR UPDATE
+
+-- name: put_table
+INSERT INTO tables AS t (id, account_id, name, definition) VALUES ($1, $2, $3, $4)
+    ON CONFLICT (account_id, name) DO UPDATE
+   SET definition = excluded.definition, revision = t.revision + 1, updated_at = clock_timestamp()
+
+-- name: delete_table
+DELETE FROM tables WHERE account_id = $1 AND name = $2 RETURNING name
+
+-- name: table_with_datasource
+SELECT name FROM tables WHERE account_id = $1 AND datasource = $2 ORDER BY name LIMIT 1
+
+-- name: select_keys
+SELECT k.id, a.name AS account, k.name, k.key, k.role, k.secret, k.created_at
+  FROM keys k JOIN accounts a ON a.id = k.account_id
+ WHERE true
+   AND k.key = :key  --? key
+   AND a.name = :account  --? account
+ ORDER BY k.name
+
+-- name: insert_key
+INSERT INTO keys (id, account_id, name, key, role, secret) VALUES ($1, $2, $3, $4, $5, $6)
+    ON CONFLICT (account_id, name) DO NOTHING
+RETURNING created_at
+
+-- name: delete_key
+DELETE FROM keys WHERE account_id = (SELECT id FROM accounts WHERE name = $1) AND (key = $2 OR name = $2) RETURNING name

@@ -14,13 +14,15 @@ DELETE FROM events WHERE id IN (
     SELECT id FROM events WHERE at < clock_timestamp() - make_interval(secs => $1) ORDER BY at LIMIT $2)
 
 -- name: settled_chunks
--- Only of generations whose finish step is settled, or that a successor has closed so that it never will be: manifest
--- and closing checks read them. A prepared one is what the next owner goes by, and is never touched.
+-- Only of generations whose finish step is settled, or that a successor has closed so that it never will be, and of the
+-- listed days of continuous ones: manifests and closing checks read them. A prepared one is what the next owner goes by,
+-- and is never touched.
 DELETE FROM chunks d USING (
     SELECT c.ctid AS place
       FROM generations g
       JOIN chunks c ON c.job_id = g.job_id AND c.generation = g.number
-     WHERE (g.finished_at IS NOT NULL OR g.closed_at IS NOT NULL) AND c.state = 'settled'
+     WHERE (g.finished_at IS NOT NULL OR g.closed_at IS NOT NULL
+            OR c.settled_at < (g.listed_through + 1)::timestamp AT TIME ZONE 'UTC') AND c.state = 'settled'
        AND c.settled_at < clock_timestamp() - make_interval(secs => $1)
      LIMIT $2
        FOR UPDATE OF c SKIP LOCKED) old
@@ -31,7 +33,8 @@ DELETE FROM chunks d USING (
     SELECT c.ctid AS place
       FROM generations g
       JOIN chunks c ON c.job_id = g.job_id AND c.generation = g.number
-     WHERE (g.finished_at IS NOT NULL OR g.closed_at IS NOT NULL) AND c.state = 'dropped'
+     WHERE (g.finished_at IS NOT NULL OR g.closed_at IS NOT NULL
+            OR c.prepared_at < (g.listed_through + 1)::timestamp AT TIME ZONE 'UTC') AND c.state = 'dropped'
        AND c.prepared_at < clock_timestamp() - make_interval(secs => $1)
      LIMIT $2
        FOR UPDATE OF c SKIP LOCKED) old
