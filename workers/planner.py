@@ -17,10 +17,11 @@ from workers.chunks import settlement, to_prepared, to_record
 from workers.days import list_days
 from workers.delivery import position_conflict, position_unknown, stage_again
 from workers.guarantees import guaranteed
+from workers.owners import owner
 from workers.recovery import Action, decide
 from workers.retrying import Retry
 from workers.signals import Point
-from workers.splits import owner, shown
+from workers.splits import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -170,12 +171,12 @@ class PlanWork:
                     attempt = 1 + max((c.attempt for c in split.prepared if c.epoch == epoch), default=0)
                     reader = source.reader()
                     try:
-                        cut = await stage_again(writer, reader, decision.chunk, attempt)
+                        load = await stage_again(writer, reader, decision.chunk, attempt)
                     finally:
                         await reader.close()
-                    prepared = await writer.prepare(cut)
+                    prepared = await writer.prepare(load.cut)
                     record = to_record(prepared, decision.chunk.run_id)
-                    await store.prepare_closed(lease, old.number, split.ordinal, record)
+                    await store.prepare_closed(lease, old.number, split.ordinal, record, load.dead)
                     receipt = await writer.make_visible(prepared)
                     await store.settle_closed(lease, old.number, split.ordinal, settlement(record, receipt))
                 case Action.UNKNOWN:

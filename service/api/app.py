@@ -23,7 +23,7 @@ from service.api import bodies, health, idempotency, not_available, openapi, pro
 from service.api.auth import Authenticator, Caller, anonymous, check_role, digest, unauthorized
 from service.api.metrics import answered
 from service.api.models import CredentialDefinition, DatasourceDefinition, JobDefinition, TableDefinition
-from service.api.native import checkpoints, history, jobs, named, published, verbs
+from service.api.native import checkpoints, dead_letters, history, jobs, named, published, verbs
 from service.api.problems import Problem
 from service.api.rate_limit import RateLimit
 from service.api.routes import Call, Role, Route
@@ -46,6 +46,7 @@ TABLE: Final[Sequence[Route]] = (
     *verbs.ROUTES,
     *checkpoints.ROUTES,
     *history.ROUTES,
+    *dead_letters.ROUTES,
     *named.ROUTES,
     *published.ROUTES,
     *health.ROUTES,

@@ -12,9 +12,6 @@ from typing import Any, Final
 from service.api.problems import FieldError, Problem
 
 ROUTES: Final[tuple[tuple[str, str, str], ...]] = (
-    ("GET", "/v1/jobs/{job}/dead-letters", "operator"),
-    ("DELETE", "/v1/jobs/{job}/dead-letters", "operator"),
-    ("POST", "/v1/jobs/{job}/dead-letters:retry", "operator"),
     ("POST", "/v1/jobs/{job}/verify", "operator"),
     ("GET", "/v1/jobs/{job}/verify/{id}", "operator"),
 )
@@ -35,9 +32,6 @@ OPTIONS: Final = frozenset(
         "schema_change",
     }
 )
-DEAD_LETTERS: Final = frozenset({"max_rows", "max_ratio"})
-"""Of `options.dead_letters`: any limit above 0; without dead letters the first rejected row ends the run."""
-
 SETTINGS: Final = frozenset(
     {
         "ROWFERRY_DIALECT_WAIT_SECONDS",
@@ -91,11 +85,6 @@ def refuse(definition: Any, *, at: str = "") -> None:
     options = _mapping(root.get("options"))
     for name in sorted(OPTIONS & options.keys()):
         add(f"/options/{name}", None, f"leave options.{name} out")
-    dead_letters = _mapping(options.get("dead_letters"))
-    for name in sorted(DEAD_LETTERS & dead_letters.keys()):
-        value = dead_letters[name]
-        if name != "max_rows" or (isinstance(value, int | float) and value > 0):
-            add(f"/options/dead_letters/{name}", value, "leave it out: the first rejected row ends the run in error")
     if found:
         raise Problem(422, "not_available", "; ".join(entry.message for entry in found), errors=found)
 

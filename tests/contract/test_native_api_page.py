@@ -13,7 +13,7 @@ from config import settings
 from service.api import answers, health, not_available, openapi, queries
 from service.api.app import TABLE
 from service.api.auth import ACCOUNT_HEADER
-from service.api.models import DatasourceDefinition, JobDefinition
+from service.api.models import DatasourceDefinition, DeadLettersRetryRequest, JobDefinition
 from service.api.problems import FieldError, Problem
 from service.domain.spec import Mode, Options, ScheduleSpec
 from service.domain.states import State
@@ -166,9 +166,16 @@ def test_the_openapi_document_is_valid_and_holds_nothing_that_is_not_available()
     for word in (*not_available.SINKS, *not_available.FORMATS):
         assert f"'{word}'" not in text, word
     assert not document["components"]["schemas"]["Options"]["properties"].keys() & not_available.OPTIONS
-    limits = document["components"]["schemas"]["DeadLetterOptions"]["properties"]
-    assert not_available.DEAD_LETTERS & limits.keys() == {"max_rows"}
-    assert limits["max_rows"]["maximum"] == 0
+
+
+def test_the_fields_of_a_dead_letter() -> None:
+    cell = page.answer_of("GET /v1/jobs/{job}/dead-letters")
+    listed = set(re.findall(r'"([a-z_]+)"', cell)) - {"dead_letters", "next", "code", "message"}
+    assert listed == names(answers.DeadLetterAnswer)
+    assert {"run_id", "code", "limit", "after"} == names(queries.DeadLettersQuery)
+    text = page.TEXT.split("**Dead letters.**", 1)[1].split("**ETag.**", 1)[0]
+    assert names(DeadLettersRetryRequest) == {"ids", "from"} <= set(re.findall(r'"([a-z_]+)"', text))
+    assert all(f"?{name}=" in text for name in names(queries.DeadLettersDeleteQuery))
 
 
 def test_every_operation_says_its_role_and_has_an_id_of_its_own() -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fault.schedule import HOLDER, SINKS, STREAMS, Fault, Kind, Moment, schedule
-from workers.signals import Point
+from tests.fault.schedule import HOLDER, POINTS, SINKS, STREAMS, Fault, Kind, Moment, schedule
 
 SINK = pytest.mark.parametrize("sink", sorted(SINKS))
 
@@ -42,7 +41,7 @@ def test_a_short_run_is_the_beginning_of_a_long_one(sink: str) -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_two_hundred_meet_every_point_every_kind_every_server_and_every_job(sink: str, seed: int) -> None:
     moments = schedule(seed, sink, 200)
-    assert {moment.point for moment in moments} >= {point.value for point in Point} | {""}
+    assert {moment.point for moment in moments} >= {*POINTS, ""}
     met = faults(moments)
     kinds = set(Kind) - ({Kind.FULL} if SINKS[sink] else set())
     assert {fault.kind for fault in met} == kinds

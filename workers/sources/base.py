@@ -117,6 +117,10 @@ class Reader(Protocol):
         Raises Permanent `key_not_unique` when two rows have the same key, before either is given out.
         """
 
+    async def one(self, key: Key) -> Page:
+        """The row with this key as a page of its own, by itself; empty where there is none, or none that the definition
+        lets through. Raises as `read`."""
+
     async def close(self) -> None:
         """Give the connection back; cancels a running query. Never raises."""
 
