@@ -114,7 +114,7 @@ class KafkaCase(SinkCase):
         return [record.value or b"" for record in read_topic(self.server.bootstrap, self.topic)]
 
     async def fill(self) -> None:
-        pytest.skip("a broker whose disk is full ends itself: tests/fault/test_kafka_outages.py")
+        pytest.skip("a broker whose disk is full ends itself, and is then a target that is away")
 
     async def lose(self) -> None:
         await self.proxy.refuse()

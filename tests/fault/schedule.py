@@ -183,7 +183,8 @@ def _cards(sink: str) -> list[tuple[Kind, str]]:
 
 
 POINTS: Final = tuple(point for point in Point if point is not Point.DAY_WRITTEN)
-"""All that a job reaches again and again; the manifest of a day comes after midnight (tests/integration/test_daily_manifests.py)."""
+"""All that a job reaches again and again; the manifest of a day comes after midnight, and has a module of its own
+(tests/integration/test_daily_manifests.py)."""
 
 
 def _points() -> list[str]:
