@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 
 from sinks import formats, naming
 from sinks.specs import (
+    SECRETS_APART,
     AnySinkSpec,
     DonothingSinkSpec,
     ElasticsearchSinkSpec,
@@ -85,8 +86,9 @@ def available() -> dict[str, Any]:
     }
 
 
-def parse(sink: Mapping[str, Any], form: Mapping[str, Any] | None = None) -> Definition:
-    """Validate both parts of a definition, without connecting.
+def parse(sink: Mapping[str, Any], form: Mapping[str, Any] | None = None, *, secrets_apart: bool = False) -> Definition:
+    """Validate both parts of a definition, without connecting. `secrets_apart`: its secrets are stored elsewhere, so
+    none is missing.
 
     Raises DefinitionRefused for what is known and not available, for a path or a combination that can not be; and
     pydantic's ValidationError (`loc` relative to the part) for fields that are unknown or of another type.
@@ -97,7 +99,9 @@ def parse(sink: Mapping[str, Any], form: Mapping[str, Any] | None = None) -> Def
     if sink.get("kind") != "kafka":
         known = formats.available()[FormatSpec().kind]
         _refuse_planned("/format/compression", form.get("compression"), PLANNED_COMPRESSIONS, known)
-    definition = Definition(_SINK.validate_python(dict(sink)), FormatSpec.model_validate(form))
+    definition = Definition(
+        _SINK.validate_python(dict(sink), context={SECRETS_APART: secrets_apart}), FormatSpec.model_validate(form)
+    )
     check_together(definition)
     return definition
 

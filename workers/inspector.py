@@ -201,7 +201,7 @@ def _parsed(spec: Mapping[str, object]) -> registry.Definition:
     sink, form = spec["sink"], spec.get("format")
     if not isinstance(sink, Mapping) or not isinstance(form, Mapping | None):
         raise TypeError("a stored definition holds sink and format as objects")
-    return registry.parse(sink, form)
+    return registry.parse(sink, form, secrets_apart=True)
 
 
 def _check_sql(spec: Mapping[str, object]) -> Sequence[Finding]:

@@ -116,3 +116,22 @@ def test_a_process_without_kafka_jobs_never_loads_a_kafka_client(tmp_path: Path)
         [sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True
     )
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    "sink",
+    [
+        {"kind": "elasticsearch", "url": "https://search", "index": "orders", "username": "ann"},
+        {
+            "kind": "kafka",
+            "bootstrap_servers": "a:1",
+            "topic": "t",
+            "security": {"protocol": "SSL", "certificate": "PEM"},
+        },
+    ],
+    ids=["elasticsearch", "kafka"],
+)
+def test_a_secret_that_is_stored_apart_is_not_missing(sink: dict[str, Any]):
+    with pytest.raises(ValidationError, match="credential that holds it"):
+        registry.parse(sink)
+    assert registry.parse(sink, secrets_apart=True).sink.kind == sink["kind"]
