@@ -107,7 +107,11 @@ class FileSinkSpec(SinkSpec):
     """Rows as files below the account's own folder."""
 
     kind: Literal["file"]
-    path: str = Field(min_length=1, max_length=1024, description="folder, relative to the account's folder")
+    path: str = Field(
+        min_length=1,
+        max_length=1024,
+        description="folder, relative to the account's; may hold {job}, {job_id}, {run}, {generation}, {date:%Y/%m/%d}",
+    )
 
 
 def _search_url(value: str) -> str:
@@ -271,13 +275,6 @@ class DonothingSinkSpec(SinkSpec):
     """Rows are read, counted and dropped."""
 
     kind: Literal["donothing"]
-
-
-class FormatSpec(SinkSpec):
-    """How a row is written. Kafka takes only `compression: none` here: its batches have `sink.compression`."""
-
-    kind: Literal["json"] = "json"
-    compression: Literal["none", "gzip", "zstd"] = "none"
 
 
 AnySinkSpec = Annotated[

@@ -189,6 +189,8 @@ class _Work:
             needed = spec.options.page_bytes * PAGES_HELD + SINK_BYTES
             if spec.sink.kind in HOLDS_ITS_CHUNK:
                 needed += spec.options.chunk.bytes
+            if spec.format.kind == "parquet":
+                needed += 2 * int(getattr(spec.format, "row_group_bytes", 0))
             if not self._place.memory.fits(needed):
                 self._control.report_soon(Condition(waiting_for="memory"))
             async with self._place.memory.hold(needed):
@@ -213,7 +215,11 @@ class _Work:
                 case _:
                     source = await self._built(
                         lambda: place.sources.source(
-                            step.account, step.spec, name=place.title(step), waiting=self._waits_for_connection
+                            step.account,
+                            step.spec,
+                            step.target,
+                            name=place.title(step),
+                            waiting=self._waits_for_connection,
                         )
                     )
                     try:

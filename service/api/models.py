@@ -8,7 +8,8 @@ from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, RootModel
 
 from service.domain.spec import JobSpec, Name, Strict
 from service.domain.states import State
-from sinks.specs import AnySinkSpec, ElasticsearchSinkSpec, FormatSpec
+from sinks.format_spec import FormatSpec
+from sinks.specs import AnySinkSpec, ElasticsearchSinkSpec
 
 Role = Literal["viewer", "operator", "admin"]
 KeyText = Annotated[str | list[str] | None, Field(description="text, or a list of texts for a composite key")]

@@ -18,7 +18,7 @@ ROUTES: Final[tuple[tuple[str, str, str], ...]] = (
 """Method, path, role. The role is asked for all the same: a stranger learns nothing."""
 
 SINKS: Final[frozenset[str]] = frozenset()
-FORMATS: Final = frozenset({"csv", "parquet"})
+FORMATS: Final[frozenset[str]] = frozenset()
 FIELDS: Final[frozenset[str]] = frozenset()
 OPTIONS: Final = frozenset(
     {

@@ -118,8 +118,9 @@ class Run:
                 kind = await self._breaker.inject(fault, at_work, go, lift)
                 self.result.faults[f"{kind} {fault.where}"] += 1
             go()
-            for fault in moment.faults:
-                await self._says(fault)
+            if moment.can_be_asked:
+                for fault in moment.faults:
+                    await self._says(fault)
             await asyncio.sleep(max(fault.seconds for fault in moment.faults))
         lifted = time.monotonic()
         await self._watch.moved(self._streams, RECOVERS_SECONDS)

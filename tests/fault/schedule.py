@@ -118,6 +118,13 @@ class Moment:
     skip: int
     faults: tuple[Fault, ...]
 
+    @property
+    def can_be_asked(self) -> bool:
+        """Whether services answer while it lasts: not without their control database beside another fault, and not
+        when both are frozen or just being started."""
+        deaf = any(fault.where == BOTH or fault.kind is Kind.TERMINATE for fault in self.faults)
+        return not deaf and (len(self.faults) == 1 or all(fault.where != CONTROL for fault in self.faults))
+
 
 def schedule(seed: int, sink: str, count: int) -> list[Moment]:
     """`count` faults in the order in which they come."""
