@@ -8,6 +8,7 @@ BENCH ?=
 SEED ?=
 SINK ?=
 FAULTS ?= 200
+MINUTES ?=
 ROWS ?= 1000000
 
 .DEFAULT_GOAL := help
@@ -38,7 +39,7 @@ test: venv ## all tests, the quick ones first; TESTS="tests/unit -k name" for so
 
 # After the faults, the long form of the contract's case of a million rows.
 faults: venv ## 200 faults for each sink, then a million rows; SEED=7 SINK=kafka FAULTS=50 replays one
-	ROWFERRY_FAULTS=$(FAULTS) ROWFERRY_FAULT_SEED=$(SEED) \
+	ROWFERRY_FAULTS=$(FAULTS) ROWFERRY_FAULT_SEED=$(SEED) ROWFERRY_FAULT_MINUTES=$(MINUTES) \
 	  $(BIN)/python -m pytest -s tests/fault/test_fault_suite.py -k "whatever_breaks $(if $(SINK),and $(SINK))"
 	$(if $(SEED),,ROWFERRY_TEST_ROWS=$(ROWS) \
 	  $(BIN)/python -m pytest tests/contract/test_sink.py -k "million_rows $(if $(SINK),and $(SINK))")

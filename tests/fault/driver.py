@@ -7,6 +7,7 @@ it waits for; at the end another client than ours reads the target and every key
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from contextlib import AsyncExitStack
 from functools import partial
@@ -54,10 +55,17 @@ class Run:
     """One run over one place. `source` and `control` are servers that nobody else uses: they are killed."""
 
     def __init__(
-        self, place: Place, source: PostgresServer, control: PostgresServer, seed: int, moments: Sequence[Moment]
+        self,
+        place: Place,
+        source: PostgresServer,
+        control: PostgresServer,
+        seed: int,
+        moments: Sequence[Moment],
+        seconds: float = math.inf,
     ) -> None:
+        """After `seconds` no new moment begins: what was met by then is the beginning of the same schedule."""
         self._place, self._source, self._control = place, source, control
-        self._seed, self._moments = seed, moments
+        self._seed, self._moments, self._seconds = seed, moments, seconds
         self.result = Result(place.kind, seed)
         self._usable = Usable()
         self._services: list[ServiceProcess] = []
@@ -70,6 +78,8 @@ class Run:
                 await self._open(stack)
                 try:
                     for moment in self._moments:
+                        if time.monotonic() - began > self._seconds:
+                            break
                         await self._meet(moment)
                     await self._finish()
                 except Exception as error:
