@@ -75,7 +75,23 @@ class Verbs:
             return after, not moved or wait_seconds is not None
         if wait_seconds is None:
             return after, not moved
-        return await self._wait(account, after, wait_seconds)
+        return await self.wait_ended(account, after, wait_seconds)
+
+    async def wait_ended(self, account: str, job: Job, seconds: float) -> tuple[Job, bool]:
+        """Until the job's present run has ended: the job then, or after `seconds`, and which of both. Whoever waits may
+        leave: nothing depends on it."""
+        run_id = job.run.id if job.run is not None else None
+        deadline = time.monotonic() + seconds
+        while True:
+            run = await self._store.run(account, run_id) if run_id is not None else None
+            fresh = await self._store.get(account, job.id)
+            ended = (run is not None and run.state in FINAL) or (fresh is not None and fresh.state in FINAL)
+            if ended or fresh is None:
+                return fresh or job, True
+            remaining = deadline - time.monotonic()
+            if remaining <= 0 or self._closing():
+                return fresh, False
+            await self._store.wait_changed(min(remaining, _LOOK_SECONDS))
 
     async def tick(self, due: DueJob, actor: Actor) -> Tick | None:
         """Start what is due by its schedule, or say in an event why not; None when another service did. Raises
@@ -94,9 +110,11 @@ class Verbs:
             await self.wake(due.job_id)
         return tick
 
-    async def remove(self, account: str, actor: Actor, job: Job, *, force: bool) -> Job | None:
+    async def remove(
+        self, account: str, actor: Actor, job: Job, *, force: bool, seconds: float = FORCE_SECONDS
+    ) -> Job | None:
         """Free the name; None when that is done. With `force` a live job is aborted first: the job when that takes
-        longer than 10 seconds; it goes when its abort ends. Raises Conflict `job_running`."""
+        longer than `seconds`; it goes when its abort ends. Raises Conflict `job_running`."""
         if not force:
             if not await self._store.remove(account, actor, job.id):
                 fresh = await self._store.get(account, job.id) or job
@@ -111,7 +129,7 @@ class Verbs:
             return None
         await self._store.remove_when_aborted(account, actor, job.id)
         await self.wake(job.id)
-        deadline = time.monotonic() + FORCE_SECONDS
+        deadline = time.monotonic() + seconds
         while (left := await self._store.get(account, job.id)) is not None:
             remaining = deadline - time.monotonic()
             if remaining <= 0 or self._closing():
@@ -164,21 +182,6 @@ class Verbs:
         if moved:
             await self.wake(job.id)
         return after, moved
-
-    async def _wait(self, account: str, job: Job, seconds: float) -> tuple[Job, bool]:
-        """Until the job's present run has ended. Whoever waits may leave: nothing depends on it."""
-        run_id = job.run.id if job.run is not None else None
-        deadline = time.monotonic() + seconds
-        while True:
-            run = await self._store.run(account, run_id) if run_id is not None else None
-            fresh = await self._store.get(account, job.id)
-            ended = (run is not None and run.state in FINAL) or (fresh is not None and fresh.state in FINAL)
-            if ended or fresh is None:
-                return fresh or job, True
-            remaining = deadline - time.monotonic()
-            if remaining <= 0 or self._closing():
-                return fresh, False
-            await self._store.wait_changed(min(remaining, _LOOK_SECONDS))
 
     async def _matching(self, account: str, filters: Mapping[str, Any]) -> list[Job]:
         found: list[Job] = []

@@ -22,7 +22,7 @@ GROUP_ROWS: Final = 131_072
 GROUP_BYTES: Final = 8 << 20
 """Bytes of CSV in a row group of more than one row: this bounds a stream's memory."""
 
-_TEXT: Final = tuple(compression.SUFFIXES)
+_TEXT: Final = (*compression.SUFFIXES, "zip")
 COMPRESSIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "json": _TEXT,
     "csv": _TEXT,
@@ -62,6 +62,8 @@ class Format:
     null: str = ""
     row_group_rows: int = GROUP_ROWS
     row_group_bytes: int = GROUP_BYTES
+    password: str | None = field(default=None, repr=False)
+    """Of a zip: never kept with a chunk."""
     columns: tuple[Column, ...] = field(default=(), repr=False)
     """The generation's: what a header names and a schema is made of."""
 
@@ -82,8 +84,12 @@ class Format:
         """With the dot in front: `.jsonl`, `.jsonl.gz`, `.csv.zst`, `.parquet`."""
         if self.kind == "parquet":
             return ".parquet"
-        layout = {"json": json_lines.EXTENSION, "csv": csv_records.EXTENSION}[self.kind]
-        return layout + compression.SUFFIXES[self.compression]
+        return self.layout + (".zip" if self.compression == "zip" else compression.SUFFIXES[self.compression])
+
+    @property
+    def layout(self) -> str:
+        """The extension without that of the compression."""
+        return {"json": json_lines.EXTENSION, "csv": csv_records.EXTENSION}[self.kind]
 
     @property
     def rejects(self) -> bool:
@@ -120,11 +126,20 @@ class Format:
         return found
 
 
+def _compressor(form: Format) -> compression.Compressor:
+    if form.compression != "zip":
+        return compression.compressor(form.compression)
+    # Few jobs make archives: the others never load a cipher.
+    from sinks.formats.zip_archive import ZipCompressor  # noqa: PLC0415 - see above
+
+    return ZipCompressor(form.layout, form.password)
+
+
 class _Lines:
     """Records, one after the other, through a compressor."""
 
     def __init__(self, form: Format) -> None:
-        self._compressor = compression.compressor(form.compression)
+        self._compressor = _compressor(form)
         self._encode = {"json": json_lines.encode, "csv": csv_records.encode}[form.kind]
         self._head = b""
         if form.kind == "csv" and form.header:
