@@ -40,6 +40,8 @@ class SinkCase(ABC):
 
     keeps_rows = True
     """False for a sink that only counts."""
+    rejected: bytes | None = None
+    """A row that this target never takes and that the writer knows of when it is staged; None: there is none."""
     can_be_lost = True
     """False where the target has no way of being away (`lose` is then never called)."""
 
@@ -80,6 +82,7 @@ class KafkaCase(SinkCase):
     """Exactly once, through a fault proxy; read back with librdkafka and `read_committed`."""
 
     delivery = "exactly_once"
+    rejected = b'{"id":0,"text":"%s"}' % (b"x" * 2_000_000)  # the topic takes a megabyte
 
     async def start(self) -> None:
         self.server: KafkaServer = self.request.getfixturevalue("kafka_server")
