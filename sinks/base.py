@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
     from datetime import date
 
+    from sinks.reading import ContentReader, KeyReader, Wanted
+
 Key = tuple[str, ...]
 """A row's key: the text of each key column, as Postgres writes it. Never compared in Python."""
 
@@ -337,6 +339,10 @@ class Sink(Protocol):
 
     def receipt(self, prepared: Prepared) -> Receipt:
         """The receipt of a chunk that another owner made visible and did not live to settle, from its record alone."""
+
+    def reader(self, owner: Owner, wanted: Wanted) -> ContentReader | KeyReader | None:
+        """What reads back the generation that `owner` names, for a verification: see `sinks.reading`. None: nothing is
+        kept."""
 
     async def finish(self, owner: Owner, chunks: AsyncIterator[Prepared]) -> None:
         """The finish step: compare what is in the target with the settled chunks of the generation (size and

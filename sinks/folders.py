@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from sinks import naming
 from sinks.base import SinkError, SinkRefused, SinkUnavailable, TargetGone
+from sinks.file_path import components
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,19 +47,22 @@ def open_root(root: Path, *, create: bool = False) -> int:
     return os.open(root, _FOLDER)
 
 
-def open_folder(root: Path, relative: str, *, create: bool = False) -> int:
-    """Open `relative` below `root`, component by component, following no link. Made folders are durable.
+def open_folder(root: Path, relative: str, *, create: bool = False, below: str | None = None) -> int:
+    """Open `relative` below `root`, component by component, following no link; empty, it is `root` itself. Made folders
+    are durable; with `below` only what lies below that folder is made.
 
     Raises FolderMissing, and ValueError for a path that `check_path` refuses: `..` needs no link to lead outside.
     """
-    naming.check_path(relative)
+    if relative:
+        naming.check_path(relative)
+    kept = 0 if below is None else len(components(below))
     try:
-        folder = open_root(root, create=create)
+        folder = open_root(root, create=create and below is None)
     except FileNotFoundError as error:
         raise FolderMissing(*error.args) from error
     try:
-        for component in relative.split("/"):
-            inner = enter(folder, component, create=create)
+        for depth, component in enumerate(components(relative)):
+            inner = enter(folder, component, create=create and depth >= kept)
             os.close(folder)
             folder = inner
     except FileNotFoundError as error:
@@ -171,12 +175,17 @@ def size_of(folder: int, name: str) -> int | None:
     raise OSError(code, os.strerror(code), name)
 
 
+def open_file(folder: int, name: str) -> int:
+    """Open the file `name` for reading; a link raises OSError(ELOOP)."""
+    # O_NONBLOCK: a pipe put in the file's place would hold the thread for ever.
+    return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+
+
 def checksum_of(folder: int, name: str, leave: Callable[[], bool]) -> str:
     """`sha256:<hex>` of the file's bytes, in constant memory. Raises Interrupted soon after `leave()` is true."""
     digest = hashlib.sha256()
     block = memoryview(bytearray(_BLOCK))
-    # O_NONBLOCK: a pipe put in the file's place would hold the thread for ever.
-    file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    file = open_file(folder, name)
     try:
         while count := os.readv(file, [block]):
             if leave():

@@ -14,6 +14,8 @@ from sinks.base import Finding, Guarantee, Promise, Receipt, Shows, SinkError, S
 from sinks.hdfs_client import WebHdfs
 from sinks.hdfs_errors import EXISTS, Place, RemoteError, translated
 from sinks.hdfs_finish import close_generation, list_day, remove_temporaries
+from sinks.hdfs_quota import refuse_full
+from sinks.hdfs_reader import HdfsReader
 from sinks.hdfs_upload import Upload
 from sinks.hdfs_wire import NameNodes
 from sinks.hdfs_writer import HdfsWriter, hidden
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from sinks.base import Owner, Prepared
     from sinks.formats import Format
     from sinks.guarded import Guard
+    from sinks.reading import Wanted
     from sinks.specs import HdfsSinkSpec
 
 LITTLE_SPACE: Final = 1 << 30
@@ -82,6 +85,11 @@ class HdfsSink:
     def receipt(self, prepared: Prepared) -> Receipt:
         """The name says it all."""
         return Receipt(target=prepared.target)
+
+    def reader(self, owner: Owner, wanted: Wanted) -> HdfsReader:
+        """A reader with connections of its own."""
+        del owner
+        return HdfsReader(WebHdfs(self._nodes, self._place, self._guard, self._patience), self._form, wanted)
 
     async def finish(self, owner: Owner, chunks: AsyncIterator[Prepared]) -> None:
         """Compare every file with its chunk, then write `_manifest-<job>-g<generation>.json` beside them and remove
@@ -152,6 +160,7 @@ class HdfsSink:
         await client.done("GET", "CHECKACCESS", folder or "/", what, fsaction="-wx")
         # Removing what is not there changes nothing, and is refused in safe mode.
         await client.remove(f"{folder}/{naming.PROBE}{secrets.token_hex(8)}", what)
+        await refuse_full(client, folder or "/")
         findings = [] if folder == self._path else [_will_be_made(self._path, folder or "/")]
         return [*findings, *await self._space(client)]
 

@@ -16,6 +16,7 @@ from sinks.base import Guarantee, Promise, Receipt, Shows
 from sinks.s3_check import look, probe
 from sinks.s3_client import PATIENCE_SECONDS, S3Client
 from sinks.s3_closing import Closing, list_day
+from sinks.s3_reader import S3Reader
 from sinks.s3_upload import Abilities
 from sinks.s3_writer import S3Writer
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from sinks.base import Finding, Owner, Prepared
     from sinks.formats import Format
     from sinks.guarded import Guard
+    from sinks.reading import Wanted
     from sinks.specs import S3SinkSpec
 
 CONDITIONAL: Final = "conditional_writes"
@@ -99,6 +101,11 @@ class S3Sink:
     def receipt(self, prepared: Prepared) -> Receipt:
         """The name, and the ETag where a writer of this sink has seen the object."""
         return Receipt(target=prepared.target, etag=self._etags.pop(prepared.target, None))
+
+    def reader(self, owner: Owner, wanted: Wanted) -> S3Reader:
+        """A reader; it shares the sink's connections."""
+        del owner
+        return S3Reader(self.client, self.form, wanted)
 
     async def finish(self, owner: Owner, chunks: AsyncIterator[Prepared]) -> None:
         """Compare every object with its chunk, then write `_manifest-<job>-g<generation>.json` into the folder that all

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_left
 from dataclasses import dataclass, field
 from itertools import accumulate
 from operator import itemgetter
@@ -59,10 +60,8 @@ class OpenChunk:
         """Where the slice of `page` that begins at `begin` ends: within this chunk's limits, at least one row."""
         end = begin + min(SLICE_ROWS, most_rows or SLICE_ROWS, max(1, self.limits.rows - self.read))
         room = min(SLICE_BYTES, self.limits.bytes - self.size)
-        for index, total in enumerate(accumulate(map(len, page.values[begin:end])), begin + 1):
-            if total >= room:
-                return index
-        return min(end, len(page.values))
+        totals = list(accumulate(map(len, page.values[begin:end])))
+        return begin + min(bisect_left(totals, room) + 1, len(totals))
 
     def add(
         self, page: Page, begin: int, end: int, now: float, refused: Mapping[int, RowRejected] | None = None

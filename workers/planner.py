@@ -13,6 +13,8 @@ from service.domain.errors import Permanent, RowferryError
 from service.domain.records import Condition, OpenRange
 from service.domain.spec import JobSpec
 from sinks.base import SinkError, TargetGone
+from sinks.formats import columns
+from sinks.registry import COLUMNS, TAKES_FORMATS
 from workers.chunks import settlement, to_prepared, to_record
 from workers.days import list_days
 from workers.delivery import position_conflict, position_unknown, stage_again
@@ -64,7 +66,10 @@ class PlanWork:
             before if before.closed else await self._close(before, by_itself=by_itself)
             for before in await self._predecessors(lease)
         ]
-        target = await self._prepare_target(None if by_itself or not history else history[0])
+        target = dict(await self._prepare_target(None if by_itself or not history else history[0]))
+        if self._spec.sink.kind in TAKES_FORMATS:
+            # Whatever the format is now: a definition that is replaced meanwhile may name another.
+            target[COLUMNS] = columns.to_json(await self._source.columns())
         await self._retry.recovered()
         await self._bound(_ranges([*history, generation], self._spec.mode), target)
         await self._reached(Point.PLANNED)
@@ -110,7 +115,9 @@ class PlanWork:
         sink = await self._place.sinks.sink(
             self._step.account, old.spec, old.secrets, old.target, job_id=self._lease.job_id, generation=old.number
         )
-        source = await self._place.sources.source(self._step.account, old.spec, name=self._place.title(self._step))
+        source = await self._place.sources.source(
+            self._step.account, old.spec, old.target, name=self._place.title(self._step)
+        )
         try:
             async with asyncio.timeout(None if same_target else LONGEST_FENCING_SECONDS):
                 try:

@@ -23,7 +23,7 @@ from service.api import bodies, health, idempotency, not_available, openapi, pro
 from service.api.auth import Authenticator, Caller, anonymous, check_role, digest, unauthorized
 from service.api.metrics import answered
 from service.api.models import CredentialDefinition, DatasourceDefinition, JobDefinition, TableDefinition
-from service.api.native import checkpoints, dead_letters, history, jobs, named, published, verbs
+from service.api.native import checkpoints, dead_letters, history, jobs, named, published, verbs, verifications
 from service.api.problems import Problem
 from service.api.rate_limit import RateLimit
 from service.api.routes import Call, Role, Route
@@ -47,6 +47,7 @@ TABLE: Final[Sequence[Route]] = (
     *checkpoints.ROUTES,
     *history.ROUTES,
     *dead_letters.ROUTES,
+    *verifications.ROUTES,
     *named.ROUTES,
     *published.ROUTES,
     *health.ROUTES,

@@ -8,7 +8,8 @@ from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, RootModel
 
 from service.domain.spec import JobSpec, Name, Strict
 from service.domain.states import State
-from sinks.specs import AnySinkSpec, ElasticsearchSinkSpec, FormatSpec
+from sinks.format_spec import FormatSpec
+from sinks.specs import AnySinkSpec, ElasticsearchSinkSpec
 
 Role = Literal["viewer", "operator", "admin"]
 KeyText = Annotated[str | list[str] | None, Field(description="text, or a list of texts for a composite key")]
@@ -213,6 +214,13 @@ class BulkRequest(Strict):
         if self.filter is not None and not self.filter.model_fields_set:
             raise ValueError("an empty filter would mean every job; name what you mean, or ids")
         return self
+
+
+class VerifyRequest(Strict):
+    """What to compare: the chunks of one run, or of all runs of the current generation."""
+
+    run_id: str | None = Field(default=None, min_length=1, max_length=64)
+    checksums: bool = Field(default=False, description="compare whole rows, not their keys alone")
 
 
 class JobPatch(Strict):

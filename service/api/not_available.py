@@ -11,14 +11,11 @@ from typing import Any, Final
 
 from service.api.problems import FieldError, Problem
 
-ROUTES: Final[tuple[tuple[str, str, str], ...]] = (
-    ("POST", "/v1/jobs/{job}/verify", "operator"),
-    ("GET", "/v1/jobs/{job}/verify/{id}", "operator"),
-)
+ROUTES: Final[tuple[tuple[str, str, str], ...]] = ()
 """Method, path, role. The role is asked for all the same: a stranger learns nothing."""
 
 SINKS: Final[frozenset[str]] = frozenset()
-FORMATS: Final = frozenset({"csv", "parquet"})
+FORMATS: Final[frozenset[str]] = frozenset()
 FIELDS: Final[frozenset[str]] = frozenset()
 OPTIONS: Final = frozenset(
     {

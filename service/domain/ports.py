@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from service.domain.dead_letters import DeadLetterSteps, DeadLetterStore
+from service.domain.verification import Verifications, VerifySteps
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     from service.domain.states import Event
 
 
-class StepStore(DeadLetterSteps, Protocol):
+class StepStore(DeadLetterSteps, VerifySteps, Protocol):
     """Leases and what is written under them. Times are the database's."""
 
     async def claim(
@@ -173,7 +174,7 @@ class StepStore(DeadLetterSteps, Protocol):
         """Give a clean-up step back, to be tried again in `seconds`."""
 
 
-class JobStore(DeadLetterStore, Protocol):
+class JobStore(DeadLetterStore, Verifications, Protocol):
     """What the HTTP side asks. `account` is the account's name; another account's objects do not exist."""
 
     async def create(

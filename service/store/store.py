@@ -20,6 +20,7 @@ from service.store.schedules import Schedules
 from service.store.secrets import SecretBox
 from service.store.steps import PostgresStepStore
 from service.store.verbs import Verbs
+from service.store.verifications import Verifications
 
 if TYPE_CHECKING:
     from service.domain.ports import JobStore, LogStore, Registry, ScheduleStore, StepStore
@@ -27,7 +28,20 @@ if TYPE_CHECKING:
 _PING_SECONDS = 3.0
 
 
-class Store(PostgresStepStore, Jobs, Verbs, Runs, DeadLetters, Schedules, Logs, Requests, Named, Published, Forgetting):
+class Store(
+    PostgresStepStore,
+    Jobs,
+    Verbs,
+    Runs,
+    DeadLetters,
+    Verifications,
+    Schedules,
+    Logs,
+    Requests,
+    Named,
+    Published,
+    Forgetting,
+):
     """`StepStore`, `JobStore`, `Registry` and `LogStore` in one, for one process. An async context manager."""
 
     def __init__(self, pool: Pool, box: SecretBox, notifications: Notifications) -> None:

@@ -17,11 +17,12 @@ from service.api.models import DatasourceDefinition, DeadLettersRetryRequest, Jo
 from service.api.problems import FieldError, Problem
 from service.domain.spec import Mode, Options, ScheduleSpec
 from service.domain.states import State
+from sinks import formats
+from sinks.format_spec import FormatSpec
 from sinks.specs import (
     DonothingSinkSpec,
     ElasticsearchSinkSpec,
     FileSinkSpec,
-    FormatSpec,
     HdfsSinkSpec,
     KafkaSecurity,
     KafkaSinkSpec,
@@ -95,6 +96,14 @@ def test_modes_and_formats_of_the_page() -> None:
     assert not formats & not_available.FORMATS, "it exists: take it off the list"
     states = page.section("A job as answered").split("States: `", 1)[1].split("`", 1)[0]
     assert set(states.split()) == set(State)
+
+
+def test_the_formats_of_the_page() -> None:
+    listed = {page.code(row[0])[0]: row for row in page.table(page.section("A job as given").split("**Formats.**")[1])}
+    assert {kind: tuple(page.code(row[1])) for kind, row in listed.items()} == formats.available()
+    assert {kind: tuple(page.code(row[2])) for kind, row in listed.items()} == formats.OPTIONS
+    fields = {"kind", "compression", *(name for options in formats.OPTIONS.values() for name in options)}
+    assert fields == names(FormatSpec)
 
 
 def test_the_fields_of_a_job_as_answered() -> None:

@@ -128,7 +128,7 @@ def test_a_secret_of_the_wrong_kind_is_not_repeated() -> None:
 @pytest.mark.parametrize(
     ("part", "pointer"),
     [
-        ({"format": {"kind": "parquet"}}, "/format/kind"),
+        ({"options": {"late_window": 10}}, "/options/late_window"),
         ({"options": {"snapshot": True}}, "/options/snapshot"),
     ],
 )
