@@ -57,6 +57,7 @@ def test_a_file_without_rows_has_its_header_alone(compression: str) -> None:
     assert READERS[compression](encoded(Format("csv", compression, header=False))) == b""
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(TEXT, TEXT), max_size=20))
 def test_a_csv_reader_reads_every_text(rows: list[tuple[str | None, str | None]]) -> None:
     def field(value: str | None) -> str:
