@@ -135,6 +135,23 @@ async def test_a_parquet_job_has_every_row_once_but_the_one_that_does_not_fit(
     assert [path.name for path in service.files("out/notes").glob("_manifest-*.json")]
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+async def test_rows_of_a_megabyte_cost_no_memory(service: ServiceProcess, database: str, kind: str) -> None:
+    connection = await asyncpg.connect(database)
+    await connection.execute(
+        "CREATE TABLE large (id int PRIMARY KEY, text text);"
+        "INSERT INTO large SELECT n, repeat(md5(n::text) || E'\"\\n', 31000) FROM generate_series(1, 150) AS n"
+    )
+    await connection.close()
+    async with service.client() as api:
+        await api.put_datasource("shop", database)
+        given = definition({"kind": "file", "path": "out"}, format={"kind": kind}, options={})
+        await api.create({**given, "source": {"datasource": "shop", "table": "large"}}, start=True)
+        job = await api.wait_for_state("notes", "successful", timeout=100)
+    assert job["totals"]["rows_sent"] == 150
+    assert service.peak_rss_bytes() < 200 * 1024 * 1024, service.peak_rss_bytes()
+
+
 async def test_a_column_added_in_the_middle_of_a_run_shifts_nothing(service: ServiceProcess, notes: str) -> None:
     async with service.client() as api:
         await api.put_datasource("shop", notes)
