@@ -39,7 +39,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
     from datetime import date
 
     from sinks.reading import ContentReader, KeyReader, Wanted
@@ -296,6 +296,15 @@ class Numbered(Protocol):
 
     def begin_after(self, sequence: int) -> None:
         """Called after `visible`: `sequence` is settled, and each chunk that is cut from here on is the next."""
+
+
+@runtime_checkable
+class CountsOverJob(Protocol):
+    """A writer whose definition may name files by a number that counts over the whole life of the job."""
+
+    def number_by(self, draw: Callable[[int], Awaitable[int]]) -> None:
+        """Called before the first chunk is staged. `draw` gives the number of a chunk by its sequence, and gives it
+        again whoever asks."""
 
 
 @runtime_checkable

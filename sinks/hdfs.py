@@ -51,6 +51,7 @@ class HdfsSink:
         self._path = spec.path
         self._form = form
         self._replication = spec.replication
+        self._name = spec.name
         self._guard = guard
         self._patience = patience
         self._place = Place(spec.url, spec.path, spec.user)
@@ -80,7 +81,7 @@ class HdfsSink:
     def writer(self, owner: Owner) -> HdfsWriter:
         """A writer with connections of its own."""
         client = WebHdfs(self._nodes, self._place, self._guard, self._patience)
-        return HdfsWriter(client, self._path, self._form, owner, secrets.token_hex(4), self._replication)
+        return HdfsWriter(client, self._path, self._form, owner, secrets.token_hex(4), self._replication, self._name)
 
     def receipt(self, prepared: Prepared) -> Receipt:
         """The name says it all."""

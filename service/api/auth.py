@@ -60,10 +60,10 @@ class Authenticator:
         self._admin = digest(admin_token) if admin_token else None
         self._accounts = {DEFAULT_ACCOUNT}
 
-    async def caller(self, request: web.Request) -> Caller | None:
+    async def caller(self, request: web.Request, authorization: str | None = None) -> Caller | None:
         """Who asks; None without a token. Raises Problem 401 for a token that opens nothing, 403 for an account that
-        is not the token's."""
-        values = request.headers.getall("Authorization", [])
+        is not the token's. `authorization` stands instead of the header."""
+        values = request.headers.getall("Authorization", []) if authorization is None else [authorization]
         if not values:
             return None
         scheme, _, token = values[0].partition(" ")

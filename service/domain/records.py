@@ -273,6 +273,8 @@ class Job:
     updated_at: datetime
     state_changed_at: datetime
     next_run_at: datetime | None
+    parked: bool = False
+    """It runs, and for seconds nobody has worked on it: a process ended, and no other has taken it up yet."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,14 @@ class Runs(Part):
             token = pages.encode(_AS_SETTLED, last["settled_at"], last["generation"], last["ordinal"], last["sequence"])
         return [output_of(row) for row in rows[:limit]], token
 
+    async def output_targets(self, account: str, job_ids: Sequence[str]) -> Mapping[str, Sequence[str]]:
+        """As `JobStore.output_targets`."""
+        found: dict[str, list[str]] = {job_id: [] for job_id in job_ids}
+        async with self._pool.connection() as connection:
+            for row in await connection.fetch(SQL["output_targets"], account, list(job_ids)) if job_ids else ():
+                found[row["job_id"]].append(row["target"])
+        return found
+
     async def delivered_ranges(self, account: str, job_id: str) -> Sequence[OpenRange]:
         """As `JobStore.delivered_ranges`: also of the generations that the current one goes on from, back to the last
         that began at the beginning. Ranges that touch are one."""

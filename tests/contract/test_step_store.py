@@ -276,6 +276,7 @@ WRITES: dict[str, Callable[[StepStore, Lease], Awaitable[Any]]] = {
     ),
     "split": lambda store, lease: store.split(lease),
     "anchored": lambda store, lease: store.anchored(lease),
+    "draw_number": lambda store, lease: store.draw_number(lease, 1),
     "draw_version": lambda store, lease: store.draw_version(lease),
     "prepare": lambda store, lease: store.prepare(lease, chunk(lease)),
     "settle": lambda store, lease: store.settle(lease, settlement(chunk(lease))),
@@ -637,6 +638,23 @@ async def test_dropping_counts_what_may_be_doubled_once(control: Control) -> Non
     run = await control.row("runs", job_id)
     assert (run["rows_maybe_doubled"], run["rows_sent"]) == (10, 0)
     assert (await control.store.split(lease)).prepared == ()
+
+
+async def test_numbers_count_over_the_whole_job_and_stay_with_their_chunk(control: Control) -> None:
+    await control.planned(splits=2)
+    other = await control.planned(splits=1)
+    one, two, three = await control.leases(3)
+    drawn = [await control.store.draw_number(lease, sequence) for lease, sequence in ((one, 1), (two, 1), (one, 2))]
+    assert drawn == [1, 2, 3]
+    assert await control.store.draw_number(three, 1) == 1
+    many = await asyncio.gather(*(control.store.draw_number(lease, 3) for lease in (one, two, one, two)))
+    assert sorted(set(many)) == [4, 5]
+    await control.run_out(other)
+    await control.store.expire()
+    (again,) = await control.leases(1, owner="two")
+    assert [await control.store.draw_number(again, sequence) for sequence in (1, 2)] == [1, 2]
+    with pytest.raises(LeaseLost):
+        await control.store.draw_number(three, 2)
 
 
 async def test_versions_only_grow_over_jobs_splits_and_owners(control: Control) -> None:
