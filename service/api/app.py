@@ -21,6 +21,7 @@ from config.redaction import register
 from service import secret_fields
 from service.api import bodies, health, idempotency, not_available, openapi, problems, queries
 from service.api.auth import Authenticator, Caller, anonymous, check_role, digest, unauthorized
+from service.api.jwts import Jwts
 from service.api.metrics import answered
 from service.api.models import CredentialDefinition, DatasourceDefinition, JobDefinition, TableDefinition
 from service.api.native import checkpoints, history, jobs, named, published, verbs
@@ -103,7 +104,9 @@ def build(
     register(*settings.secrets())
     health.install(app)
     openapi.install(app, TABLE, version)
-    gate = Gate(app[SERVICES], Authenticator(registry, settings.admin_token), RateLimit(settings.rate_limit))
+    gate = Gate(
+        app[SERVICES], Authenticator(registry, settings.admin_token, Jwts.of(settings)), RateLimit(settings.rate_limit)
+    )
     for route in TABLE:
         handler = gate.behind(route)
         app.router.add_route(route.method, route.pattern, handler)

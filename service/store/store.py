@@ -14,6 +14,7 @@ from service.store.published import Published
 from service.store.registry import Named
 from service.store.requests import Requests
 from service.store.retention import Forgetting
+from service.store.run_search import RunSearch
 from service.store.runs import Runs
 from service.store.schedules import Schedules
 from service.store.secrets import SecretBox
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 _PING_SECONDS = 3.0
 
 
-class Store(PostgresStepStore, Jobs, Verbs, Runs, Schedules, Logs, Requests, Named, Published, Forgetting):
+class Store(PostgresStepStore, Jobs, Verbs, Runs, RunSearch, Schedules, Logs, Requests, Named, Published, Forgetting):
     """`StepStore`, `JobStore`, `Registry` and `LogStore` in one, for one process. An async context manager."""
 
     def __init__(self, pool: Pool, box: SecretBox, notifications: Notifications) -> None:
