@@ -72,6 +72,10 @@ class LogEvent(StrEnum):
     """A chunk is visible and its position is stored."""
     CHUNK_RECOVERED = "chunk_recovered"
     """A new owner found a prepared chunk: settled, dropped, repeated as cut, or sent again; says which."""
+    ROWS_SET_ASIDE = "rows_set_aside"
+    """Rows of a settled chunk became dead letters; holds how many, and the code of the last."""
+    DEAD_LETTERS_SENT = "dead_letters_sent"
+    """Dead letters were sent again; says how many were and how many stay."""
     CHUNK_RESTAGED = "chunk_restaged"
     """The sink asked for the chunk once more in smaller batches; nothing was visible."""
     DAY_LISTED = "day_listed"
@@ -123,6 +127,10 @@ STEPS_ENDED: Final = Metric(
 )  # fmt: skip
 ROWS_READ: Final = Metric("rowferry_rows_read_total", "counter", "Rows read from sources", ("sink",))
 ROWS_SENT: Final = Metric("rowferry_rows_sent_total", "counter", "Rows in settled chunks", ("sink",))
+ROWS_DEAD: Final = Metric("rowferry_rows_dead_total", "counter", "Rows that became dead letters", ("sink",))
+DEAD_LETTERS_RETRIED: Final = Metric(
+    "rowferry_dead_letters_retried_total", "counter", "Dead letters of ended retries: sent, stays", ("sink", "outcome")
+)
 BYTES_SENT: Final = Metric("rowferry_bytes_sent_total", "counter", "Bytes in settled chunks, as written", ("sink",))
 CHUNKS_SETTLED: Final = Metric("rowferry_chunks_settled_total", "counter", "Settled chunks", ("sink",))
 CHUNK_SECONDS: Final = Metric(

@@ -17,7 +17,8 @@ Call order, for one split under one lease::
 
 Who retries: always the runner. A writer that raised anything from `open` to `make_visible` is used up: the runner
 closes it, makes a new one with the same owner and begins at `open` again. An exception or a time-out of
-`make_visible` means *unknown*, never *failed*.
+`make_visible` means *unknown*, never *failed*. The one exception is RowRejected of `stage`: nothing of that batch was
+staged and the writer stays as it was; the runner stages the batch again without the row.
 
 Errors::
 
@@ -88,11 +89,13 @@ class Restage(SinkError):
 
 
 class RowRejected(SinkError):
-    """One row can not be delivered. `index` counts within the batch given to `stage`."""
+    """One row can not be delivered. `index` counts within the batch given to `stage`, of which nothing was staged."""
 
-    def __init__(self, code: str, message: str, index: int) -> None:
+    def __init__(self, code: str, message: str, index: int, *, others: Sequence[RowRejected] = ()) -> None:
+        """`others`: further rows of the same batch, as far as they are known already."""
         super().__init__(code, message)
         self.index = index
+        self.others = tuple(others)
 
 
 class Guarantee(Enum):
@@ -217,6 +220,9 @@ class Rejected:
     """Its key as in `Batch.ids`."""
     code: str
     reason: str
+    value: bytes | None = field(default=None, repr=False)
+    """The row as it was staged, to be kept as a dead letter; `key` is its entry in `Batch.keys`."""
+    key: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,8 +235,8 @@ class Receipt:
     last_offset: int | None = None
     etag: str | None = None
     rejected: tuple[Rejected, ...] = ()
-    """Rows that are not visible and never will be, only from sinks that learn of it here (Elasticsearch). Without
-    dead letters the first of them is the run's permanent error, and the chunk stays prepared."""
+    """Rows that are not visible and never will be, only from sinks that learn of it here (Elasticsearch): they are
+    dead letters with the settle. Beyond the run's limits the chunk stays prepared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +271,8 @@ class Writer(Protocol):
 
     async def stage(self, batch: Batch) -> None:
         """Send rows so that nothing is visible. Returns when memory for the next batch is free: this is the
-        backpressure. Raises RowRejected for a row that the target will never take."""
+        backpressure. Raises RowRejected for a row that can not be encoded or that the target will never take: then
+        nothing of this batch was staged, what was staged before still is, and the writer goes on."""
 
     async def prepare(self, cut: Cut) -> Prepared:
         """Wait until everything staged since the last chunk is acknowledged, complete and durable, and fix name,

@@ -7,7 +7,7 @@ what is there. So a chunk whose outcome is not known is read and sent again, and
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sinks.base import (
     Finding,
@@ -37,6 +37,15 @@ if TYPE_CHECKING:
     from sinks.base import Owner, Prepared
     from sinks.guarded import Guard
     from sinks.specs import ElasticsearchSinkSpec
+
+_POINTERS: Final = {
+    **dict.fromkeys(("sink_unreachable", "tls_failed", "destination_refused"), "/sink/url"),
+    **dict.fromkeys(("index_closed", "index_read_only", "index_missing", "index_recreated"), "/sink/index"),
+    **dict.fromkeys(("index_ambiguous", "data_stream_not_supported", "alias_taken"), "/sink/index"),
+    "mapping_refused": "/sink/mapping",
+    "certificate_refused": "/sink/ca",
+    "pipeline_missing": "/sink/pipeline",
+}
 
 
 class ElasticsearchSink:
@@ -95,11 +104,17 @@ class ElasticsearchSink:
             elif self._spec.strategy == "incremental":
                 found[0].refuse_unwritable(client, "checking")
         except SinkError as error:
-            pointer = "/sink/pipeline" if error.code == "pipeline_missing" else "/sink"
-            findings.append(Finding(pointer, "error", error.code, error.message))
+            findings.append(Finding(self._pointer(error.code), "error", error.code, error.message))
         finally:
             await client.close()
         return findings
+
+    def _pointer(self, code: str) -> str:
+        """The field that a refusal is about."""
+        if code == "authentication_failed":
+            spec = self._spec
+            return f"/sink/{'api_key' if spec.api_key else 'password' if spec.username else 'username'}"
+        return _POINTERS.get(code, "/sink")
 
     async def prepare_target(self) -> Mapping[str, object]:
         """Make the index where it is missing, with the definition's mapping and settings; with strategy `replace` the

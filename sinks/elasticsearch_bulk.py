@@ -66,6 +66,11 @@ class Rows:
         if part:
             yield part
 
+    def rejected(self, number: int, code: str, reason: str) -> Rejected:
+        """The row, refused."""
+        route = self.routing[number] if self.routing is not None else None
+        return Rejected(self.ids[number].decode(), code, reason, self.values[number], route)
+
     def body(self, part: Sequence[int], version: int) -> bytes:
         """One request for these rows."""
         versioned = b'","version":%d,"version_type":"external_gte"' % version
@@ -111,7 +116,7 @@ def judge(names: Names, rows: Rows, part: Sequence[int], answer: Mapping[str, An
             raise refusal(names, "sending documents", status, told)
         else:
             reason = f"{told.type}: {told.reason}"
-            verdict.rejected.append(Rejected(rows.ids[number].decode(), row_code(told), reason))
+            verdict.rejected.append(rows.rejected(number, row_code(told), reason))
     return verdict
 
 

@@ -11,7 +11,7 @@ import random
 import time
 from typing import TYPE_CHECKING, Final
 
-from sinks.base import Prepared, Receipt, Rejected, SinkRefused
+from sinks.base import Prepared, Receipt, SinkRefused
 from sinks.elasticsearch_bulk import ANSWER, REQUEST_BYTES, Rows, judge
 from sinks.elasticsearch_client import WORK_SECONDS, Client, path
 from sinks.elasticsearch_errors import index_missing, index_recreated, too_busy
@@ -20,7 +20,7 @@ from sinks.elasticsearch_index import written
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from sinks.base import Batch, Cut, Mark, Owner
+    from sinks.base import Batch, Cut, Mark, Owner, Rejected
     from sinks.elasticsearch_index import Index
     from sinks.specs import ElasticsearchSinkSpec
 
@@ -135,7 +135,7 @@ class ElasticsearchWriter:
         if len(part) == 1:
             size = len(rows.values[part[0]])
             reason = f"a request with this row alone ({size} bytes) is over the server's http.max_content_length"
-            return [Rejected(rows.ids[part[0]].decode(), "row_too_large", reason)]
+            return [rows.rejected(part[0], "row_too_large", reason)]
         self._request_bytes = max(1, min(self._request_bytes, len(rows.body(part, version))) // 2)
         middle = len(part) // 2
         return await self._send(rows, part[:middle], version) + await self._send(rows, part[middle:], version)

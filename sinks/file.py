@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from sinks import folders, naming
+from sinks import file_path, folders, naming
 from sinks.base import Finding, Guarantee, Promise, Receipt, Shows, SinkError, SinkRefused
 from sinks.file_writer import FileWriter
 from sinks.lanes import Lane
@@ -20,7 +20,7 @@ from sinks.manifest import close_generation
 from sinks.manifest_file import list_day
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
     from datetime import date
     from pathlib import Path
 
@@ -46,7 +46,8 @@ class FileSink:
     upserts = False
 
     def __init__(self, spec: FileSinkSpec, form: Format, root: Path, patience: float = 30.0) -> None:
-        self._path = naming.check_path(spec.path)
+        self._path = file_path.check_path(spec.path)
+        self._known = file_path.known(spec.path)
         self._form = form
         self._root = root
         self._patience = patience
@@ -63,7 +64,8 @@ class FileSink:
             return [Finding("/sink/path", "error", error.code, error.message)]
 
     async def prepare_target(self) -> Mapping[str, object]:
-        """Make the folder, and try whether its file system has hard links. Repeatable."""
+        """Make the folder, as far as it is known without a job, and try whether its file system has hard links.
+        Repeatable."""
         await self._run(self._make, "making the folder")
         return {}
 
@@ -78,11 +80,11 @@ class FileSink:
     async def finish(self, owner: Owner, chunks: AsyncIterator[Prepared]) -> None:
         """Compare every file with its chunk, then write `_manifest-<job>-g<generation>.json` beside them and remove
         the generation's temporary files. The same chunks give the same manifest."""
-        await close_generation(self._root, self._path, owner, chunks, self._patience)
+        await close_generation(self._root, self._shared(owner), owner, chunks, self._patience)
 
     async def list_day(self, owner: Owner, day: date, chunks: AsyncIterator[Prepared]) -> None:
         """Write `_manifest-<job>-g<generation>-<day>.json` into the job's folder."""
-        await list_day(self._root, self._path, owner, day, chunks, self._patience)
+        await list_day(self._root, self._shared(owner), owner, day, chunks, self._patience)
 
     async def clean_up(self, owners: Sequence[Owner]) -> None:
         """Remove the temporary files of these splits, which fences them, and of their finish steps."""
@@ -90,6 +92,9 @@ class FileSink:
 
     async def close(self) -> None:
         """Nothing is held: every call has its own thread and descriptors."""
+
+    def _shared(self, owner: Owner) -> str:
+        return file_path.shared(self._path, owner)
 
     async def _run(self, call: Callable[[], T], doing: str) -> T:
         lane = Lane("files-sink")
@@ -101,13 +106,16 @@ class FileSink:
             await lane.close(0)
 
     def _make(self) -> None:
-        folder = folders.open_folder(self._root, self._path, create=True)
+        folder = folders.open_folder(self._root, self._known, create=True)
         try:
             hidden = folders.enter(folder, naming.HIDDEN, create=True)
             try:
                 self._try_link(hidden)
             finally:
                 os.close(hidden)
+            if self._known != self._path:  # temporary files will lie in folders below it
+                with suppress(OSError):
+                    os.rmdir(naming.HIDDEN, dir_fd=folder)
         finally:
             os.close(folder)
 
@@ -146,7 +154,7 @@ class FileSink:
         folder = folders.open_root(root)
         if root != self._root.absolute():
             return folder
-        for component in self._path.split("/"):
+        for component in file_path.components(self._known):
             try:
                 inner = folders.enter(folder, component)
             except FileNotFoundError:
@@ -162,8 +170,12 @@ class FileSink:
         names = {naming.split_folder(owner.job_id, owner.generation, owner.split) for owner in owners}
         names |= {naming.finish_folder(owner.job_id, owner.generation) for owner in owners}
         names |= {naming.days_folder(owner.job_id, owner.generation) for owner in owners}
+        for place in {self._shared(owner) for owner in owners}:
+            self._clean_folder(place, names)
+
+    def _clean_folder(self, place: str, names: Collection[str]) -> None:
         try:
-            folder = folders.open_folder(self._root, self._path)
+            folder = folders.open_folder(self._root, place)
         except folders.FolderMissing:
             return
         try:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from sinks import folders, tries
+from sinks import file_path, folders, naming, tries
 from sinks.base import Fenced, Prepared, Receipt, Restage, SinkError, SinkRefused
 from sinks.lanes import Lane, answered
 from sinks.split_files import SplitFiles, Spool
@@ -31,7 +32,8 @@ LEAVING: Final = 0.9
 
 
 class FileWriter:
-    """Writes the chunks of one split as files. `patience` is how long one call of the file system may take."""
+    """Writes the chunks of one split as files. `path` is a template; `patience` is how long one call of the file system
+    may take."""
 
     def __init__(self, root: Path, path: str, form: Format, owner: Owner, patience: float) -> None:
         self._path = path
@@ -67,13 +69,18 @@ class FileWriter:
         """Nothing: names need no anchor."""
 
     async def stage(self, batch: Batch) -> None:
-        """Hand rows to the thread; waits while more than `LONGEST_QUEUE` bytes are on their way to the disk."""
+        """Hand rows to the thread; waits while more than `LONGEST_QUEUE` bytes are on their way to the disk. A format
+        that may reject rows is waited for: when it does, none of the batch was taken."""
         self._check_open()
         if not batch.values:
             return
         spool = self._spool()
-        spool.rows += batch.rows
         size = sum(map(len, batch.values)) + batch.rows
+        if spool.form.rejects:
+            await self._call(partial(spool.write, batch.values), "writing", size)
+            spool.rows += batch.rows
+            return
+        spool.rows += batch.rows
         self._queue.append((self._lane.submit(partial(spool.write, batch.values)), size))
         self._waiting += size
         await self._drain(LONGEST_QUEUE)
@@ -101,10 +108,17 @@ class FileWriter:
             first_key=cut.first_key,
             last_key=cut.last_key,
             lower=cut.lower,
-            target=tries.default_target(self._path, self._owner, cut, spool.form) if repeat is None else repeat.target,
+            target=self._target(cut, spool.form) if repeat is None else repeat.target,
             checksum=checksum,
-            details={"format": spool.form.kind, "compression": spool.form.compression, "temporary": spool.name},
+            details={**spool.form.details(), "temporary": spool.name},
         )
+
+    def _target(self, cut: Cut, form: Format) -> str:
+        try:
+            folder = naming.check_path(file_path.expand(self._path, self._owner, datetime.now(UTC)), "sink.path")
+        except ValueError as error:
+            raise SinkRefused("path_not_allowed", str(error)) from error
+        return tries.default_target(folder, self._owner, cut, form)
 
     async def make_visible(self, prepared: Prepared) -> Receipt:
         """Link the final name. A name that is taken, or a temporary file that is gone, is an unknown outcome:

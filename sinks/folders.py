@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from sinks import naming
 from sinks.base import SinkError, SinkRefused, SinkUnavailable, TargetGone
+from sinks.file_path import components
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,19 +47,22 @@ def open_root(root: Path, *, create: bool = False) -> int:
     return os.open(root, _FOLDER)
 
 
-def open_folder(root: Path, relative: str, *, create: bool = False) -> int:
-    """Open `relative` below `root`, component by component, following no link. Made folders are durable.
+def open_folder(root: Path, relative: str, *, create: bool = False, below: str | None = None) -> int:
+    """Open `relative` below `root`, component by component, following no link; empty, it is `root` itself. Made folders
+    are durable; with `below` only what lies below that folder is made.
 
     Raises FolderMissing, and ValueError for a path that `check_path` refuses: `..` needs no link to lead outside.
     """
-    naming.check_path(relative)
+    if relative:
+        naming.check_path(relative)
+    kept = 0 if below is None else len(components(below))
     try:
-        folder = open_root(root, create=create)
+        folder = open_root(root, create=create and below is None)
     except FileNotFoundError as error:
         raise FolderMissing(*error.args) from error
     try:
-        for component in relative.split("/"):
-            inner = enter(folder, component, create=create)
+        for depth, component in enumerate(components(relative)):
+            inner = enter(folder, component, create=create and depth >= kept)
             os.close(folder)
             folder = inner
     except FileNotFoundError as error:

@@ -14,6 +14,7 @@ from sinks.base import Finding, Guarantee, Promise, Receipt, Shows, SinkError, S
 from sinks.hdfs_client import WebHdfs
 from sinks.hdfs_errors import EXISTS, Place, RemoteError, translated
 from sinks.hdfs_finish import close_generation, list_day, remove_temporaries
+from sinks.hdfs_quota import refuse_full
 from sinks.hdfs_upload import Upload
 from sinks.hdfs_wire import NameNodes
 from sinks.hdfs_writer import HdfsWriter, hidden
@@ -152,6 +153,7 @@ class HdfsSink:
         await client.done("GET", "CHECKACCESS", folder or "/", what, fsaction="-wx")
         # Removing what is not there changes nothing, and is refused in safe mode.
         await client.remove(f"{folder}/{naming.PROBE}{secrets.token_hex(8)}", what)
+        await refuse_full(client, folder or "/")
         findings = [] if folder == self._path else [_will_be_made(self._path, folder or "/")]
         return [*findings, *await self._space(client)]
 

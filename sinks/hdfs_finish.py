@@ -51,7 +51,7 @@ async def close_generation(
         await upload.send(text.head())
         async for chunk in _compared(client, chunks):
             await upload.send(text.entry(chunk))
-        text.check_nothing_else(await _planned(client, path, text))
+        text.check_nothing_else(path, await _planned(client, path, text))
         await upload.send(text.tail())
         await upload.finish()
     finally:

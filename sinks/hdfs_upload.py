@@ -152,9 +152,10 @@ class ChunkUpload(Upload):
         self._stream = form.stream()
 
     async def write(self, values: Sequence[bytes]) -> None:
-        """Encode rows and hand them over, as `send`. Raises ValueError for a row that is not one record."""
+        """Encode rows and hand them over, as `send`. Raises as `formats.Stream.encode`."""
+        data = await asyncio.to_thread(self._stream.encode, values)
         self.rows += len(values)
-        await self.send(await asyncio.to_thread(self._stream.encode, values))
+        await self.send(data)
 
     async def finish(self) -> None:
         """With the format's own end."""

@@ -138,8 +138,7 @@ class HdfsWriter:
             target=tries.default_target(self._path, self._owner, cut, upload.form) if repeat is None else repeat.target,
             checksum=upload.checksum,
             details={
-                "format": upload.form.kind,
-                "compression": upload.form.compression,
+                **upload.form.details(),
                 "temporary": upload.path.rpartition("/")[2],
                 "stored": stored,
             },

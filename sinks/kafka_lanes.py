@@ -4,6 +4,11 @@ Order over retries rests on Kafka's sequence numbers: the broker refuses a batch
 have and recognises one that it has (https://kafka.apache.org/documentation/#semantics). When one batch of the
 window fails, its successors are waited for and then all that were not acknowledged go again, one by one, with
 the same bytes and numbers.
+
+A broker that knows nothing of the producer takes any number for its first (KIP-360): of several batches on the way to
+a partition that has no leader yet, the first may be refused and the second taken, and then the first can never follow
+(tried: OUT_OF_ORDER_SEQUENCE_NUMBER on a topic just made). So the first batch goes alone, and so does one after a long
+silence, in which the broker may have forgotten.
 """
 
 from __future__ import annotations
@@ -34,6 +39,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.5
 TOPIC_GRACE_SECONDS = 2.0
 """How long a topic may be unknown to a broker that has not heard of it yet."""
 _SEQUENCES = 2**31
+REMEMBERED_SECONDS = 3600.0
+"""How long after an acknowledgement the broker surely knows the producer (producer.id.expiration.ms: a day)."""
 
 
 async def _exchange(connection: Connection, answer: Awaitable[Any]) -> Any:
@@ -100,26 +107,39 @@ class Lane:
     partition: int
     queue: deque[RecordBatch] = field(default_factory=deque)
     sequence: int = 0
+    acknowledged_at: float | None = None
+    """By the loop's clock."""
+
+    @property
+    def window(self) -> int:
+        """How many requests may be on the way now."""
+        known = self.acknowledged_at
+        remembered = known is not None and asyncio.get_running_loop().time() - known < REMEMBERED_SECONDS
+        return WINDOW if remembered else 1
 
     async def run(self) -> None:
         """Send until the queue is empty and everything is acknowledged. SinkError when that can not be."""
         window: deque[tuple[RecordBatch, asyncio.Future[Any]]] = deque()
         try:
             while self.queue or window:
-                if self.queue and len(window) < WINDOW:
+                if self.queue and len(window) < self.window:
                     batch = await self._next()
                     window.append((batch, await self._post(batch)))
-                    if self.queue and len(window) < WINDOW:
+                    if self.queue and len(window) < self.window:
                         continue
                 code, offset = await self._answer(window[0][1])
                 if code in {Code.NONE, Code.DUPLICATE_SEQUENCE_NUMBER}:
-                    self.sending.acknowledged(window.popleft()[0], self.partition, offset)
+                    self._acknowledged(window.popleft()[0], offset)
                 else:
                     await self._again(window, code)
         finally:
             for batch, reply in window:
                 batch.drop()
                 reply.cancel()
+
+    def _acknowledged(self, batch: RecordBatch, offset: int) -> None:
+        self.acknowledged_at = asyncio.get_running_loop().time()
+        self.sending.acknowledged(batch, self.partition, offset)
 
     async def _next(self) -> RecordBatch:
         await self.sending.before_first(self.partition)
@@ -172,7 +192,7 @@ class Lane:
             answer, offset = (code, -1) if not left else await self._answer(reply)
             window.popleft()
             if answer in {Code.NONE, Code.DUPLICATE_SEQUENCE_NUMBER}:
-                self.sending.acknowledged(batch, self.partition, offset)
+                self._acknowledged(batch, offset)
             else:
                 left.append(batch)
         for batch in left:
@@ -191,7 +211,7 @@ class Lane:
             else:
                 answer, offset = await self._answer(await self._post(batch))
                 if answer in {Code.NONE, Code.DUPLICATE_SEQUENCE_NUMBER}:
-                    self.sending.acknowledged(batch, self.partition, offset)
+                    self._acknowledged(batch, offset)
                     return
                 self._refuse_if_final(batch, answer)
             code = answer

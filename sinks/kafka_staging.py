@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sinks.base import RowRejected
-from sinks.kafka_batches import RecordBatch
+from sinks.kafka_batches import HEADER_BYTES, RecordBatch
 from sinks.murmur2 import murmur2
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ OPEN_BYTES = 4 * 1024 * 1024
 DEFAULT_MESSAGE_BYTES = 1_048_588
 """Kafka's default of `max.message.bytes`, for topics whose settings we may not read."""
 _SMALLEST_BATCH = 1024
+_RECORD_BYTES, _HEADER = 50, 10
+"""More than a record, and each of its headers, takes beside texts and values: all of it is variable integers."""
 _SLICE = 2048
 
 
@@ -76,7 +78,9 @@ class Stage:
         """Key and value bytes since the last `flush`."""
 
     async def add(self, batch: Batch) -> None:
-        """Pack the rows, handing full batches to the producer; RowRejected names the row that is too large."""
+        """Pack the rows, handing full batches to the producer; RowRejected names the rows that are too large, before
+        any of the batch was packed."""
+        await self._refuse_too_large(batch)
         self.bytes += sum(map(len, batch.values))
         if batch.keys is not None:
             self.bytes += sum(len(key) for key in batch.keys if key is not None)
@@ -116,31 +120,52 @@ class Stage:
                 growing = RecordBatch(self._sizes.target, self._compression, transactional=self._transactional)
                 self._growing[partition] = growing
                 self._growing_bytes += growing.raw_bytes
-            first = indexes[at] if growing.rows == 0 else None
             before = growing.raw_bytes
             at = growing.fill(batch.keys, batch.values, indexes, at, self._headers, timestamp)
             self._growing_bytes += growing.raw_bytes - before
-            if first is not None and growing.rows == 1:
-                await self._check_row(growing, first)
             if at < len(indexes):
                 await self._send(partition)
         if self._growing_bytes > OPEN_BYTES:
             await self._hand_over()
 
-    async def _check_row(self, alone: RecordBatch, index: int) -> None:
-        sizes = self._sizes
-        size, limit = alone.raw_bytes, sizes.message_bytes
+    async def _refuse_too_large(self, batch: Batch) -> None:
+        sizes, keys = self._sizes, batch.keys
+        limit = min(sizes.message_bytes, (sizes.refused_row_bytes or sizes.message_bytes + 1) - 1)
+        room = (
+            limit
+            - HEADER_BYTES
+            - _RECORD_BYTES
+            - sum(len(n.encode()) + len(v or b"") + _HEADER for n, v in self._headers)
+        )
+        if keys is None:
+            large = [index for index, value in enumerate(batch.values) if len(value) > room]
+        else:
+            large = [
+                i for i, (k, v) in enumerate(zip(keys, batch.values, strict=True)) if len(v) + len(k or b"") > room
+            ]
+        refused = [error for index in large if (error := await self._judged(batch, index)) is not None]
+        if refused:
+            first = refused[0]
+            raise RowRejected(first.code, first.message, first.index, others=refused[1:])
+
+    async def _judged(self, batch: Batch, index: int) -> RowRejected | None:
+        """What is wrong with the size of one row, packed as it would be if it were alone."""
+        sizes, limit = self._sizes, self._sizes.message_bytes
+        alone = RecordBatch(sizes.target, self._compression, transactional=self._transactional)
+        alone.fill(batch.keys, batch.values, [index], 0, self._headers, 0)
+        size = alone.raw_bytes
         if sizes.refused_row_bytes is not None and size >= sizes.refused_row_bytes:
             limit = sizes.refused_row_bytes - 1
         elif size > limit and self._compression != "none" and sizes.stored_as_sent:
             size = await alone.packed_bytes()
-        if size > limit:
-            raise RowRejected(
-                "row_too_large",
-                f"the row makes a message of {size} bytes, topic {self._topic.name!r} takes {limit}: raise the "
-                "topic's max.message.bytes, or leave the large columns out.",
-                index,
-            )
+        if size <= limit:
+            return None
+        return RowRejected(
+            "row_too_large",
+            f"the row makes a message of {size} bytes, topic {self._topic.name!r} takes {limit}: raise the "
+            "topic's max.message.bytes, or leave the large columns out.",
+            index,
+        )
 
     async def _send(self, partition: int | None) -> None:
         batch = self._growing.pop(partition)

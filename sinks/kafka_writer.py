@@ -7,7 +7,7 @@ import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from sinks.base import Mark, PositionConflict, Prepared, Receipt, SinkError, SinkUnavailable
+from sinks.base import Mark, PositionConflict, Prepared, Receipt, RowRejected, SinkError, SinkUnavailable
 from sinks.kafka_client import Cluster, CoordinatorKind, Purpose
 from sinks.kafka_errors import COORDINATOR_MOVED, RETRIABLE, from_code, from_exception
 from sinks.kafka_lanes import TooLarge
@@ -152,6 +152,9 @@ class PlainWriter:
             async with asyncio.timeout(seconds):
                 yield
             finished = True
+        except RowRejected:
+            finished = True  # nothing of its batch was packed
+            raise
         except TooLarge as error:
             self._sink.sizes.learn(error.batch)
             raise

@@ -116,14 +116,22 @@ class _Closing:
     def publish(self) -> None:
         folder = self._file.folder
         assert folder is not None
-        with os.scandir(folder) as entries:
-            self._text.check_nothing_else(sum(self._text.is_planned(entry.name) for entry in entries))
+        for place in self._text.folders:
+            self._text.check_nothing_else(place, self._planned(place))
         self._file.write(self._text.tail())
         self._file.publish(naming.manifest_name(self._owner.job_id, self._owner.generation))
         # The generation is closed: nothing of its planned splits can become visible any more.
         mine = naming.planned_folders(self._owner.job_id, self._owner.generation)
         with suppress(OSError):
             folders.remove_temporaries(folder, naming.HIDDEN, lambda found: mine.fullmatch(found) is not None)
+
+    def _planned(self, place: str) -> int:
+        folder = folders.open_folder(self._root, place)
+        try:
+            with os.scandir(folder) as entries:
+                return sum(self._text.is_planned(entry.name) for entry in entries)
+        finally:
+            os.close(folder)
 
     def close(self) -> None:
         self._file.close()

@@ -6,6 +6,7 @@ One JSON document: who and where, `files` with one entry a line, then counts. Th
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from sinks import naming
@@ -22,7 +23,8 @@ PIECE_BYTES: Final = 64 << 10
 
 
 class ManifestText:
-    """The pieces in their order: `head`, `entry` for each chunk, `tail`. Holds counts only, whatever the number."""
+    """The pieces in their order: `head`, `entry` for each chunk, `tail`. Holds counts only, whatever the number, and
+    one a folder."""
 
     def __init__(self, owner: Owner, path: str, day: date | None = None) -> None:
         """`day`: of chunks that became final on this day (UTC) alone."""
@@ -31,8 +33,13 @@ class ManifestText:
         self._day = day
         self._planned = naming.planned_files(owner.job_id, owner.generation)
         self.files = self.rows = self.bytes = 0
-        self.expected = 0
-        """How many files of the generation's planned splits lie in `path` itself, by the records."""
+        self._expected: Counter[str] = Counter()
+        """How many files of the generation's planned splits lie in each folder, by the records."""
+
+    @property
+    def folders(self) -> set[str]:
+        """Where files of the generation may lie, without a slash at the end."""
+        return {self._path, *self._expected}
 
     def head(self) -> bytes:
         """The beginning."""
@@ -64,7 +71,7 @@ class ManifestText:
         self.files += 1
         self.rows += chunk.rows
         self.bytes += chunk.bytes
-        self.expected += beside and self.is_planned(name)
+        self._expected[parent] += self.is_planned(name)
         return separator + _line(entry)
 
     def is_planned(self, name: str) -> bool:
@@ -86,13 +93,13 @@ class ManifestText:
                 piece.clear()
         yield bytes(piece + self.tail())
 
-    def check_nothing_else(self, there: int) -> None:
-        """Raises PositionConflict when `there`, the planned files that lie in `path`, are not the recorded ones."""
-        if there != self.expected:
+    def check_nothing_else(self, folder: str, there: int) -> None:
+        """Raises PositionConflict when `there`, the planned files that lie in `folder`, are not the recorded ones."""
+        if there != self._expected[folder]:
             raise PositionConflict(
                 "output_unknown",
-                f"sink.path {self._path!r} has {there} files of generation {self._owner.generation} of the job, and "
-                f"{self.expected} chunks are recorded; move away the files that the job's outputs do not list",
+                f"folder {folder!r} has {there} files of generation {self._owner.generation} of the job, and "
+                f"{self._expected[folder]} chunks are recorded; move away the files that the job's outputs do not list",
             )
 
 

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import TypeAdapter
 
-from sinks import formats, naming
+from sinks import file_path, formats
+from sinks.format_spec import FormatSpec
 from sinks.specs import (
+    SECRETS_APART,
     AnySinkSpec,
     DonothingSinkSpec,
     ElasticsearchSinkSpec,
     FileSinkSpec,
-    FormatSpec,
     HdfsSinkSpec,
     KafkaSinkSpec,
     S3SinkSpec,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sinks.base import Sink
+    from sinks.formats.columns import Column
     from sinks.guarded import Guard
 
 KINDS: Final = ("donothing", "elasticsearch", "file", "hdfs", "kafka", "s3")
@@ -34,10 +36,10 @@ KINDS: Final = ("donothing", "elasticsearch", "file", "hdfs", "kafka", "s3")
 HOLDS_ITS_CHUNK: Final = frozenset({"elasticsearch"})
 """Sinks that keep a chunk's rows in memory until it is visible: `chunk.bytes` counts as held."""
 
-PLANNED_KINDS: Final[frozenset[str]] = frozenset()
-PLANNED_FORMATS: Final = frozenset({"csv", "parquet"})
-PLANNED_COMPRESSIONS: Final = frozenset({"lz4", "snappy"})
-"""What the API's page names and this version does not have: refused as `not_available`, not as unknown."""
+TAKES_FORMATS: Final = frozenset({"donothing", "file", "hdfs", "s3"})
+"""Sinks to which a row is bytes of any format; to the others it is one JSON document."""
+COLUMNS: Final = "columns"
+"""Under which name a generation's columns are kept beside what `Sink.prepare_target` said."""
 
 _SINK: Final[TypeAdapter[Any]] = TypeAdapter(AnySinkSpec)
 
@@ -70,6 +72,8 @@ class Context:
     """Answers the addresses that a sink may connect to, for host and port; raises SinkRefused. None: every address."""
     target: Mapping[str, object] = field(default_factory=dict)
     """What `Sink.prepare_target` said when the generation was planned."""
+    columns: tuple[Column, ...] = ()
+    """What the generation's rows consist of; none where there is no generation."""
     ambient_s3_buckets: frozenset[str] = frozenset()
     """Buckets for which the host's own AWS credentials may be used."""
     job_id: str = ""
@@ -85,19 +89,17 @@ def available() -> dict[str, Any]:
     }
 
 
-def parse(sink: Mapping[str, Any], form: Mapping[str, Any] | None = None) -> Definition:
-    """Validate both parts of a definition, without connecting.
+def parse(sink: Mapping[str, Any], form: Mapping[str, Any] | None = None, *, secrets_apart: bool = False) -> Definition:
+    """Validate both parts of a definition, without connecting. `secrets_apart`: its secrets are stored elsewhere, so
+    none is missing.
 
     Raises DefinitionRefused for what is known and not available, for a path or a combination that can not be; and
     pydantic's ValidationError (`loc` relative to the part) for fields that are unknown or of another type.
     """
-    form = dict(form or {})
-    _refuse_planned("/sink/kind", sink.get("kind"), PLANNED_KINDS, KINDS)
-    _refuse_planned("/format/kind", form.get("kind"), PLANNED_FORMATS, tuple(formats.available()))
-    if sink.get("kind") != "kafka":
-        known = formats.available()[FormatSpec().kind]
-        _refuse_planned("/format/compression", form.get("compression"), PLANNED_COMPRESSIONS, known)
-    definition = Definition(_SINK.validate_python(dict(sink)), FormatSpec.model_validate(form))
+    definition = Definition(
+        _SINK.validate_python(dict(sink), context={SECRETS_APART: secrets_apart}),
+        FormatSpec.model_validate(dict(form or {})),
+    )
     check_together(definition)
     return definition
 
@@ -105,6 +107,13 @@ def parse(sink: Mapping[str, Any], form: Mapping[str, Any] | None = None) -> Def
 def check_together(definition: Definition) -> None:
     """What neither model can see alone. Raises DefinitionRefused."""
     sink, form = definition.sink, definition.format
+    if sink.kind not in TAKES_FORMATS and form.kind != "json":
+        raise DefinitionRefused(
+            "/format/kind",
+            "format_not_supported",
+            f"format.kind {form.kind!r} makes files, and a sink of kind {sink.kind} takes each row as one JSON "
+            "document; leave format out, or write to a sink of kind file, s3 or hdfs",
+        )
     if isinstance(sink, KafkaSinkSpec) and form.compression != "none":
         raise DefinitionRefused(
             "/format/compression",
@@ -112,17 +121,16 @@ def check_together(definition: Definition) -> None:
             f"format.compression {form.compression!r} does not go with a Kafka sink; leave it out and set "
             "sink.compression, which compresses the batches",
         )
-    if isinstance(sink, ElasticsearchSinkSpec) and (form.kind, form.compression) != ("json", "none"):
-        wrong = "kind" if form.kind != "json" else "compression"
+    if isinstance(sink, ElasticsearchSinkSpec) and form.compression != "none":
         raise DefinitionRefused(
-            f"/format/{wrong}",
+            "/format/compression",
             "format_not_supported",
-            f"format.{wrong} {getattr(form, wrong)!r} does not go with an Elasticsearch sink; leave format out, a "
+            f"format.compression {form.compression!r} does not go with an Elasticsearch sink; leave format out, a "
             "row is one JSON document",
         )
     if isinstance(sink, FileSinkSpec):
         try:
-            naming.check_path(sink.path, "sink.path")
+            file_path.check_path(sink.path, "sink.path")
         except ValueError as error:
             raise DefinitionRefused("/sink/path", "path_not_allowed", str(error)) from error
 
@@ -130,11 +138,12 @@ def check_together(definition: Definition) -> None:
 def build(definition: Definition, context: Context) -> Sink:
     """The sink of a definition. Cheap: connects on use. Raises DefinitionRefused as `parse` does."""
     check_together(definition)
-    sink, form = definition.sink, definition.format
+    sink, given = definition.sink, definition.format
+    form = formats.Format(given.kind, given.compression, **given.options(), columns=context.columns)
     if isinstance(sink, FileSinkSpec):
         from sinks.file import FileSink  # noqa: PLC0415 - see the module's docstring
 
-        return FileSink(sink, formats.Format(form.kind, form.compression), context.files)
+        return FileSink(sink, form, context.files)
     if isinstance(sink, DonothingSinkSpec):
         from sinks.donothing import DonothingSink  # noqa: PLC0415 - see the module's docstring
 
@@ -148,21 +157,13 @@ def build(definition: Definition, context: Context) -> Sink:
     if isinstance(sink, HdfsSinkSpec):
         from sinks.hdfs import HdfsSink  # noqa: PLC0415 - see the module's docstring
 
-        return HdfsSink(sink, formats.Format(form.kind, form.compression), guard=context.guard)
+        return HdfsSink(sink, form, guard=context.guard)
     if isinstance(sink, S3SinkSpec):
         from sinks.s3 import S3Sink  # noqa: PLC0415 - see the module's docstring
 
         ambient = sink.bucket in context.ambient_s3_buckets
-        own = formats.Format(form.kind, form.compression)
-        return S3Sink(sink, own, guard=context.guard, target=context.target, ambient=ambient)
+        return S3Sink(sink, form, guard=context.guard, target=context.target, ambient=ambient)
     from sinks.kafka import KafkaSink  # noqa: PLC0415 - see the module's docstring
 
     topic_id = context.target.get("topic_id")
     return KafkaSink(sink, guard=context.guard, topic_id=None if topic_id is None else str(topic_id))
-
-
-def _refuse_planned(pointer: str, value: object, planned: frozenset[str], known: tuple[str, ...]) -> None:
-    if isinstance(value, str) and value in planned:
-        name = pointer[1:].replace("/", ".")
-        message = f"{name} {value!r} is not available in this version; choose one of {', '.join(known)}"
-        raise DefinitionRefused(pointer, "not_available", message)

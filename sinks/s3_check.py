@@ -29,6 +29,7 @@ _POINTERS: Final = {
     "credentials_missing": "/sink/access_key_id",
     "storage_class_refused": "/sink/storage_class",
     "encryption_refused": "/sink/encryption",
+    "no_s3": "/sink/endpoint_url",
     "sink_unreachable": "/sink/endpoint_url",
     "tls_failed": "/sink/endpoint_url",
     "destination_refused": "/sink/endpoint_url",

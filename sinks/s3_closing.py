@@ -4,11 +4,11 @@ the manifests of single days, for generations without an end."""
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from sinks import naming, s3_prefix
-from sinks.base import PositionConflict
+from sinks.file_path import joined
 from sinks.manifest_text import ManifestText, differs, gone
 from sinks.s3_upload import Abilities, Cutter, Upload, drop
 from sinks.s3_writer import TOKEN
@@ -37,7 +37,6 @@ class Closing:
         self._client, self._spec, self._owner = client, spec, owner
         self._folder = s3_prefix.common_folder(spec.prefix, owner)
         self._text = ManifestText(owner, self._folder.removesuffix("/"))
-        self._expected: Counter[str] = Counter()
         self._cutter = Cutter()
         # The same finish step may be taken twice: its manifest replaces the one before.
         own = Abilities(conditional=False, checksums=abilities.checksums)
@@ -66,8 +65,6 @@ class Closing:
             chunk, task = window[0]
             _compare(chunk, await task)
             window.popleft()
-            folder, slash, name = chunk.target.rpartition("/")
-            self._expected[folder + slash] += self._text.is_planned(name)
             await self._write(self._text.entry(chunk))
 
         try:
@@ -83,17 +80,11 @@ class Closing:
 
     async def _check_nothing_else(self) -> None:
         prefix = naming.generation_prefix(self._owner.job_id, self._owner.generation)
-        for folder in {self._folder, *self._expected}:
+        for folder in self._text.folders:
             there = 0
-            async for key in self._client.keys(folder + prefix):
-                there += self._text.is_planned(key.removeprefix(folder))
-            if there != self._expected[folder]:
-                raise PositionConflict(
-                    "output_unknown",
-                    f"{folder!r} in bucket {self._client.bucket!r} has {there} objects of generation "
-                    f"{self._owner.generation} of the job, and {self._expected[folder]} chunks are recorded; move away "
-                    "the objects that the job's outputs do not list",
-                )
+            async for key in self._client.keys(joined(folder, prefix)):
+                there += self._text.is_planned(key.removeprefix(joined(folder, "")))
+            self._text.check_nothing_else(folder, there)
 
     async def _write(self, data: bytes) -> None:
         for part in self._cutter.put(data):

@@ -148,12 +148,23 @@ def bucket_missing(place: Place) -> TargetGone:
     )
 
 
+def no_s3(place: Place, operation: str) -> SinkRefused:
+    """Something answers that does not speak S3's language."""
+    return SinkRefused(
+        "no_s3",
+        f"{operation}: what answers at {place.store} is no S3 store. Give sink.endpoint_url the address of the store's "
+        "S3 interface, not that of its console, of a proxy or of another service.",
+    )
+
+
 def _from_reply(place: Place, operation: str, error: ClientError) -> SinkError:
     said = f"{operation} in bucket {place.bucket!r}: {code_of(error) or status_of(error)}"
     for judge in (_how_it_goes, _who_asks, _what_is_asked, _what_is_wanted):
         found = judge(place, operation, error, said)
         if found is not None:
             return found
+    if not code_of(error).strip("0123456789"):  # without a word of S3's
+        return no_s3(place, operation)
     text = f"{said}: {place.store} refuses {operation} with {code_of(error) or status_of(error)}."
     return SinkRefused("sink_refused", text)
 

@@ -19,7 +19,7 @@ from botocore.exceptions import ClientError  # type: ignore[import-untyped]
 
 from sinks.base import SinkUnavailable
 from sinks.s3_client import SLOWEST, TRIES
-from sinks.s3_errors import code_of, from_exception, unsupported
+from sinks.s3_errors import code_of, from_exception, no_s3, unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -134,6 +134,8 @@ class Upload:
 
     async def _begin(self, **terms: Any) -> None:
         reply = await self.client.try_call("CreateMultipartUpload", **terms)
+        if not reply.get("UploadId"):  # a page instead of an answer
+            raise no_s3(self.client.place, "CreateMultipartUpload")
         self.id = reply["UploadId"]
 
     async def send(self, part: Part) -> None:

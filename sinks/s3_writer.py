@@ -52,7 +52,7 @@ class _Chunk:
         self._stream = form.stream()
 
     def write(self, values: Sequence[bytes]) -> list[Part]:
-        """Encode, compress and cut; the parts that are full. Raises ValueError for a row that is not one record."""
+        """Encode, compress and cut; the parts that are full. Raises as `formats.Stream.encode`."""
         return [] if self.abandoned else self.cutter.put(self._stream.encode(values))
 
     def end(self) -> list[Part]:
@@ -118,8 +118,8 @@ class S3Writer:
         if not batch.values:
             return
         chunk = self._chunk()
-        chunk.rows += batch.rows
         parts = await self._encoded(partial(chunk.write, batch.values))
+        chunk.rows += batch.rows
         if parts and chunk.upload is None:
             await self._begin(chunk, self._target(chunk, self._next()), self._metadata(chunk, self._next()))
         await self._send(chunk, parts)
@@ -161,8 +161,7 @@ class S3Writer:
             target=upload.key,
             checksum=chunk.cutter.checksum,
             details={
-                "format": chunk.form.kind,
-                "compression": chunk.form.compression,
+                **chunk.form.details(),
                 "token": chunk.token,
                 "upload": upload.id,
                 "digest": upload.digest,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import ssl
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, model_validator
 
 from sinks import hdfs_address
 from sinks.s3_prefix import check_prefix
@@ -19,6 +19,14 @@ class SinkSpec(BaseModel):
     """Base of every sink definition: unknown fields are errors, values are never coerced from other types."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+SECRETS_APART: Final = "secrets_apart"
+"""Key of the validation context: what is looked at is a stored definition, whose secrets lie elsewhere."""
+
+
+def _holds_secrets(info: ValidationInfo) -> bool:
+    return not (info.context or {}).get(SECRETS_APART)
 
 
 class KafkaSecurity(SinkSpec):
@@ -85,12 +93,12 @@ class KafkaSinkSpec(SinkSpec):
     group_prefix: str = Field(default="rowferry", pattern=r"^[A-Za-z0-9._-]{1,100}$")
 
     @model_validator(mode="after")
-    def _key_pair(self) -> KafkaSinkSpec:
+    def _key_pair(self, info: ValidationInfo) -> KafkaSinkSpec:
         """A private key may come from a stored credential."""
         certificate, private_key = self.security.certificate, self.security.private_key
         if certificate is None and private_key is not None:
             raise ValueError("security.private_key needs security.certificate")
-        if certificate is not None and private_key is None and self.credential is None:
+        if certificate is not None and private_key is None and self.credential is None and _holds_secrets(info):
             raise ValueError("security.certificate needs security.private_key, or a credential that holds it")
         return self
 
@@ -99,7 +107,11 @@ class FileSinkSpec(SinkSpec):
     """Rows as files below the account's own folder."""
 
     kind: Literal["file"]
-    path: str = Field(min_length=1, max_length=1024, description="folder, relative to the account's folder")
+    path: str = Field(
+        min_length=1,
+        max_length=1024,
+        description="folder, relative to the account's; may hold {job}, {job_id}, {run}, {generation}, {date:%Y/%m/%d}",
+    )
 
 
 def _search_url(value: str) -> str:
@@ -156,14 +168,14 @@ class ElasticsearchSinkSpec(SinkSpec):
     credential: str | None = Field(default=None, description="name of a stored credential")
 
     @model_validator(mode="after")
-    def _complete(self) -> ElasticsearchSinkSpec:
+    def _complete(self, info: ValidationInfo) -> ElasticsearchSinkSpec:
         if self.mapping is not None and not self.mapping.keys() <= {"mappings", "settings"}:
             raise ValueError('mapping holds "mappings" and "settings" only; put "properties" below "mappings"')
         if self.api_key is not None and (self.username is not None or self.password is not None):
             raise ValueError("api_key stands alone; leave out username and password, or api_key")
         if self.password is not None and self.username is None:
             raise ValueError("password needs username")
-        if self.username is not None and self.password is None and self.credential is None:
+        if self.username is not None and self.password is None and self.credential is None and _holds_secrets(info):
             raise ValueError("username needs password, or a credential that holds it")
         if self.ca is not None and not self.url.startswith("https:"):
             raise ValueError("ca needs a url with https://")
@@ -263,13 +275,6 @@ class DonothingSinkSpec(SinkSpec):
     """Rows are read, counted and dropped."""
 
     kind: Literal["donothing"]
-
-
-class FormatSpec(SinkSpec):
-    """How a row is written. Kafka takes only `compression: none` here: its batches have `sink.compression`."""
-
-    kind: Literal["json"] = "json"
-    compression: Literal["none", "gzip", "zstd"] = "none"
 
 
 AnySinkSpec = Annotated[

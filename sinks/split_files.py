@@ -14,7 +14,7 @@ import secrets
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from sinks import folders, naming
+from sinks import file_path, folders, naming
 from sinks.base import Fenced
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ class SplitFiles:
 
     def __init__(self, root: Path, path: str, owner: Owner) -> None:
         self._root = root
-        self._path = path
+        self._path = file_path.shared(path, owner)
+        self._known = file_path.known(path)
         self._owner = owner
         self._temporaries: int | None = None
         self._begun = 0
@@ -40,7 +41,7 @@ class SplitFiles:
 
     def open(self) -> None:
         """Fence. Raises Fenced when a newer owner was here, FolderMissing when the job's folder is gone."""
-        folder = folders.open_folder(self._root, self._path)
+        folder = folders.open_folder(self._root, self._path, create=True, below=self._known)
         try:
             self._temporaries = self._enter(folder)
         finally:
@@ -86,7 +87,7 @@ class SplitFiles:
     def show(self, temporary: str, target: str) -> None:
         """Give the chunk its final name and make that durable. FileNotFoundError: the temporary file is gone."""
         parent, _, name = target.rpartition("/")
-        folder = folders.open_folder(self._root, parent)
+        folder = folders.open_folder(self._root, parent, create=True, below=self._path)
         try:
             folders.link(self._opened(), temporary, folder, name)
             os.fsync(folder)
@@ -144,7 +145,7 @@ class Spool:
         self._file: int | None = None
 
     def write(self, values: Sequence[bytes]) -> None:
-        """Encode, compress and write rows. Raises ValueError for a row that is not one record."""
+        """Encode, compress and write rows. Raises as `formats.Stream.encode`."""
         if not self.abandoned:
             self._put(self._stream.encode(values))
 

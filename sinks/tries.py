@@ -10,19 +10,20 @@ from typing import TYPE_CHECKING
 
 from sinks import naming
 from sinks.base import Mark, PositionConflict, SinkRefused
-from sinks.formats import Format
+from sinks.file_path import joined
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sinks.base import Cut, Owner, Prepared
+    from sinks.formats import Format
 
 
 def default_target(path: str, owner: Owner, cut: Cut, form: Format) -> str:
     """The whole name of a chunk that is cut for the first time, below `path`."""
     hashed = naming.range_hash(cut.lower, cut.last_key)
     name = naming.chunk_name(owner.job_id, owner.generation, owner.split, cut.sequence, hashed, form.extension)
-    return f"{path}/{name}"
+    return joined(path, name)
 
 
 def newest(prepared: Sequence[Prepared]) -> Prepared | None:
@@ -54,7 +55,13 @@ def check_repeated(repeat: Prepared | None, cut: Cut) -> None:
 
 
 def format_of(prepared: Prepared, otherwise: Format) -> Format:
-    """The format that a chunk was prepared in."""
-    kind = prepared.details.get("format", otherwise.kind)
-    compression = prepared.details.get("compression", otherwise.compression)
-    return Format(kind=str(kind), compression=str(compression))
+    """The format that a chunk was prepared in, with the columns of `otherwise`. Raises SinkRefused where rows are read
+    in a way that does not fit it any more."""
+    try:
+        return otherwise.again(prepared.details)
+    except ValueError as error:
+        raise SinkRefused(
+            "format_changed",
+            f"chunk {prepared.sequence} can not be repeated as {prepared.target!r}: {error}; put the format back, or "
+            "start from the beginning",
+        ) from error

@@ -12,13 +12,15 @@ from config.destinations import DestinationRefused
 from config.references import ReferenceRefused, References
 from service.domain.datasource import Datasource
 from service.domain.errors import Permanent, Transient
-from service.domain.spec import OpenSink, Options, SourceSpec
+from service.domain.spec import OpenFormat, OpenSink, Options, SourceSpec
 from sinks import registry
 from sinks.base import SinkRefused, SinkUnavailable
+from sinks.formats import columns
 from workers.limits import MemoryBudget, RateLimit
 from workers.ports import Workplace
 from workers.signals import NoSignals
 from workers.sources.checks import check_datasource
+from workers.sources.csv_page import Dialect
 from workers.sources.postgres import PostgresSource
 from workers.sources.tables import list_tables
 
@@ -67,7 +69,13 @@ class StoredSources:
         self._connections, self._learn_secret = connections, learn_secret
 
     async def source(
-        self, account: str, spec: Mapping[str, object], *, name: str, waiting: Callable[[bool], None] | None = None
+        self,
+        account: str,
+        spec: Mapping[str, object],
+        target: Mapping[str, object] | None = None,
+        *,
+        name: str,
+        waiting: Callable[[bool], None] | None = None,
     ) -> Source:
         """See `workers.ports.Sources`."""
         source = SourceSpec.model_validate(spec["source"])
@@ -87,6 +95,8 @@ class StoredSources:
             message_key_field=_MESSAGE_KEY_FIELD.get(_sink_of(spec).kind, "key"),
             application_name=name,
             connections=self._connections,
+            csv=_dialect(spec),
+            columns=columns.from_json((target or {}).get(registry.COLUMNS)),
             guard=self._guard,
             waiting=waiting,
         )
@@ -197,6 +207,7 @@ class StoredSinks:
             files=self._data_dir / "files" / account,
             guard=guard,
             target=target or {},
+            columns=columns.from_json((target or {}).get(registry.COLUMNS)),
             ambient_s3_buckets=self._ambient_s3_buckets,
         )
 
@@ -245,6 +256,14 @@ def _message_key(spec: Mapping[str, object]) -> list[str] | None:
         routing = getattr(sink, "routing", None)
         return [routing] if isinstance(routing, str) else None
     return getattr(sink, "key", None) if sink.kind == "kafka" else None
+
+
+def _dialect(spec: Mapping[str, object]) -> Dialect | None:
+    """How the source writes rows; None: as JSON. What is not for people is read in Postgres's own defaults."""
+    form = OpenFormat.model_validate(spec.get("format") or {})
+    if form.kind == "csv":
+        return Dialect(getattr(form, "delimiter", ","), getattr(form, "null", ""))
+    return Dialect() if form.kind == "parquet" else None
 
 
 def _sink_of(spec: Mapping[str, object]) -> OpenSink:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from bisect import bisect_left
+from dataclasses import dataclass, field
 from itertools import accumulate
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from service.domain.records import ChunkRecord, Settlement
 from sinks.base import Batch, Prepared
+from workers.rejected import letter
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from service.domain.dead_letters import DeadLetter, Retried
     from service.domain.records import Key
     from service.domain.spec import ChunkOptions
-    from sinks.base import Receipt
+    from sinks.base import Receipt, RowRejected
     from workers.sources.base import Page
 
 _PLAIN = re.compile(rb'[^\x00-\x08\x0a-\x1f"\\]*')
@@ -37,29 +43,58 @@ class OpenChunk:
     last_key: Key | None = None
     closes_at: float | None = None
     """Monotonic; set by the first row."""
+    dead: list[DeadLetter] = field(default_factory=list)
+    """Rows of the range that are not staged."""
+
+    @property
+    def read(self) -> int:
+        """Rows of the range, staged or not."""
+        return self.rows + len(self.dead)
 
     @property
     def full(self) -> bool:
         """Rows or bytes are reached."""
-        return self.rows >= self.limits.rows or self.size >= self.limits.bytes
+        return self.read >= self.limits.rows or self.size >= self.limits.bytes
 
     def cut(self, page: Page, begin: int, most_rows: int | None) -> int:
         """Where the slice of `page` that begins at `begin` ends: within this chunk's limits, at least one row."""
-        end = begin + min(SLICE_ROWS, most_rows or SLICE_ROWS, max(1, self.limits.rows - self.rows))
+        end = begin + min(SLICE_ROWS, most_rows or SLICE_ROWS, max(1, self.limits.rows - self.read))
         room = min(SLICE_BYTES, self.limits.bytes - self.size)
-        for index, total in enumerate(accumulate(map(len, page.values[begin:end])), begin + 1):
-            if total >= room:
-                return index
-        return min(end, len(page.values))
+        totals = list(accumulate(map(len, page.values[begin:end])))
+        return begin + min(bisect_left(totals, room) + 1, len(totals))
 
-    def add(self, page: Page, begin: int, end: int, now: float) -> None:
-        """Account for rows `begin` to `end` of `page`, staged now."""
-        if self.first_key is None:
-            self.first_key = page.key(begin)
-            self.closes_at = now + self.limits.seconds
-        self.rows += end - begin
+    def add(
+        self, page: Page, begin: int, end: int, now: float, refused: Mapping[int, RowRejected] | None = None
+    ) -> None:
+        """Account for rows `begin` to `end` of `page`, staged now but for those that were `refused`."""
+        refused = refused or {}
+        self._begin(now)
+        if self.first_key is None and len(refused) < end - begin:
+            self.first_key = page.key(next(place for place in range(begin, end) if place - begin not in refused))
+        self.rows += end - begin - len(refused)
         self.size += sum(map(len, page.values[begin:end]))
         self.last_key = page.key(end - 1)
+        self.dead += letters(page, begin, refused)
+
+    def pass_over(self, dead: DeadLetter, now: float) -> None:
+        """Account for a row that could not be read."""
+        self._begin(now)
+        self.dead.append(dead)
+        self.last_key = dead.key
+
+    def _begin(self, now: float) -> None:
+        if self.closes_at is None:
+            self.closes_at = now + self.limits.seconds
+
+
+def letters(page: Page, begin: int, refused: Mapping[int, RowRejected]) -> list[DeadLetter]:
+    """What is kept of the rows of a page that were refused, by their places behind `begin`, in the order of their
+    keys."""
+    keys = page.message_keys
+    return [
+        letter(page.key(at), error.code, error.message, page.values[at], None if keys is None else keys[at])
+        for at, error in sorted(((begin + place, error) for place, error in refused.items()), key=itemgetter(0))
+    ]
 
 
 def batch(page: Page, begin: int, end: int, *, with_ids: bool = False) -> Batch:
@@ -74,11 +109,14 @@ def row_ids(page: Page, begin: int, end: int) -> list[bytes]:
     """The keys of rows `begin` to `end` as `Batch.ids`: one text for one key, whatever way it was read."""
     plain = _PLAIN.fullmatch
     return [
-        b'["%s"]' % raw.replace(b"\t", b'","')
-        if plain(raw)
-        else json.dumps(page.key(index), ensure_ascii=False, separators=(",", ":")).encode()
+        b'["%s"]' % raw.replace(b"\t", b'","') if plain(raw) else canonical(page.key(index))
         for index, raw in enumerate(page.raw_keys[begin:end], begin)
     ]
+
+
+def canonical(key: Key) -> bytes:
+    """A key as `Batch.ids` has it."""
+    return json.dumps(key, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def to_prepared(record: ChunkRecord) -> Prepared:
@@ -98,7 +136,7 @@ def to_prepared(record: ChunkRecord) -> Prepared:
     )
 
 
-def to_record(prepared: Prepared, run_id: str) -> ChunkRecord:
+def to_record(prepared: Prepared, run_id: str, retried: Retried | None = None) -> ChunkRecord:
     """What the sink prepared, as the store keeps it."""
     return ChunkRecord(
         sequence=prepared.sequence,
@@ -113,14 +151,20 @@ def to_record(prepared: Prepared, run_id: str) -> ChunkRecord:
         checksum=prepared.checksum,
         details=prepared.details,
         run_id=run_id,
+        retried=retried,
     )
 
 
-def settlement(record: ChunkRecord, receipt: Receipt | None = None, scanned_to: Key | None = None) -> Settlement:
+def settlement(
+    record: ChunkRecord,
+    receipt: Receipt | None = None,
+    scanned_to: Key | None = None,
+    refused: Sequence[DeadLetter] = (),
+) -> Settlement:
     """What becomes final with a try of a chunk."""
     return Settlement(
         chunk=record,
-        rows_read=record.rows,
+        refused=refused,
         scanned_to=scanned_to,
         partition=receipt.partition if receipt else None,
         first_offset=receipt.first_offset if receipt else None,

@@ -17,8 +17,8 @@ from service.domain.errors import LeaseLost, Permanent, RowferryError
 from sinks.base import ListsDays, SinkError
 from workers.chunks import to_prepared
 from workers.closing import put_down
+from workers.owners import owner
 from workers.signals import Point
-from workers.splits import owner
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -4,8 +4,8 @@ with a predecessor's chunk that stands between them."""
 from __future__ import annotations
 
 import asyncio
-import json
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -13,13 +13,17 @@ import structlog
 from config.names import LogEvent
 from service.domain.errors import Permanent, RowsRejected, Transient
 from sinks.base import Cut, SinkError
-from workers.chunks import batch, settlement, to_prepared, to_record
-from workers.metrics import settled, timed
+from workers.chunks import batch, letters, settlement, to_prepared, to_record
+from workers.metrics import sent_again, settled, timed
 from workers.recovery import Action, decide
+from workers.rejected import letter, named, refused_by_target, stage_what_can_be
 from workers.signals import Point
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
+
     from service.domain.control import Control
+    from service.domain.dead_letters import DeadLetter, Retried
     from service.domain.records import ChunkRecord, Directive, Key, SplitState
     from sinks.base import Mark, Prepared, Receipt, Sink, Writer
     from workers.ports import Workplace
@@ -29,6 +33,17 @@ ABORT_PATIENCE_SECONDS = 0.4
 """How long an abort waits for the answer to what was already sent to become visible."""
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A closed chunk: what was staged, and what was not."""
+
+    cut: Cut
+    dead: Sequence[DeadLetter] = ()
+    retried: Retried | None = None
+    """Only of a retry: what becomes of the dead letters that the chunk is about."""
+    scanned_to: Key | None = None
 
 
 class Delivery:
@@ -42,35 +57,50 @@ class Delivery:
         self.unsettled = False
         """A prepared chunk may remain whose visibility is not known here."""
 
-    async def deliver(self, writer: Writer, cut: Cut, scanned_to: Key | None = None) -> Directive:
+    async def deliver(self, writer: Writer, load: Load) -> Directive:
         """Carry a closed chunk through the three steps. Raises Transient `outcome_unknown` when the sink did not say
-        whether it is visible; then only a new writer can tell."""
-        store, lease = self._place.store, self._lease
-        if self._sink.upserts:
+        whether it is visible; then only a new writer can tell. Raises Permanent `dead_letters_exceeded`."""
+        store, lease, cut = self._place.store, self._lease, load.cut
+        if self._sink.upserts and cut.version is None:
             # Drawn under the lease and before the prepare is stored: who owns the split after us draws a larger one.
             cut = replace(cut, version=await store.draw_version(lease))
         with timed(self._sink.kind, "prepare"):
             prepared = await writer.prepare(cut)
         await self._reached(Point.COMPLETE)
         self._control.check()
-        record = to_record(prepared, lease.run_id or "")
+        record = to_record(prepared, lease.run_id or "", load.retried)
+        refused: Sequence[DeadLetter] = ()
         if self._sink.settles_with_prepare:
-            directive = await store.prepare_and_settle(lease, settlement(record, scanned_to=scanned_to))
+            with caused_by(load.dead):
+                directive = await store.prepare_and_settle(
+                    lease, settlement(record, scanned_to=load.scanned_to), load.dead
+                )
         else:
-            self.unsettled = True
-            await store.prepare(lease, record)
+            with caused_by(load.dead):
+                self.unsettled = True
+                await store.prepare(lease, record, load.dead)
             await self._reached(Point.PREPARED)
             self._control.check()
-            directive = await self._show_and_settle(writer, prepared, record, scanned_to)
+            directive, refused = await self._show_and_settle(writer, prepared, record, load.scanned_to)
             self.unsettled = False
-        settled(self._sink.kind, record.rows, record.bytes)
-        log.debug(LogEvent.CHUNK_SETTLED, sequence=record.sequence, rows=record.rows, target=record.target)
+        self._count(record, [*load.dead, *refused], len(refused))
         await self._reached(Point.SETTLED)
         return directive
 
+    def _count(self, record: ChunkRecord, dead: Sequence[DeadLetter], refused: int) -> None:
+        rows, kind = record.rows - refused, self._sink.kind
+        log.debug(LogEvent.CHUNK_SETTLED, sequence=record.sequence, rows=rows, target=record.target)
+        if record.retried is not None:
+            stays = len(record.retried.stays) + refused
+            sent_again(kind, rows, record.bytes, stays)
+            log.info(LogEvent.DEAD_LETTERS_SENT, rows=rows, stays=stays, sequence=record.sequence)
+            return
+        settled(kind, rows, record.bytes, len(dead))
+        say_set_aside(dead, record.sequence)
+
     async def _show_and_settle(
         self, writer: Writer, prepared: Prepared, record: ChunkRecord, scanned_to: Key | None
-    ) -> Directive:
+    ) -> tuple[Directive, Sequence[DeadLetter]]:
         sending = asyncio.create_task(self._send(writer, prepared, record, scanned_to), name="make-visible")
         try:
             return await asyncio.shield(sending)
@@ -88,14 +118,17 @@ class Delivery:
                 )
             raise
 
-    async def _send(self, writer: Writer, prepared: Prepared, record: ChunkRecord, scanned_to: Key | None) -> Directive:
+    async def _send(
+        self, writer: Writer, prepared: Prepared, record: ChunkRecord, scanned_to: Key | None
+    ) -> tuple[Directive, Sequence[DeadLetter]]:
         with timed(self._sink.kind, "make_visible"):
             receipt = await self._make_visible(writer, prepared)
-        if receipt.rejected:
-            raise rows_refused(receipt)
+        version = prepared.details.get("version") if self._sink.upserts else None
+        refused = refused_by_target(receipt.rejected, version if isinstance(version, int) else None)
         await self._reached(Point.VISIBLE)
-        with timed(self._sink.kind, "settle"):
-            return await self._place.store.settle(self._lease, settlement(record, receipt, scanned_to))
+        with timed(self._sink.kind, "settle"), caused_by(refused):
+            made = settlement(record, receipt, scanned_to, refused)
+            return await self._place.store.settle(self._lease, made), refused
 
     def attempt(self, sequence: int) -> int:
         """The next try of `sequence` under this lease; counts over passes, since dropped tries keep their row."""
@@ -104,9 +137,12 @@ class Delivery:
 
     # -- a predecessor's chunk ----------------------------------------------------------------------------------
 
-    async def recover(self, writer: Writer, reader: Reader, split: SplitState) -> tuple[SplitState, Mark | None]:
+    async def recover(
+        self, writer: Writer, split: SplitState, again: Callable[[ChunkRecord, int], Awaitable[Load]]
+    ) -> tuple[SplitState, Mark | None]:
         """Bring store and sink to agree about the one prepared chunk; the split as it stands then, and what the sink
-        showed. Raises Permanent `position_conflict` or `position_unknown`."""
+        showed. `again` stages what a chunk holds once more, for a try of this number. Raises Permanent
+        `position_conflict` or `position_unknown`."""
         self.unsettled = bool(split.prepared)
         for chunk in split.prepared:
             if chunk.epoch == self._lease.epoch:
@@ -123,33 +159,27 @@ class Delivery:
         if decision.action is Action.GO_ON:
             return split, mark
         log.info(LogEvent.CHUNK_RECOVERED, action=decision.action.name.lower(), sequence=split.sequence + 1)
-        await self._act(decision.action, decision.chunk, split, writer, reader, mark)
+        if decision.action is Action.REPEAT and decision.chunk is not None:
+            load = await again(decision.chunk, self.attempt(decision.chunk.sequence))
+            self._control.apply(await self.deliver(writer, load))
+        else:
+            await self._act(decision.action, decision.chunk, split, mark)
         self.unsettled = False
         return await self._place.store.split(self._lease), mark
 
-    async def _act(
-        self,
-        action: Action,
-        chunk: ChunkRecord | None,
-        split: SplitState,
-        writer: Writer,
-        reader: Reader,
-        mark: Mark | None,
-    ) -> None:
+    async def _act(self, action: Action, chunk: ChunkRecord | None, split: SplitState, mark: Mark | None) -> None:
         store, lease = self._place.store, self._lease
         match action:
             case Action.SETTLE if chunk is not None:
                 receipt = self._sink.receipt(to_prepared(chunk))
                 self._control.apply(await store.settle(lease, settlement(chunk, receipt)))
-                settled(self._sink.kind, chunk.rows, chunk.bytes)
+                self._count(chunk, (), 0)
             case Action.DROP:
                 await store.drop_prepared(lease)
             case Action.SEND_AGAIN:
                 # What replaces does not double, however often it is sent.
                 doubled = 0 if self._sink.upserts else max(c.rows for c in split.prepared)
                 await store.drop_prepared(lease, maybe_doubled=doubled)
-            case Action.REPEAT if chunk is not None:
-                await self._repeat(writer, reader, chunk)
             case Action.UNKNOWN:
                 raise position_unknown(split)
             case Action.ASK_STORE:
@@ -157,10 +187,6 @@ class Delivery:
                 raise position_conflict(split.ordinal, mark)
             case _:
                 raise position_conflict(split.ordinal, mark)
-
-    async def _repeat(self, writer: Writer, reader: Reader, chunk: ChunkRecord) -> None:
-        cut = await stage_again(writer, reader, chunk, self.attempt(chunk.sequence))
-        self._control.apply(await self.deliver(writer, cut))
 
     async def _make_visible(self, writer: Writer, prepared: Prepared) -> Receipt:
         try:
@@ -177,19 +203,35 @@ class Delivery:
         await self._place.signals.reached(point, self._lease)
 
 
-async def stage_again(writer: Writer, reader: Reader, chunk: ChunkRecord, attempt: int) -> Cut:
+async def stage_again(writer: Writer, reader: Reader, chunk: ChunkRecord, attempt: int) -> Load:
     """Read a prepared range again and stage it, to be delivered under the name it was given. Values may have changed
-    and rows may be gone since; it is the keys that count."""
+    and rows may be gone since; it is the keys that count, and each row is judged anew."""
     rows, first_key, after = 0, None, chunk.lower
+    dead: list[DeadLetter] = []
     while True:
-        page = await reader.read(after, chunk.last_key)
+        try:
+            page = await reader.read(after, chunk.last_key)
+        except RowsRejected as error:
+            if error.key is None:
+                raise
+            dead.append(letter(error.key, error.code, error.whole))
+            after = error.key
+            continue
         if page.values:
-            await writer.stage(batch(page, 0, len(page.values)))
-            first_key = first_key or page.key(0)
-            rows += len(page.values)
+            refused = await stage_what_can_be(writer, batch(page, 0, len(page.values)))
+            dead += letters(page, 0, refused)
+            staged = [place for place in range(len(page.values)) if place not in refused]
+            if staged:
+                first_key = first_key or page.key(staged[0])
+                rows += len(staged)
         if page.end:
             break
         after = page.scanned_to or after
+    return Load(again(chunk, attempt, rows, first_key), dead)
+
+
+def again(chunk: ChunkRecord, attempt: int, rows: int, first_key: Key | None) -> Cut:
+    """The cut of a repeat."""
     return Cut(
         sequence=chunk.sequence,
         attempt=attempt,
@@ -199,6 +241,24 @@ async def stage_again(writer: Writer, reader: Reader, chunk: ChunkRecord, attemp
         lower=chunk.lower,
         repeat_of=to_prepared(chunk),
     )
+
+
+@contextmanager
+def caused_by(dead: Sequence[DeadLetter]) -> Iterator[None]:
+    """What the store says of the limits came from the last of these rows."""
+    try:
+        yield
+    except Permanent as error:
+        if error.code == "dead_letters_exceeded" and dead:
+            raise error from named(dead[-1])
+        raise
+
+
+def say_set_aside(dead: Sequence[DeadLetter], sequence: int | None) -> None:
+    """Into the log: how many and why, never what is in them."""
+    if dead:
+        # Not the message: a target may quote the row in it.
+        log.warning(LogEvent.ROWS_SET_ASIDE, rows=len(dead), code=dead[-1].code, sequence=sequence)
 
 
 def position_conflict(split: int, mark: Mark | None) -> Permanent:
@@ -217,16 +277,4 @@ def position_unknown(split: SplitState) -> Permanent:
         f"chunk {split.sequence + 1} of split {split.ordinal} was prepared, and the sink has lost its position: "
         "whether the chunk is visible can not be known; look at the sink and set the position with "
         "PUT /v1/jobs/{job}/checkpoint",
-    )
-
-
-def rows_refused(receipt: Receipt) -> RowsRejected:
-    """The sink refused rows one by one: told with the first of them; the others of the chunk are visible."""
-    first, count = receipt.rejected[0], len(receipt.rejected)
-    others = "" if count == 1 else f" ({count - 1} more rows of the chunk were refused too)"
-    return RowsRejected(
-        first.code,
-        f"the row with key {first.id} can not be delivered: {first.reason}{others}",
-        key=tuple(json.loads(first.id)),
-        hint="leave it out with source.where, or change the row or the target's mapping",
     )

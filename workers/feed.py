@@ -7,6 +7,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from service.domain.errors import RowsRejected
 from workers.metrics import PAGE_SECONDS
 from workers.sources.base import Horizon, Page
 
@@ -29,7 +30,16 @@ class End:
     """The range is exhausted."""
 
 
-Item = Page | Idle | End
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """The next row can not be read; the rows after its key can."""
+
+    key: Key
+    code: str
+    message: str
+
+
+Item = Page | Idle | End | Unreadable
 
 
 class Feed:
@@ -80,8 +90,15 @@ class Feed:
 async def bounded(reader: Reader, after: Key | None, upper: Key | None, rows_left: int | None) -> AsyncIterator[Item]:
     """Pages above `after` up to `upper`, at most `rows_left` rows in all."""
     while rows_left is None or rows_left > 0:
-        with PAGE_SECONDS.time():
-            page = await reader.read(after, upper, max_rows=rows_left)
+        try:
+            with PAGE_SECONDS.time():
+                page = await reader.read(after, upper, max_rows=rows_left)
+        except RowsRejected as error:
+            refused = _unreadable(error)
+            after = refused.key
+            rows_left = None if rows_left is None else rows_left - 1
+            yield refused
+            continue
         if page.scanned_to is not None:
             after = page.scanned_to
         if rows_left is not None:
@@ -109,8 +126,14 @@ async def following(
         horizon = await frontier.advance()
         if horizon.bound is not None and horizon.bound != read_to:
             while True:
-                with PAGE_SECONDS.time():
-                    page = await reader.read(after, horizon.bound)
+                try:
+                    with PAGE_SECONDS.time():
+                        page = await reader.read(after, horizon.bound)
+                except RowsRejected as error:
+                    refused = _unreadable(error)
+                    after = refused.key
+                    yield refused
+                    continue
                 after = page.scanned_to or after
                 if page.values or page.scanned_to is not None:
                     yield page
@@ -122,3 +145,9 @@ async def following(
         yield Idle(horizon)
         await asyncio.sleep(poll_seconds)
     yield End()
+
+
+def _unreadable(error: RowsRejected) -> Unreadable:
+    if error.key is None:
+        raise error
+    return Unreadable(error.key, error.code, error.whole)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from sinks.base import ListsDays
 from workers.chunks import to_prepared
 from workers.days import list_days
+from workers.owners import owner, retry_split
 from workers.retrying import Retry
 from workers.signals import Point
-from workers.splits import owner
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -66,6 +66,10 @@ class CleanUpWork:
             owner(self._step, split=split.ordinal, epoch=generation.epochs.get(split.ordinal, 0) + 1)
             for split in generation.splits
             if generation.epochs.get(split.ordinal, 0) > 0
+        ] + [
+            owner(self._step, split=retry_split(number), epoch=epoch + 1)
+            for number, epoch in generation.retries.items()
+            if epoch > 0
         ]
         if owners:
             await self._sink.clean_up(owners)

@@ -22,6 +22,8 @@ def _counter(metric: Metric) -> Counter:
 
 ROWS_READ: Final = _counter(names.ROWS_READ)
 ROWS_SENT: Final = _counter(names.ROWS_SENT)
+ROWS_DEAD: Final = _counter(names.ROWS_DEAD)
+DEAD_LETTERS_RETRIED: Final = _counter(names.DEAD_LETTERS_RETRIED)
 BYTES_SENT: Final = _counter(names.BYTES_SENT)
 CHUNKS_SETTLED: Final = _counter(names.CHUNKS_SETTLED)
 RETRIES: Final = _counter(names.RETRIES)
@@ -40,9 +42,24 @@ def timed(sink: str, step: str) -> Iterator[None]:
     CHUNK_SECONDS.labels(sink=sink, step=step).observe(time.monotonic() - begun)
 
 
-def settled(sink: str, rows: int, size: int) -> None:
+def settled(sink: str, rows: int, size: int, dead: int = 0) -> None:
     """Count a settled chunk."""
     CHUNKS_SETTLED.labels(sink=sink).inc()
     ROWS_READ.labels(sink=sink).inc(rows)
     ROWS_SENT.labels(sink=sink).inc(rows)
     BYTES_SENT.labels(sink=sink).inc(size)
+    set_aside(sink, dead)
+
+
+def set_aside(sink: str, dead: int) -> None:
+    """Count rows that were read and became dead letters."""
+    ROWS_READ.labels(sink=sink).inc(dead)
+    ROWS_DEAD.labels(sink=sink).inc(dead)
+
+
+def sent_again(sink: str, rows: int, size: int, stays: int) -> None:
+    """Count what became of dead letters that were sent again."""
+    ROWS_SENT.labels(sink=sink).inc(rows)
+    BYTES_SENT.labels(sink=sink).inc(size)
+    DEAD_LETTERS_RETRIED.labels(sink=sink, outcome="sent").inc(rows)
+    DEAD_LETTERS_RETRIED.labels(sink=sink, outcome="stays").inc(stays)

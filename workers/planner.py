@@ -13,14 +13,17 @@ from service.domain.errors import Permanent, RowferryError
 from service.domain.records import Condition, OpenRange
 from service.domain.spec import JobSpec
 from sinks.base import SinkError, TargetGone
+from sinks.formats import columns
+from sinks.registry import COLUMNS, TAKES_FORMATS
 from workers.chunks import settlement, to_prepared, to_record
 from workers.days import list_days
 from workers.delivery import position_conflict, position_unknown, stage_again
 from workers.guarantees import guaranteed
+from workers.owners import owner
 from workers.recovery import Action, decide
 from workers.retrying import Retry
 from workers.signals import Point
-from workers.splits import owner, shown
+from workers.splits import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -63,7 +66,10 @@ class PlanWork:
             before if before.closed else await self._close(before, by_itself=by_itself)
             for before in await self._predecessors(lease)
         ]
-        target = await self._prepare_target(None if by_itself or not history else history[0])
+        target = dict(await self._prepare_target(None if by_itself or not history else history[0]))
+        if self._spec.sink.kind in TAKES_FORMATS:
+            # Whatever the format is now: a definition that is replaced meanwhile may name another.
+            target[COLUMNS] = columns.to_json(await self._source.columns())
         await self._retry.recovered()
         await self._bound(_ranges([*history, generation], self._spec.mode), target)
         await self._reached(Point.PLANNED)
@@ -109,7 +115,9 @@ class PlanWork:
         sink = await self._place.sinks.sink(
             self._step.account, old.spec, old.secrets, old.target, job_id=self._lease.job_id, generation=old.number
         )
-        source = await self._place.sources.source(self._step.account, old.spec, name=self._place.title(self._step))
+        source = await self._place.sources.source(
+            self._step.account, old.spec, old.target, name=self._place.title(self._step)
+        )
         try:
             async with asyncio.timeout(None if same_target else LONGEST_FENCING_SECONDS):
                 try:
@@ -170,12 +178,12 @@ class PlanWork:
                     attempt = 1 + max((c.attempt for c in split.prepared if c.epoch == epoch), default=0)
                     reader = source.reader()
                     try:
-                        cut = await stage_again(writer, reader, decision.chunk, attempt)
+                        load = await stage_again(writer, reader, decision.chunk, attempt)
                     finally:
                         await reader.close()
-                    prepared = await writer.prepare(cut)
+                    prepared = await writer.prepare(load.cut)
                     record = to_record(prepared, decision.chunk.run_id)
-                    await store.prepare_closed(lease, old.number, split.ordinal, record)
+                    await store.prepare_closed(lease, old.number, split.ordinal, record, load.dead)
                     receipt = await writer.make_visible(prepared)
                     await store.settle_closed(lease, old.number, split.ordinal, settlement(record, receipt))
                 case Action.UNKNOWN:

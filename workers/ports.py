@@ -22,11 +22,18 @@ class Sources(Protocol):
     """Makes the source of a definition."""
 
     async def source(
-        self, account: str, spec: Mapping[str, object], *, name: str, waiting: Callable[[bool], None] | None = None
+        self,
+        account: str,
+        spec: Mapping[str, object],
+        target: Mapping[str, object] | None = None,
+        *,
+        name: str,
+        waiting: Callable[[bool], None] | None = None,
     ) -> Source:
-        """A source for the stored definition `spec`; `name` tells the source database who asks. `waiting` hears
-        whether a connection is being waited for. Raises Permanent `datasource_unknown` and what resolving a secret
-        raises."""
+        """A source for the stored definition `spec`; `target` is what was kept when the generation was planned, its
+        columns among it; left out, the columns are those of now. `name` tells the source database who asks. `waiting`
+        hears whether a connection is being waited for. Raises Permanent `datasource_unknown` and what resolving a
+        secret raises."""
 
     async def check(self, datasource: Datasource) -> Sequence[Finding]:
         """Connect and look: version, role, rights. Raises what connecting raises."""

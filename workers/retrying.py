@@ -53,8 +53,11 @@ def backoff(attempt: int, jitter: Callable[[], float] = random.random) -> float:
 class Retry:
     """Runs one step's work until it ends, again and again while what stops it may pass."""
 
-    def __init__(self, control: Control, monotonic: Callable[[], float] = time.monotonic) -> None:
-        """Progress counts from now."""
+    def __init__(
+        self, control: Control, monotonic: Callable[[], float] = time.monotonic, *, most_seconds: float | None = None
+    ) -> None:
+        """Progress counts from now. `most_seconds` without it are taken, where the job allows more."""
+        self._most_seconds = most_seconds
         self._control = control
         self._monotonic = monotonic
         self._attempt = 0
@@ -105,7 +108,8 @@ class Retry:
         self._control.check()
         self._attempt += 1
         idle = self._monotonic() - self._progress_at
-        if idle > self._control.max_without_progress_seconds:
+        patience = self._control.max_without_progress_seconds
+        if idle > (patience if self._most_seconds is None else min(patience, self._most_seconds)):
             raise Permanent(
                 "retries_exhausted",
                 f"gave up after {idle:.0f} seconds without progress: {error.message}",

@@ -2,10 +2,10 @@
 
 | what ends it | what the store hears |
 |---|---|
-| done | the step's own last write (plan saved, split done, run finished, cleaned up) |
+| done | the step's own last write (plan saved, split done, run finished, retry finished, cleaned up) |
 | stop, shutdown | park; release where a prepared chunk may remain |
 | abort | release, with the reason when something may still become visible |
-| permanent error, rejected rows | fail, with the cause chain |
+| permanent error, too many rejected rows | fail, with the cause chain; a retry is given up |
 | lost lease | nothing: somebody else may own the step |
 """
 
@@ -39,6 +39,7 @@ from workers.days import listing_days
 from workers.finisher import CleanUpWork, FinishWork
 from workers.metrics import STEPS_ENDED, STEPS_RUNNING
 from workers.planner import PlanWork
+from workers.retries import RetryWork
 from workers.retrying import from_sink
 from workers.signals import Point
 from workers.splits import SplitWork
@@ -48,7 +49,10 @@ if TYPE_CHECKING:
 
     from service.domain.control import Control
     from service.domain.records import Step
+    from sinks.base import Sink
+    from workers.delivery import Delivery
     from workers.ports import Workplace
+    from workers.sources.base import Source
 
 PAGES_HELD = 5
 """Pages that a split holds at most: one written, one waiting, one on its way, and what the sink has not sent yet."""
@@ -149,6 +153,8 @@ class Runner:
             causes.insert(0, Cause("internal_error", sentence, now, retryable=False))
         if step.lease.kind is StepKind.CLEAN_UP:
             await self._tell(self._place.store.postpone(step.lease, CLEAN_UP_AGAIN_SECONDS, causes[0]))
+        elif step.lease.kind is StepKind.RETRY:
+            await self._tell(self._place.store.give_up_retry(step.lease, causes[0]))
         else:
             await self._tell(self._place.store.fail(step.lease, causes))
         return "failed"
@@ -169,18 +175,20 @@ class _Work:
 
     def __init__(self, step: Step, control: Control, place: Workplace) -> None:
         self._step, self._control, self._place = step, control, place
-        self._split: SplitWork | None = None
+        self._delivery: Delivery | None = None
 
     @property
     def unsettled(self) -> bool:
-        return self._split is not None and self._split.delivery.unsettled
+        return self._delivery is not None and self._delivery.unsettled
 
     async def run(self) -> None:
-        if self._step.lease.kind is StepKind.SPLIT:
+        if self._step.lease.kind in {StepKind.SPLIT, StepKind.RETRY}:
             spec = JobSpec.model_validate(self._step.spec)
             needed = spec.options.page_bytes * PAGES_HELD + SINK_BYTES
             if spec.sink.kind in HOLDS_ITS_CHUNK:
                 needed += spec.options.chunk.bytes
+            if spec.format.kind == "parquet":
+                needed += 2 * int(getattr(spec.format, "row_group_bytes", 0))
             if not self._place.memory.fits(needed):
                 self._control.report_soon(Condition(waiting_for="memory"))
             async with self._place.memory.hold(needed):
@@ -202,19 +210,33 @@ class _Work:
                     await CleanUpWork(step, control, place, sink).run()
                 case _:
                     source = await place.sources.source(
-                        step.account, step.spec, name=place.title(step), waiting=self._waits_for_connection
+                        step.account,
+                        step.spec,
+                        step.target,
+                        name=place.title(step),
+                        waiting=self._waits_for_connection,
                     )
                     try:
                         if step.lease.kind is StepKind.PLAN:
                             await PlanWork(step, control, place, sink, source).run()
                         else:
-                            self._split = SplitWork(step, control, place, sink, source)
-                            async with listing_days(step, place, sink):
-                                await self._split.run()
+                            await self._deliver(sink, source)
                     finally:
                         await put_down("source", source.close(), PUT_DOWN_SECONDS)
         finally:
             await put_down("sink", sink.close(), PUT_DOWN_SECONDS)
+
+    async def _deliver(self, sink: Sink, source: Source) -> None:
+        step, control, place = self._step, self._control, self._place
+        if step.lease.kind is StepKind.RETRY:
+            retry = RetryWork(step, control, place, sink, source)
+            self._delivery = retry.delivery
+            await retry.run()
+            return
+        split = SplitWork(step, control, place, sink, source)
+        self._delivery = split.delivery
+        async with listing_days(step, place, sink):
+            await split.run()
 
     def _waits_for_connection(self, waiting: bool) -> None:
         self._control.report_soon(Condition(waiting_for="connections" if waiting else None))

@@ -12,14 +12,17 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from service.domain.control import Ending
-from service.domain.errors import Aborted, RowsRejected, Stopped
+from service.domain.errors import Aborted, Stopped
 from service.domain.records import Condition
 from service.domain.spec import JobSpec
-from sinks.base import Cut, Numbered, Owner, RowRejected
+from sinks.base import Cut, Numbered
 from workers.chunks import OpenChunk, batch
 from workers.closing import put_down
-from workers.delivery import Delivery
-from workers.feed import End, Feed, Idle, bounded, following
+from workers.delivery import Delivery, Load, caused_by, say_set_aside, stage_again
+from workers.feed import End, Feed, Idle, Unreadable, bounded, following
+from workers.metrics import set_aside
+from workers.owners import drop_writer, owner
+from workers.rejected import letter, stage_what_can_be
 from workers.retrying import Retry
 from workers.signals import Point
 
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from service.domain.control import Control
-    from service.domain.records import Key, SplitState, Step
+    from service.domain.records import Directive, Key, SplitState, Step
     from sinks.base import Sink, Writer
     from workers.feed import Item
     from workers.ports import Workplace
@@ -70,7 +73,11 @@ class SplitWork:
             await self._reached(Point.OPENED)
             # Opening may have fenced the valid owner: make sure that we are it before anything is written.
             await self._control.renew()
-            split, mark = await self.delivery.recover(writer, reader, await self._place.store.split(self._lease))
+            split, mark = await self.delivery.recover(
+                writer,
+                await self._place.store.split(self._lease),
+                lambda chunk, attempt: stage_again(writer, reader, chunk, attempt),
+            )
             self._sequence = split.sequence
             if isinstance(writer, Numbered):
                 writer.begin_after(split.sequence)
@@ -88,7 +95,7 @@ class SplitWork:
                 pages = bounded(reader, start, split.upper, self._rows_left(split))
             await self._consume(writer, pages, split)
         finally:
-            await put_down("writer", _drop(writer), PUT_DOWN_SECONDS)
+            await put_down("writer", drop_writer(writer), PUT_DOWN_SECONDS)
             if frontier is not None:
                 await put_down("frontier", frontier.close(), PUT_DOWN_SECONDS)
             await put_down("reader", reader.close(), PUT_DOWN_SECONDS)
@@ -117,6 +124,9 @@ class SplitWork:
                         if self._due():
                             await self._close(writer, scanned)
                         await self._idle(writer, item, split)
+                    case Unreadable():
+                        await self._pass_over(writer, item)
+                        scanned = item.key
                     case _:
                         await self._reached(Point.READ)
                         await self._write(writer, item)
@@ -136,7 +146,6 @@ class SplitWork:
                 raise Stopped
             end = self._chunk.cut(page, done, self._most_rows())
             await self._stage(writer, page, done, end)
-            self._chunk.add(page, done, end, time.monotonic())
             done = end
             await self._reached(Point.STAGED)
             if self._chunk.full or self._due():
@@ -147,38 +156,57 @@ class SplitWork:
         self._place.rate(self._lease.job_id).take(
             rows.rows, sum(map(len, rows.values)), self._control.rows_per_second, self._control.bytes_per_second
         )
-        try:
-            await writer.stage(rows)
-        except RowRejected as error:
-            key = page.key(begin + error.index)
-            raise RowsRejected(
-                error.code,
-                f"the row with key {shown(key)} can not be delivered: {error.message}",
-                key=key,
-                hint="leave it out with source.where, or change the row or the target's limit",
-            ) from error
+        refused = await stage_what_can_be(writer, rows)
+        self._chunk.add(page, begin, end, time.monotonic(), refused)
+        if refused:
+            await self._check_limits()
+
+    async def _pass_over(self, writer: Writer, item: Unreadable) -> None:
+        self._chunk.pass_over(letter(item.key, item.code, item.message), time.monotonic())
+        await self._check_limits()
+        if self._chunk.full or self._due():
+            await self._close(writer, item.key)
+
+    async def _check_limits(self) -> None:
+        """At once, not only with the chunk: the row that is one too many ends the run while it is news."""
+        dead = self._chunk.dead
+        with caused_by(dead):
+            await self._place.store.check_dead_letters(self._lease, dead=len(dead), read=self._chunk.read)
 
     async def _close(self, writer: Writer, scanned: Key | None) -> None:
         """Deliver the open chunk, if it holds a row. `scanned`: how far rows were looked at, all of them in it."""
         chunk = self._chunk
-        if chunk.rows == 0 or chunk.last_key is None:
+        if chunk.read == 0 or chunk.last_key is None:
             return
-        sequence = self._sequence + 1
-        cut = Cut(
-            sequence=sequence,
-            attempt=self.delivery.attempt(sequence),
-            rows=chunk.rows,
-            first_key=chunk.first_key,
-            last_key=chunk.last_key,
-            lower=chunk.lower,
-        )
-        directive = await self.delivery.deliver(writer, cut, scanned)
-        self._sequence = sequence
+        if chunk.rows == 0:
+            directive = await self._bury(chunk.last_key, scanned)
+        else:
+            sequence = self._sequence + 1
+            cut = Cut(
+                sequence=sequence,
+                attempt=self.delivery.attempt(sequence),
+                rows=chunk.rows,
+                first_key=chunk.first_key,
+                last_key=chunk.last_key,
+                lower=chunk.lower,
+            )
+            directive = await self.delivery.deliver(writer, Load(cut, chunk.dead, scanned_to=scanned))
+            self._sequence = sequence
         self._begin_chunk(chunk.last_key)
         self._retry.progressed()
         self._control.apply(directive)
         if self._control.ending is Ending.ABORT:
             raise Aborted
+
+    async def _bury(self, last_key: Key, scanned: Key | None) -> Directive:
+        """No row is visible: nothing is sent, and no sequence is taken."""
+        dead = self._chunk.dead
+        with caused_by(dead):
+            directive = await self._place.store.bury(self._lease, dead, last_key=last_key, scanned_to=scanned)
+        set_aside(self._sink.kind, len(dead))
+        say_set_aside(dead, None)
+        await self._reached(Point.SETTLED)
+        return directive
 
     # -- beside the rows ----------------------------------------------------------------------------------------
 
@@ -202,7 +230,7 @@ class SplitWork:
                 progressed=True,
             )
         )
-        if self._sink.needs_anchor and self._chunk.rows == 0 and _old(self._anchored_at):
+        if self._sink.needs_anchor and self._chunk.read == 0 and _old(self._anchored_at):
             await self._anchor(writer)
 
     async def _anchor(self, writer: Writer) -> None:
@@ -212,7 +240,7 @@ class SplitWork:
 
     async def _keep(self, scanned: Key | None, *, now: bool = False) -> None:
         """Keep the way over rows that do not match, while no chunk is open; not with every page."""
-        if scanned is None or self._chunk.rows:
+        if scanned is None or self._chunk.read:
             return
         self._retry.progressed()
         if now or time.monotonic() >= self._next_scan:
@@ -263,25 +291,6 @@ class SplitWork:
 
     async def _reached(self, point: Point) -> None:
         await self._place.signals.reached(point, self._lease)
-
-
-def owner(step: Step, *, generation: int | None = None, split: int | None = None, epoch: int | None = None) -> Owner:
-    """The step's holder as the sink knows it, or the owner of another generation's split."""
-    lease = step.lease
-    return Owner(
-        account=step.account,
-        job_id=lease.job_id,
-        job_name=step.job_name,
-        run_id=lease.run_id or "",
-        generation=lease.generation if generation is None else generation,
-        split=str(lease.ordinal if split is None else split),
-        epoch=lease.epoch if epoch is None else epoch,
-    )
-
-
-async def _drop(writer: Writer) -> None:
-    await writer.discard()
-    await writer.close()
 
 
 def _old(at: datetime | None) -> bool:

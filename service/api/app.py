@@ -24,7 +24,7 @@ from service.api.auth import Authenticator, Caller, anonymous, check_role, diges
 from service.api.jwts import Jwts
 from service.api.metrics import answered
 from service.api.models import CredentialDefinition, DatasourceDefinition, JobDefinition, TableDefinition
-from service.api.native import checkpoints, history, jobs, named, published, verbs
+from service.api.native import checkpoints, dead_letters, history, jobs, named, published, verbs
 from service.api.problems import Problem
 from service.api.rate_limit import RateLimit
 from service.api.routes import Call, Role, Route
@@ -47,6 +47,7 @@ TABLE: Final[Sequence[Route]] = (
     *verbs.ROUTES,
     *checkpoints.ROUTES,
     *history.ROUTES,
+    *dead_letters.ROUTES,
     *named.ROUTES,
     *published.ROUTES,
     *health.ROUTES,

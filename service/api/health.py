@@ -13,7 +13,8 @@ from config.redaction import REDACTOR
 from service.api import answers
 from service.api.routes import Role, Route, answer
 from service.domain.spec import Mode
-from sinks.specs import AnySinkSpec, FormatSpec
+from sinks.format_spec import FormatSpec
+from sinks.specs import AnySinkSpec
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, AwareDatetime, Field, RootModel, SecretStr, model_validator
+from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, RootModel, SecretStr, model_validator
 
 from service.domain.spec import JobSpec, Name, Strict
 from service.domain.states import State
-from sinks.specs import AnySinkSpec, ElasticsearchSinkSpec, FormatSpec
+from sinks.format_spec import FormatSpec
+from sinks.specs import AnySinkSpec, ElasticsearchSinkSpec
 
 Role = Literal["viewer", "operator", "admin"]
 KeyText = Annotated[str | list[str] | None, Field(description="text, or a list of texts for a composite key")]
@@ -221,3 +222,12 @@ class JobPatch(Strict):
     labels: dict[str, str | None] | None = None
     schedule: dict[Literal["dialect", "cron", "time_zone", "enabled", "missed"], Any] | None = None
     options: dict[Literal["rate", "retry", "dead_letters"], dict[str, Any] | None] | None = None
+
+
+class DeadLettersRetryRequest(Strict):
+    """Which dead letters to send again, and what: `source` reads each row by its key, `payload` sends what was kept."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
+
+    ids: list[str] | None = Field(default=None, min_length=1, max_length=10_000, description="all where left out")
+    from_: Literal["source", "payload"] = Field(default="source", alias="from")

@@ -12,16 +12,13 @@ from typing import Any, Final
 from service.api.problems import FieldError, Problem
 
 ROUTES: Final[tuple[tuple[str, str, str], ...]] = (
-    ("GET", "/v1/jobs/{job}/dead-letters", "operator"),
-    ("DELETE", "/v1/jobs/{job}/dead-letters", "operator"),
-    ("POST", "/v1/jobs/{job}/dead-letters:retry", "operator"),
     ("POST", "/v1/jobs/{job}/verify", "operator"),
     ("GET", "/v1/jobs/{job}/verify/{id}", "operator"),
 )
 """Method, path, role. The role is asked for all the same: a stranger learns nothing."""
 
 SINKS: Final[frozenset[str]] = frozenset()
-FORMATS: Final = frozenset({"csv", "parquet"})
+FORMATS: Final[frozenset[str]] = frozenset()
 FIELDS: Final[frozenset[str]] = frozenset()
 OPTIONS: Final = frozenset(
     {
@@ -35,9 +32,6 @@ OPTIONS: Final = frozenset(
         "schema_change",
     }
 )
-DEAD_LETTERS: Final = frozenset({"max_rows", "max_ratio"})
-"""Of `options.dead_letters`: any limit above 0; without dead letters the first rejected row ends the run."""
-
 SETTINGS: Final = frozenset(
     {
         "ROWFERRY_DIALECT_WAIT_SECONDS",
@@ -86,11 +80,6 @@ def refuse(definition: Any, *, at: str = "") -> None:
     options = _mapping(root.get("options"))
     for name in sorted(OPTIONS & options.keys()):
         add(f"/options/{name}", None, f"leave options.{name} out")
-    dead_letters = _mapping(options.get("dead_letters"))
-    for name in sorted(DEAD_LETTERS & dead_letters.keys()):
-        value = dead_letters[name]
-        if name != "max_rows" or (isinstance(value, int | float) and value > 0):
-            add(f"/options/dead_letters/{name}", value, "leave it out: the first rejected row ends the run in error")
     if found:
         raise Problem(422, "not_available", "; ".join(entry.message for entry in found), errors=found)
 

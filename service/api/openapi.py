@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import web
 from pydantic.json_schema import models_json_schema
 
-from service.api import not_available
 from service.api.idempotency import HEADER as IDEMPOTENCY_KEY
 from service.api.routes import JSON, Role, Route
 from service.api.streams import CONTENT_TYPE as EVENT_STREAM
@@ -60,9 +59,6 @@ def document(table: Sequence[Route], version: str) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for route in table:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, refs, schemas)
-    # Without dead letters a limit above 0 is refused: what is not available is not described.
-    for name in not_available.DEAD_LETTERS & schemas.get("DeadLetterOptions", {}).get("properties", {}).keys():
-        schemas["DeadLetterOptions"]["properties"][name]["maximum"] = 0
     return {
         "openapi": "3.1.0",
         "info": {

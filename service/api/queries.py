@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from service.api import validation
 from service.api.bodies import storable
@@ -94,6 +103,30 @@ class PageQuery(Query):
 
     limit: Limit = LIMIT
     after: After = None
+
+
+class DeadLettersQuery(PageQuery):
+    """Which dead letters of a job."""
+
+    run_id: str | None = None
+    code: Annotated[str | None, Field(description="of the reason")] = None
+
+    def filters(self) -> dict[str, Any]:
+        """As `JobStore.dead_letters` takes them."""
+        return self.model_dump(exclude_none=True, exclude={"limit", "after"})
+
+
+class DeadLettersDeleteQuery(Query):
+    """Which dead letters to let go of: these, or every one."""
+
+    id: Annotated[list[str] | None, Field(json_schema_extra={_LIST: True}, min_length=1, max_length=1000)] = None
+    all: bool = False
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        if (self.id is None) == (not self.all):
+            raise ValueError("give either id, as often as needed, or all=true")
+        return self
 
 
 class NameQuery(Query):

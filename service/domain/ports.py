@@ -13,11 +13,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from service.domain.dead_letters import DeadLetterSteps, DeadLetterStore
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
     from datetime import date, datetime
 
     from service.domain.datasource import Datasource
+    from service.domain.dead_letters import DeadLetter
     from service.domain.errors import Cause, Conflict
     from service.domain.inspection import Finding, PreviewRow, TableInfo
     from service.domain.records import (
@@ -49,7 +52,7 @@ if TYPE_CHECKING:
     from service.domain.states import Event
 
 
-class StepStore(Protocol):
+class StepStore(DeadLetterSteps, Protocol):
     """Leases and what is written under them. Times are the database's."""
 
     async def claim(
@@ -87,8 +90,10 @@ class StepStore(Protocol):
     async def drop_closed(self, lease: Lease, number: int, ordinal: int) -> None:
         """The plan step of a successor found that a prepared chunk can not become visible any more."""
 
-    async def prepare_closed(self, lease: Lease, number: int, ordinal: int, chunk: ChunkRecord) -> None:
-        """The plan step of a successor repeats a prepared chunk as cut: a further try of it."""
+    async def prepare_closed(
+        self, lease: Lease, number: int, ordinal: int, chunk: ChunkRecord, dead: Sequence[DeadLetter] = ()
+    ) -> None:
+        """The plan step of a successor repeats a prepared chunk as cut: a further try of it, whatever the limits."""
 
     async def fence_epoch(self, lease: Lease, number: int, ordinal: int) -> int:
         """Raise and return the epoch of a split of generation `number`, for the fencing of a closed generation."""
@@ -112,7 +117,7 @@ class StepStore(Protocol):
         job's guarantee and its note from here on."""
 
     async def split(self, lease: Lease) -> SplitState:
-        """Where the leased split stands."""
+        """Where the leased split stands. A retry stands as a split without a range, its ordinal negative."""
 
     async def anchored(self, lease: Lease) -> None:
         """The sink's own position was written now."""
@@ -121,13 +126,17 @@ class StepStore(Protocol):
         """A number above every one drawn before, by any lease of any job: what orders the chunks of sinks that compare
         versions. Whoever leases the split after this draws a larger one."""
 
-    async def prepare(self, lease: Lease, chunk: ChunkRecord) -> None:
-        """Store one try of the next chunk (sequence = settled + 1)."""
+    async def prepare(self, lease: Lease, chunk: ChunkRecord, dead: Sequence[DeadLetter] = ()) -> None:
+        """Store one try of the next chunk (sequence = settled + 1), with the rows of its range that are not in it.
+        Raises Permanent `dead_letters_exceeded`."""
 
     async def settle(self, lease: Lease, settlement: Settlement) -> Directive:
-        """Make a prepared chunk final: position, scanned_to, sequence, counts of split, run and job, last_id."""
+        """Make a prepared chunk final: position, scanned_to, sequence, counts of split, run and job, last_id, and the
+        dead letters of the try. Raises Permanent `dead_letters_exceeded` when it brings refused rows."""
 
-    async def prepare_and_settle(self, lease: Lease, settlement: Settlement) -> Directive:
+    async def prepare_and_settle(
+        self, lease: Lease, settlement: Settlement, dead: Sequence[DeadLetter] = ()
+    ) -> Directive:
         """Both in one transaction, for sinks that only count."""
 
     async def drop_prepared(self, lease: Lease, *, maybe_doubled: int = 0) -> None:
@@ -164,7 +173,7 @@ class StepStore(Protocol):
         """Give a clean-up step back, to be tried again in `seconds`."""
 
 
-class JobStore(Protocol):
+class JobStore(DeadLetterStore, Protocol):
     """What the HTTP side asks. `account` is the account's name; another account's objects do not exist."""
 
     async def create(

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
+    from service.domain.dead_letters import DeadLetter, Retried
     from service.domain.errors import Cause
     from service.domain.states import Desired, State
 
@@ -27,6 +28,8 @@ class StepKind(StrEnum):
     """After the last split: manifest, closing checks. Only its settle makes a run successful."""
     CLEAN_UP = "clean_up"
     """After removal, on the kept copy of definition and secrets."""
+    RETRY = "retry"
+    """Sends dead letters again, while no run is active."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ class Lease:
     generation: int
     kind: StepKind
     ordinal: int
-    """The split's number; 0 for the other kinds."""
+    """The split's or the retry's number; 0 for the other kinds."""
     epoch: int
     owner: str
     """The process that holds it: host, pid and a random part."""
@@ -95,6 +98,8 @@ class ChunkRecord:
     checksum: str | None
     details: Mapping[str, object]
     run_id: str
+    retried: Retried | None = None
+    """Only of a retry's chunk: the dead letters that it is about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +127,11 @@ class SplitState:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What becomes final together."""
+    """What becomes final together, with the dead letters that were prepared with the try."""
 
     chunk: ChunkRecord
-    rows_read: int
-    """Rows read for it, rows left out by nothing included; equals rows + rows_dead."""
-    rows_dead: int = 0
+    refused: Sequence[DeadLetter] = ()
+    """Rows of the try that the target refused when it became visible: they count as dead, not as sent."""
     rows_maybe_doubled: int = 0
     scanned_to: Key | None = None
     """At or beyond the chunk's last key; None: the chunk's last key."""
@@ -164,6 +168,8 @@ class GenerationState:
     target: Mapping[str, object] = field(default_factory=dict)
     epochs: Mapping[int, int] = field(default_factory=dict)
     """The highest epoch of each split."""
+    retries: Mapping[int, int] = field(default_factory=dict)
+    """The highest epoch of each retry, by its number."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,9 +104,22 @@ class SafetyOptions(Strict):
 
 
 class DeadLetterOptions(Strict):
-    """How many rows may be set aside; with 0 the first one ends the run in error."""
+    """How many rows a run may set aside before it ends in error: both limits hold, and with 0 the first one is too
+    many. Can be changed while the job runs."""
 
-    max_rows: int = Field(default=0, ge=0)
+    max_rows: int = Field(default=0, ge=0, le=1_000_000)
+    max_ratio: Annotated[
+        float | None,
+        Field(gt=0, le=1, strict=False, description="of the rows that the run has read, and of at least 1,000"),
+    ] = None
+
+    @model_validator(mode="after")
+    def _both(self) -> DeadLetterOptions:
+        if self.max_ratio is not None and self.max_rows == 0:
+            raise ValueError(
+                "max_ratio needs max_rows above 0: the most rows that may be set aside, whatever the ratio"
+            )
+        return self
 
 
 class RetryOptions(Strict):

@@ -149,11 +149,12 @@ class LocalEngine:
 
     def _wanted(self) -> list[StepKind]:
         splits = sum(control.lease.kind is StepKind.SPLIT for control in self._running.values())
-        rest = [StepKind.PLAN, StepKind.FINISH, StepKind.CLEAN_UP]
+        rest = [StepKind.PLAN, StepKind.FINISH, StepKind.CLEAN_UP, StepKind.RETRY]
         return [StepKind.SPLIT, *rest] if splits < self._max_splits else rest
 
     def _jobs(self) -> list[str]:
-        return sorted({c.lease.job_id for c in self._running.values() if c.lease.kind is not StepKind.CLEAN_UP})
+        beside = {StepKind.CLEAN_UP, StepKind.RETRY}
+        return sorted({c.lease.job_id for c in self._running.values() if c.lease.kind not in beside})
 
     def _run(self, step: Step, claimed_at: float) -> None:
         control = Control(

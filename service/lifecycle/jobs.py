@@ -36,6 +36,8 @@ _SINK_TARGET: Final = (
     *("kind", "bootstrap_servers", "topic", "path", "transactional_id_prefix", "group_prefix"),
     *("url", "index", "strategy", "bucket", "prefix", "endpoint_url"),
 )
+# Of the format: what a row is written as, so that the files of one generation are of one make.
+_FORMAT_TARGET: Final = ("kind", "delimiter", "null")
 _ROUNDS: Final = 5
 
 
@@ -252,8 +254,10 @@ def target_changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     """Whether a position of the old definition may mean something else in the new one."""
     if old.get("mode") != new.get("mode"):
         return True
-    parts = (("source", _SOURCE_TARGET), ("sink", _SINK_TARGET))
-    return any(old[part].get(name) != new[part].get(name) for part, names in parts for name in names)
+    parts = (("source", _SOURCE_TARGET), ("sink", _SINK_TARGET), ("format", _FORMAT_TARGET))
+    return any(
+        (old.get(part) or {}).get(name) != (new.get(part) or {}).get(name) for part, names in parts for name in names
+    )
 
 
 def merge_patch(target: Any, patch: Any) -> Any:

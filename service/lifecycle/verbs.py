@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -126,9 +127,13 @@ class Verbs:
         path = _path(definition)
         if path is None:
             return
+        mine = _folder(path, name, but)
         for other in await self._matching(account, {"sink": "file", "state": [state.value for state in LIVE]}):
             theirs = _path(other.spec)
-            if other.id != but and theirs is not None and (_below(path, theirs) or _below(theirs, path)):
+            if other.id == but or theirs is None or (theirs == path and _OF_ONE_JOB.search(path)):
+                continue
+            there = _folder(theirs, other.name, other.id)
+            if _below(mine, there) or _below(there, mine):
                 raise Conflict(
                     "path_in_use",
                     f"sink.path {path!r} of job {name!r} is in use by job {other.name!r}, which is {other.state}",
@@ -200,6 +205,10 @@ class Verbs:
         return BulkResult(job.id, job.name, 200 if final else 202, after.state.value)
 
 
+_OF_ONE_JOB = re.compile(r"\{job(_id)?\}")
+_MOVING = re.compile(r"\{(run|date|generation)\b")
+
+
 def _foreseen(job: Job, event: Event) -> BulkResult:
     mode = str(job.spec.get("mode", "once"))
     startable = may_start(job.state, mode, generation_unrun=job.generation_unrun)
@@ -217,6 +226,13 @@ def _path(definition: Mapping[str, Any]) -> str | None:
     if not isinstance(sink, dict) or sink.get("kind") != "file" or not isinstance(sink.get("path"), str):
         return None
     return str(sink["path"])
+
+
+def _folder(path: str, name: str, job_id: str | None) -> str:
+    """What all files of a job lie in or below: the template up to what differs between them."""
+    text = path.replace("{job}", name).replace("{job_id}", job_id or "{job_id}")
+    moving = _MOVING.search(text)
+    return text if moving is None else text[: moving.start()].rpartition("/")[0]
 
 
 def _below(path: str, other: str) -> bool:

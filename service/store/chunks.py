@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from service.domain.dead_letters import Retried
 from service.domain.errors import Conflict
 from service.domain.records import ChunkRecord, SplitState, StepKind
 from service.domain.states import State
+from service.store import letters, retries
 from service.store.held import SQL as LEASES
 from service.store.held import (
     Held,
@@ -24,17 +26,18 @@ from service.store.sql import load
 from service.store.transitions import end_if_idle
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Iterable, Sequence
 
+    from service.domain.dead_letters import DeadLetter
     from service.domain.records import Directive, Key, Lease, Settlement
+    from service.store.letters import Place
     from service.store.pool import Connection, Row
 
 SQL = load("chunks")
 
 _PAGE = 500
-
-Place = tuple[str, int, int]
-"""Job, generation, ordinal: a split's key."""
+_MOVES = (StepKind.SPLIT, StepKind.RETRY)
+"""What has chunks."""
 
 
 class Chunks(Held):
@@ -42,27 +45,30 @@ class Chunks(Held):
 
     async def split(self, lease: Lease) -> SplitState:
         """As `StepStore.split`."""
-        async with self._held(lease, StepKind.SPLIT) as (connection, _):
-            row = await connection.fetchrow(SQL["split"], *split_key(lease))
+        state = retries.SQL["state"] if lease.kind is StepKind.RETRY else SQL["split"]
+        async with self._held(lease, *_MOVES) as (connection, _):
+            row = await connection.fetchrow(state, *split_key(lease))
             assert row is not None, "a step of a split has its split"
             prepared = await connection.fetch(SQL["prepared"], *split_key(lease))
             return split_state(row, prepared)
 
     async def anchored(self, lease: Lease) -> None:
         """As `StepStore.anchored`."""
-        async with self._held(lease, StepKind.SPLIT) as (connection, _):
-            await connection.execute(SQL["anchored"], *split_key(lease))
+        anchored = retries.SQL["anchored"] if lease.kind is StepKind.RETRY else SQL["anchored"]
+        async with self._held(lease, *_MOVES) as (connection, _):
+            await connection.execute(anchored, *split_key(lease))
 
-    async def prepare(self, lease: Lease, chunk: ChunkRecord) -> None:
+    async def prepare(self, lease: Lease, chunk: ChunkRecord, dead: Sequence[DeadLetter] = ()) -> None:
         """As `StepStore.prepare`. The same record again is stored once, for a caller whose answer was lost. Raises
         Conflict `out_of_sequence` when it is not the next chunk, or not of this lease's epoch; `try_exists` when
         another record has its place."""
-        async with self._held(lease, StepKind.SPLIT) as (connection, _):
-            await store_try(connection, split_key(lease), chunk, epoch=lease.epoch)
+        async with self._held(lease, *_MOVES) as (connection, _):
+            await letters.refuse_beyond(connection, lease, dead=len(dead), read=chunk.rows + len(dead))
+            await store_try(connection, split_key(lease), chunk, dead, epoch=lease.epoch)
 
     async def draw_version(self, lease: Lease) -> int:
         """As `StepStore.draw_version`."""
-        async with self._held(lease, StepKind.SPLIT) as (connection, _):
+        async with self._held(lease, *_MOVES) as (connection, _):
             version: int = await connection.fetchval(SQL["draw_version"])
             return version
 
@@ -70,19 +76,42 @@ class Chunks(Held):
         """As `StepStore.settle`. What the chunk holds is read from the record of the adopted try, which may be of an
         older epoch; other tries of it are dropped. Raises Conflict `chunk_not_prepared` when there is no such
         prepared try: it was settled already, or dropped."""
-        async with self._held(lease, StepKind.SPLIT) as (connection, _):
+        async with self._held(lease, *_MOVES) as (connection, _):
             return await _settle_held(connection, lease, settlement)
 
-    async def prepare_and_settle(self, lease: Lease, settlement: Settlement) -> Directive:
+    async def prepare_and_settle(
+        self, lease: Lease, settlement: Settlement, dead: Sequence[DeadLetter] = ()
+    ) -> Directive:
         """As `StepStore.prepare_and_settle`; raises as both."""
-        async with self._held(lease, StepKind.SPLIT) as (connection, _):
-            await store_try(connection, split_key(lease), settlement.chunk, epoch=lease.epoch)
+        chunk = settlement.chunk
+        async with self._held(lease, *_MOVES) as (connection, _):
+            await letters.refuse_beyond(connection, lease, dead=len(dead), read=chunk.rows + len(dead))
+            await store_try(connection, split_key(lease), chunk, dead, epoch=lease.epoch)
             return await _settle_held(connection, lease, settlement)
+
+    async def check_dead_letters(self, lease: Lease, *, dead: int, read: int) -> None:
+        """As `StepStore.check_dead_letters`."""
+        async with self._held(lease, StepKind.SPLIT) as (connection, _):
+            await letters.refuse_beyond(connection, lease, dead=dead, read=read)
+
+    async def bury(
+        self, lease: Lease, dead: Sequence[DeadLetter], *, last_key: Key, scanned_to: Key | None = None
+    ) -> Directive:
+        """As `StepStore.bury`."""
+        count, place = len(dead), split_key(lease)
+        async with self._held(lease, StepKind.SPLIT) as (connection, _):
+            await refuse_prepared(connection, lease)
+            await letters.refuse_beyond(connection, lease, dead=count, read=count)
+            await letters.insert(connection, (*place, None, lease.epoch, 1), str(lease.run_id), dead, final=True)
+            await connection.execute(SQL["bury"], *place, key_in(last_key), key_in(scanned_to or last_key), count)
+            await connection.execute(SQL["count_job"], lease.job_id, count, 0, count, 0)
+            await connection.execute(SQL["count_run"], lease.run_id, count, 0, count, 0, 0)
+            return await _moved(connection, lease)
 
     async def drop_prepared(self, lease: Lease, *, maybe_doubled: int = 0) -> None:
         """As `StepStore.drop_prepared`; nothing is counted when nothing was prepared."""
-        async with self._held(lease, StepKind.SPLIT) as (connection, _):
-            dropped = await connection.fetch(SQL["drop_tries"], *split_key(lease), maybe_doubled)
+        async with self._held(lease, *_MOVES) as (connection, _):
+            dropped = await drop_tries(connection, split_key(lease), maybe_doubled)
             if dropped and maybe_doubled:
                 await connection.execute(SQL["count_run"], lease.run_id, 0, 0, 0, 0, maybe_doubled)
 
@@ -155,14 +184,16 @@ def chunk_record(row: Row) -> ChunkRecord:
         checksum=row["checksum"],
         details=row["details"],
         run_id=row["run_id"],
+        retried=None if row["letters"] is None else Retried.of(row["letters"]),
     )
 
 
-async def store_try(connection: Connection, place: Place, chunk: ChunkRecord, *, epoch: int) -> None:
+async def store_try(
+    connection: Connection, place: Place, chunk: ChunkRecord, dead: Sequence[DeadLetter], *, epoch: int
+) -> None:
     """One try of the next chunk of the split at `place`, made under `epoch`. Raises as `Chunks.prepare`."""
-    row = await connection.fetchrow(SQL["split"], *place)
-    if row is None or chunk.sequence != row["sequence"] + 1 or chunk.epoch != epoch:
-        settled = None if row is None else row["sequence"]
+    settled = await connection.fetchval(SQL["sequence"], *place)
+    if settled is None or chunk.sequence != settled + 1 or chunk.epoch != epoch:
         raise Conflict(
             "out_of_sequence",
             f"chunk {chunk.sequence} of epoch {chunk.epoch} can not be prepared: {settled} is settled in epoch {epoch}",
@@ -178,27 +209,35 @@ async def store_try(connection: Connection, place: Place, chunk: ChunkRecord, *,
         chunk.target,
         chunk.checksum,
         dict(chunk.details),
+        None if chunk.retried is None else chunk.retried.to_json(),
     )
     stored = await connection.execute(SQL["prepare"], *mine, chunk.run_id, *content)
-    if stored == "INSERT 0 0" and not await connection.fetchval(SQL["same_try"], *mine, *content):
+    if stored != "INSERT 0 0":
+        await letters.insert(connection, mine, chunk.run_id, dead, final=False)
+    elif not await connection.fetchval(SQL["same_try"], *mine, *content):
         raise Conflict(
             "try_exists", f"try {chunk.attempt} of chunk {chunk.sequence} in epoch {chunk.epoch} is another one"
         )
 
 
+async def drop_tries(connection: Connection, place: Place, maybe_doubled: int = 0) -> bool:
+    """Every prepared try of the split at `place` is dropped, its dead letters with it; whether there was one."""
+    await connection.execute(letters.SQL["drop_prepared"], *place)
+    return bool(await connection.fetch(SQL["drop_tries"], *place, maybe_doubled))
+
+
 async def settle_try(connection: Connection, place: Place, settlement: Settlement, run_id: str | None) -> str:
-    """Settle a prepared try of the split at `place` and count it for `run_id`, or for the run that prepared it where
-    that is None; the run that counted it. Raises Conflict `chunk_not_prepared`."""
+    """Settle a prepared try of the split at `place`, with its dead letters, and count it for `run_id`, or for the run
+    that prepared it where that is None; the run that counted it. Raises Conflict `chunk_not_prepared`."""
     given = settlement.chunk
+    mine = (*place, given.sequence, given.epoch, given.attempt)
+    dead = await letters.finish_try(connection, mine, run_id)
     row = await connection.fetchrow(
         SQL["settle_chunk"],
-        *place,
-        given.sequence,
-        given.epoch,
-        given.attempt,
+        *mine,
         run_id,
-        settlement.rows_read,
-        settlement.rows_dead,
+        dead,
+        len(settlement.refused),
         settlement.rows_maybe_doubled,
         settlement.partition,
         settlement.first_offset,
@@ -210,12 +249,16 @@ async def settle_try(connection: Connection, place: Place, settlement: Settlemen
             "chunk_not_prepared",
             f"try {given.attempt} of chunk {given.sequence} in epoch {given.epoch} is not prepared (any more)",
         )
-    await connection.execute(SQL["drop_tries"], *place, 0)
-    scanned_to = row["last_key"] if settlement.scanned_to is None else key_in(settlement.scanned_to)
-    await connection.execute(SQL["advance"], *place, row["last_key"], scanned_to, given.sequence, settlement.rows_read)
-    counts = (settlement.rows_read, row["rows"], settlement.rows_dead, row["bytes"])
-    await connection.execute(SQL["count_job"], place[0], *counts)
-    await connection.execute(SQL["count_run"], row["run_id"], *counts, settlement.rows_maybe_doubled)
+    await drop_tries(connection, place)
+    if place[2] < 0:
+        await retries.settle(connection, place, row, given.sequence, settlement.refused)
+    else:
+        await letters.insert(connection, mine, row["run_id"], settlement.refused, final=True)
+        scanned_to = row["last_key"] if settlement.scanned_to is None else key_in(settlement.scanned_to)
+        await connection.execute(SQL["advance"], *place, row["last_key"], scanned_to, given.sequence, row["rows_read"])
+        counts = (row["rows_read"], row["rows"], row["rows_dead"], row["bytes"])
+        await connection.execute(SQL["count_job"], place[0], *counts)
+        await connection.execute(SQL["count_run"], row["run_id"], *counts, settlement.rows_maybe_doubled)
     counted_by: str = row["run_id"]
     return counted_by
 
@@ -229,8 +272,16 @@ async def show_last_id(connection: Connection, job_id: str, generation: int, run
 
 
 async def _settle_held(connection: Connection, lease: Lease, settlement: Settlement) -> Directive:
+    if refused := len(settlement.refused):
+        await letters.refuse_beyond(connection, lease, dead=refused, read=settlement.chunk.rows)
     await settle_try(connection, split_key(lease), settlement, lease.run_id)
-    await show_last_id(connection, lease.job_id, lease.generation, lease.run_id)
+    return await _moved(connection, lease)
+
+
+async def _moved(connection: Connection, lease: Lease) -> Directive:
+    """The job shows that it goes on; what its holder hears."""
+    if lease.kind is StepKind.SPLIT:
+        await show_last_id(connection, lease.job_id, lease.generation, lease.run_id)
     if await connection.execute(SQL["settled_condition"], *step_key(lease)) != "UPDATE 0":
         await show_condition(connection, lease.job_id)
     row = await connection.fetchrow(LEASES["directive"], lease.job_id, lease.owner)

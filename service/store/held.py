@@ -51,8 +51,9 @@ def step_key(lease: Lease) -> tuple[str, int, str, int]:
 
 
 def split_key(lease: Lease) -> tuple[str, int, int]:
-    """The key of the lease's own split in `splits`."""
-    return lease.job_id, lease.generation, lease.ordinal
+    """Under what the lease's own chunks stand: the key of its split in `splits`; of a retry the negative number."""
+    ordinal = -lease.ordinal if lease.kind is StepKind.RETRY else lease.ordinal
+    return lease.job_id, lease.generation, ordinal
 
 
 def by_holder(lease: Lease) -> Actor:
@@ -102,8 +103,10 @@ async def give_back(
 
 
 async def refuse_prepared(connection: Connection, lease: Lease) -> None:
-    """Raises Conflict `chunk_unsettled` when the lease's split has a prepared chunk."""
-    if lease.kind is StepKind.SPLIT and await connection.fetchval(SQL["prepared_left"], *split_key(lease)):
+    """Raises Conflict `chunk_unsettled` when the lease's split, or retry, has a prepared chunk."""
+    if lease.kind in {StepKind.SPLIT, StepKind.RETRY} and await connection.fetchval(
+        SQL["prepared_left"], *split_key(lease)
+    ):
         raise Conflict("chunk_unsettled", "a prepared chunk of this split is neither settled nor dropped")
 
 

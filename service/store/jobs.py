@@ -14,7 +14,7 @@ from service.store.part import SQL, Part, account_id, locked, read_job
 from service.store.rows import is_id, job_of
 from service.store.schedules import next_run
 from service.store.transitions import record_event
-from service.store.verbs import running
+from service.store.verbs import refuse_while_retrying, running
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -80,6 +80,7 @@ class Jobs(Part):
             _check_revision(job, if_revision)
             if State(job["state"]) in LIVE:
                 raise running(job, "replacing the definition")
+            await refuse_while_retrying(connection, job, "replacing the definition")
             here = await connection.fetchrow(SQL["position"], job_id)
             if target_changed and position is None and here is not None and here["present"]:
                 raise _incompatible(job)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from service.domain.errors import Aborted, Cause, Permanent, Stopped, cause_chain
 from service.domain.records import Actor, Lease, Step, StepKind
 from service.domain.states import Event, State
+from service.store import retries
 from service.store.held import (
     SQL,
     Held,
@@ -37,6 +38,7 @@ _CLEAN_UP_HOURS = 24
 _SECONDS_FOR_A_KEY = 3600.0
 """How long a clean-up waits whose secrets can not be opened: for somebody to bring the key back."""
 _STORE = Actor("", "store")
+_OF_A_RUN = (StepKind.PLAN, StepKind.SPLIT, StepKind.FINISH)
 _MAY_FAIL = frozenset({State.RUNNING, State.STOPPING})
 
 
@@ -77,7 +79,7 @@ class Leases(Held):
             assert work is not None, "a step has a generation, and a generation a job"
             run_id = None if kind is StepKind.CLEAN_UP else work["run_id"]
             lease = Lease(job_id, candidate["generation"], kind, candidate["ordinal"], epoch, owner, run_id)
-            if kind is not StepKind.CLEAN_UP and job["state"] == State.QUEUED.value:
+            if kind in _OF_A_RUN and job["state"] == State.QUEUED.value:
                 await transition(connection, job_id, Event.LEASED, by_holder(lease))
             try:
                 return self._step(lease, work, lease_seconds)
@@ -105,6 +107,8 @@ class Leases(Held):
         assert job is not None, "its row is locked"
         if lease.kind is StepKind.CLEAN_UP:
             await self._postpone(connection, job, lease, _SECONDS_FOR_A_KEY, causes[0])
+        elif lease.kind is StepKind.RETRY:
+            await retries.give_up(connection, job, lease, causes[0])
         else:
             await _fail(connection, job, lease, causes)
 
@@ -148,7 +152,7 @@ class Leases(Held):
         """As `StepStore.fail`. The first error stays: that of a job already failing or aborting is not shown."""
         if not errors:
             raise ValueError("a failure has a cause")
-        async with self._held(lease, StepKind.PLAN, StepKind.SPLIT, StepKind.FINISH) as (connection, job):
+        async with self._held(lease, *_OF_A_RUN) as (connection, job):
             await _fail(connection, job, lease, errors)
 
     async def report(self, lease: Lease, condition: Condition) -> None:
@@ -225,7 +229,7 @@ async def _expire(connection: Connection, job: Row) -> int:
     assert due is not None, "its row is locked"
     freed = await connection.fetch(SQL["free"], job["id"], due["stop"])
     for step in freed:
-        event = "stop_timeout" if due["stop"] and step["kind"] != StepKind.CLEAN_UP.value else "lease_expired"
+        event = "stop_timeout" if due["stop"] and StepKind(step["kind"]) in _OF_A_RUN else "lease_expired"
         await record_event(connection, job, event, _STORE, details=dict(step))
     if freed:
         await show_condition(connection, job["id"])

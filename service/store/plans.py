@@ -9,7 +9,7 @@ from service.domain.errors import Conflict, NotFound
 from service.domain.records import GenerationState, OpenRange, StepKind
 from service.domain.states import State
 from service.store.chunks import SQL as CHUNKS
-from service.store.chunks import settle_try, show_last_id, split_state, store_try
+from service.store.chunks import drop_tries, settle_try, show_last_id, split_state, store_try
 from service.store.held import SQL as LEASES
 from service.store.held import Held, by_holder, end_step, key_in, key_out
 from service.store.sql import load
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
+    from service.domain.dead_letters import DeadLetter
     from service.domain.records import ChunkRecord, Key, Lease, Settlement
     from service.store.pool import Connection, Row
 
@@ -56,7 +57,8 @@ class Plans(Held):
             secrets=self._box.open(row["secrets"]),
             splits=[split_state(split, prepared) for split in splits],
             target=row["target"],
-            epochs={epoch["ordinal"]: epoch["epoch"] for epoch in epochs},
+            epochs={epoch["ordinal"]: epoch["epoch"] for epoch in epochs if epoch["kind"] == "split"},
+            retries={epoch["ordinal"]: epoch["epoch"] for epoch in epochs if epoch["kind"] == "retry"},
         )
 
     async def settle_closed(self, lease: Lease, number: int, ordinal: int, settlement: Settlement) -> None:
@@ -71,14 +73,16 @@ class Plans(Held):
     async def drop_closed(self, lease: Lease, number: int, ordinal: int) -> None:
         """As `StepStore.drop_closed`; nothing happens when there is none."""
         async with self._closing(lease, number) as (connection, _):
-            await connection.fetch(CHUNKS["drop_tries"], lease.job_id, number, ordinal, 0)
+            await drop_tries(connection, (lease.job_id, number, ordinal))
 
-    async def prepare_closed(self, lease: Lease, number: int, ordinal: int, chunk: ChunkRecord) -> None:
+    async def prepare_closed(
+        self, lease: Lease, number: int, ordinal: int, chunk: ChunkRecord, dead: Sequence[DeadLetter] = ()
+    ) -> None:
         """As `StepStore.prepare_closed`; the try's epoch is that of `fence_epoch`. Raises Conflict `out_of_sequence`
         or `try_exists`."""
         async with self._closing(lease, number) as (connection, _):
             epoch = await connection.fetchval(SQL["split_epoch"], lease.job_id, number, ordinal)
-            await store_try(connection, (lease.job_id, number, ordinal), chunk, epoch=epoch)
+            await store_try(connection, (lease.job_id, number, ordinal), chunk, dead, epoch=epoch)
 
     async def fence_epoch(self, lease: Lease, number: int, ordinal: int) -> int:
         """As `StepStore.fence_epoch`. Raises NotFound for a split that does not exist."""

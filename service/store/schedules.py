@@ -12,7 +12,7 @@ from service.domain.states import State, may_start
 from service.store.part import Part, locked
 from service.store.sql import load
 from service.store.transitions import record_event
-from service.store.verbs import start
+from service.store.verbs import retry_running, start
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -66,6 +66,7 @@ class Schedules(Part):
                 details = {**facts, "next_run_at": None if following is None else following.isoformat()}
                 await record_event(connection, job, "schedule_missed", by, details=details)
                 return Tick("missed", ticks, following)
+            blocked = blocked or await retry_running(connection, job, "a start")
             if blocked is not None or not _startable(job):
                 await _skip(connection, job, now, ticks, facts, by, blocked)
                 return Tick("skipped", ticks, following)

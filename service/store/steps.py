@@ -1,6 +1,7 @@
 """`StepStore` over asyncpg: what the engine and the runner ask, under leases.
 
-Put together from `leases` (having a step), `chunks` (moving a split on), `days` (listing what became visible) and
+Put together from `leases` (having a step), `chunks` (moving a split on), `retries` (sending dead letters again), `days`
+(listing what became visible) and
 `plans` (beginning and closing generations); `held` is what they share.
 """
 
@@ -10,8 +11,9 @@ from service.store.chunks import Chunks
 from service.store.days import Days
 from service.store.leases import Leases
 from service.store.plans import Plans
+from service.store.retries import Retries
 
 
-class PostgresStepStore(Chunks, Days, Plans, Leases):
+class PostgresStepStore(Chunks, Retries, Days, Plans, Leases):
     """Implements `service.domain.ports.StepStore`. Raises what the pool raises; retries nothing. Methods may be called
     from any number of tasks at once."""

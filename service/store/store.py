@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Self
 
 from service.domain.errors import RowferryError, Transient
+from service.store.dead_letters import DeadLetters
 from service.store.jobs import Jobs
 from service.store.logs import Logs
 from service.store.notifications import Notifications
@@ -27,7 +28,20 @@ if TYPE_CHECKING:
 _PING_SECONDS = 3.0
 
 
-class Store(PostgresStepStore, Jobs, Verbs, Runs, RunSearch, Schedules, Logs, Requests, Named, Published, Forgetting):
+class Store(
+    PostgresStepStore,
+    Jobs,
+    Verbs,
+    Runs,
+    RunSearch,
+    DeadLetters,
+    Schedules,
+    Logs,
+    Requests,
+    Named,
+    Published,
+    Forgetting,
+):
     """`StepStore`, `JobStore`, `Registry` and `LogStore` in one, for one process. An async context manager."""
 
     def __init__(self, pool: Pool, box: SecretBox, notifications: Notifications) -> None:

@@ -136,6 +136,7 @@ async def retire(connection: Connection, job_id: str, by: Actor) -> bool:
     if row is None or await connection.execute(SQL["retire"], job_id, removable) == "UPDATE 0":
         return False
     await record_event(connection, row, Event.REMOVE.value, by, state_from=State(row["state"]))
+    await connection.execute(SQL["end_retries"], job_id)
     if await connection.execute(SQL["ready_clean_up"], job_id) == "INSERT 0 0":
         await connection.execute(SQL["delete_job"], job_id)
     return True

@@ -11,6 +11,7 @@ from service.domain.errors import Conflict
 from service.domain.states import LIVE, UNCHANGED, Event, State, may_start, verbs
 from service.store import generations
 from service.store.ids import uuid7
+from service.store.letters import SQL as LETTERS
 from service.store.part import SQL, Part, locked, read_job
 from service.store.transitions import NewRun, record_event, retire, transition
 
@@ -31,6 +32,27 @@ def running(job: Row, what: str) -> Conflict:
         state=state.value,
         verbs=verbs(state),
     )
+
+
+async def retry_running(connection: Connection, job: Row, what: str) -> Conflict | None:
+    """The refusal of what is possible only while no dead letters of the locked job are being sent again; None when
+    none are."""
+    if not await connection.fetchval(LETTERS["retry_active"], job["id"]):
+        return None
+    state = State(job["state"])
+    return Conflict(
+        "retry_running",
+        f"{what} is not possible while dead letters of job {job['name']!r} are sent again",
+        hint="it ends by itself, within a minute without progress; event dead_letters_retried tells",
+        state=state.value,
+        verbs=verbs(state),
+    )
+
+
+async def refuse_while_retrying(connection: Connection, job: Row, what: str) -> None:
+    """Raises Conflict `retry_running`."""
+    if (refusal := await retry_running(connection, job, what)) is not None:
+        raise refusal
 
 
 class Verbs(Part):
@@ -110,6 +132,7 @@ async def start(
     )
     if not allowed:
         raise _refused(job, Event.START, from_beginning=from_beginning)
+    await refuse_while_retrying(connection, job, "a start")
     number = await generations.for_start(connection, job, from_beginning=from_beginning)
     facts = {"trigger": trigger, "generation": number, "from_beginning": from_beginning, **(details or {})}
     await transition(connection, job["id"], Event.START, actor, run=NewRun(uuid7(), trigger), details=facts)

@@ -1,4 +1,4 @@
-"""How rows become bytes: a layout (JSON lines) and a compression (none, gzip, zstd) around it.
+"""How rows become bytes: a layout (JSON lines, CSV, Parquet) and a compression, around it or, for Parquet, within.
 
 `Stream` is what a sink of files or objects writes through. The same rows give the same bytes, however they were
 batched: a repeat can be told from another content by size and checksum.
@@ -6,61 +6,152 @@ batched: a repeat can be told from another content by size and checksum.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from sinks.formats import compression, json_lines
+from sinks.base import SinkRefused
+from sinks.formats import compression, csv_records, json_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-_LAYOUTS: Mapping[str, tuple[Callable[[Sequence[bytes]], bytes], str]] = {
-    "json": (json_lines.encode, json_lines.EXTENSION),
+    from sinks.formats.columns import Column
+
+GROUP_ROWS: Final = 131_072
+"""Rows of a row group: readers share out their work by them."""
+GROUP_BYTES: Final = 8 << 20
+"""Bytes of CSV in a row group of more than one row: this bounds a stream's memory."""
+
+_TEXT: Final = tuple(compression.SUFFIXES)
+COMPRESSIONS: Final[Mapping[str, tuple[str, ...]]] = {
+    "json": _TEXT,
+    "csv": _TEXT,
+    "parquet": ("zstd", "none", "gzip", "snappy"),
 }
+"""Each kind with the compressions it can have; the first is what it has when nothing is said."""
+OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
+    "json": (),
+    "csv": ("header", "delimiter", "null"),
+    "parquet": ("row_group_rows", "row_group_bytes"),
+}
+"""Each kind's own options: fields of `Format`, kept with every chunk."""
+DIALECT: Final = ("delimiter", "null")
+"""Those that say how the source has to write a row."""
+
+
+class Stream(Protocol):
+    """Turns rows into the bytes of one file. For one thread at a time; heavy work leaves Python's lock free."""
+
+    def encode(self, values: Sequence[bytes]) -> bytes:
+        """The bytes that are ready after these rows; may be empty. Raises ValueError for a row that is not one record
+        of the layout, and RowRejected, where `Format.rejects`, for one that it can not hold: then nothing was taken,
+        and the stream is as it was."""
+
+    def end(self) -> bytes:
+        """The last bytes. Nothing may be encoded after it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A layout and a compression by the API's words. Raises ValueError when one of them is unknown."""
+    """A layout with its options and a compression, by the API's words. Raises ValueError when they can not be."""
 
     kind: str = "json"
     compression: str = "none"
+    header: bool = True
+    delimiter: str = ","
+    null: str = ""
+    row_group_rows: int = GROUP_ROWS
+    row_group_bytes: int = GROUP_BYTES
+    columns: tuple[Column, ...] = field(default=(), repr=False)
+    """The generation's: what a header names and a schema is made of."""
 
     def __post_init__(self) -> None:
-        if self.kind not in _LAYOUTS:
-            raise ValueError(f"format.kind {self.kind!r} is not available; choose one of {', '.join(sorted(_LAYOUTS))}")
-        if self.compression not in compression.SUFFIXES:
-            known = ", ".join(compression.SUFFIXES)
-            raise ValueError(f"format.compression {self.compression!r} is not available; choose one of {known}")
+        if self.kind not in COMPRESSIONS:
+            known = ", ".join(sorted(COMPRESSIONS))
+            raise ValueError(f"format.kind {self.kind!r} is not available; choose one of {known}")
+        if self.compression not in COMPRESSIONS[self.kind]:
+            known = ", ".join(COMPRESSIONS[self.kind])
+            raise ValueError(
+                f"format.compression {self.compression!r} is not available for {self.kind}; choose one of {known}"
+            )
+        if self.kind == "csv":
+            csv_records.check_options(self.delimiter, self.null)
 
     @property
     def extension(self) -> str:
-        """With the dot in front: `.jsonl`, `.jsonl.gz`, `.jsonl.zst`."""
-        return _LAYOUTS[self.kind][1] + compression.SUFFIXES[self.compression]
+        """With the dot in front: `.jsonl`, `.jsonl.gz`, `.csv.zst`, `.parquet`."""
+        if self.kind == "parquet":
+            return ".parquet"
+        layout = {"json": json_lines.EXTENSION, "csv": csv_records.EXTENSION}[self.kind]
+        return layout + compression.SUFFIXES[self.compression]
+
+    @property
+    def rejects(self) -> bool:
+        """Whether a stream may reject single rows."""
+        return self.kind == "parquet"
 
     def stream(self) -> Stream:
-        """A new stream: one gzip member or one zstd frame, from its first byte to its last."""
-        return Stream(self)
+        """A new stream: one gzip member, one zstd frame or one Parquet file, from first byte to last. Raises
+        SinkRefused where the layout needs the columns and they are not known."""
+        if self.kind != "parquet":
+            return _Lines(self)
+        if not self.columns:
+            raise columns_unknown()
+        # pyarrow costs some 50 MB, so whoever writes no Parquet never loads it.
+        from sinks.formats import parquet  # noqa: PLC0415 - see above
+
+        return parquet.Stream(
+            self.columns, self.compression, group_rows=self.row_group_rows, group_bytes=self.row_group_bytes
+        )
+
+    def details(self) -> dict[str, object]:
+        """What a chunk's record keeps of it; `again` reads it. Not the columns: those are the generation's."""
+        options = {name: getattr(self, name) for name in OPTIONS[self.kind]}
+        return {"format": self.kind, "compression": self.compression, **options}
+
+    def again(self, details: Mapping[str, object]) -> Format:
+        """The format that `details` tell of, with these columns. Raises ValueError where it is one for which the
+        source has to write rows in another way than for this one."""
+        kind = str(details.get("format", self.kind))
+        known: dict[str, Any] = {name: details[name] for name in OPTIONS.get(kind, ()) if name in details}
+        found = replace(self, kind=kind, compression=str(details.get("compression", self.compression)), **known)
+        if any(getattr(found, name) != getattr(self, name) for name in ("kind", *DIALECT)):
+            raise ValueError(f"it was prepared as {kind}, and rows are read for {self.kind} now")
+        return found
 
 
-class Stream:
-    """Turns rows into the bytes of one file. For one thread at a time; heavy work leaves Python's lock free."""
+class _Lines:
+    """Records, one after the other, through a compressor."""
 
     def __init__(self, form: Format) -> None:
-        self.form = form
-        self._encode = _LAYOUTS[form.kind][0]
         self._compressor = compression.compressor(form.compression)
+        self._encode = {"json": json_lines.encode, "csv": csv_records.encode}[form.kind]
+        self._head = b""
+        if form.kind == "csv" and form.header:
+            if not form.columns:
+                raise columns_unknown()
+            names = [column.name for column in form.columns]
+            self._head = csv_records.header(names, form.delimiter, form.null)
 
     def encode(self, values: Sequence[bytes]) -> bytes:
-        """The bytes that are ready after these rows; may be empty. Raises ValueError for a row that is not one
-        record of the layout."""
-        return self._compressor.compress(self._encode(values))
+        return self._compressor.compress(self._headed(self._encode(values)))
 
     def end(self) -> bytes:
-        """The last bytes. Nothing may be encoded after it."""
-        return self._compressor.flush()
+        return self._compressor.compress(self._headed(b"")) + self._compressor.flush()
+
+    def _headed(self, data: bytes) -> bytes:
+        if not self._head:
+            return data
+        head, self._head = self._head, b""
+        return head + data
+
+
+def columns_unknown() -> SinkRefused:
+    """The layout is made of columns, and nobody kept them when the generation was planned."""
+    message = "the columns of this generation are not known: an earlier version planned it; start from the beginning"
+    return SinkRefused("columns_unknown", message)
 
 
 def available() -> dict[str, tuple[str, ...]]:
     """Each kind of format with the compressions it can have, as the API lists them."""
-    return {kind: tuple(compression.SUFFIXES) for kind in _LAYOUTS}
+    return dict(COMPRESSIONS)

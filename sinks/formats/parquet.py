@@ -12,6 +12,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
 from sinks.base import RowRejected
+from sinks.formats import GROUP_BYTES, GROUP_ROWS
 from sinks.formats.arrow import pa, parquet
 from sinks.formats.parquet_values import Values
 
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
 EXTENSION: Final = ".parquet"
 COMPRESSIONS: Final[Mapping[str, str]] = {"none": "NONE", "gzip": "GZIP", "snappy": "SNAPPY", "zstd": "ZSTD"}
 """By the API's words. Pages are compressed inside the file; its name does not tell."""
-GROUP_ROWS: Final = 131_072
-"""Rows of a row group: readers share out their work by them."""
-GROUP_BYTES: Final = 8 << 20
-"""Bytes of CSV in a row group of more than one row: this bounds a stream's memory."""
 SLICE_ROWS: Final = 8192
 """Rows that are converted at once."""
 SLICE_BYTES: Final = 1 << 20

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from service.domain.dead_letters import DeadLetter
 from service.domain.errors import Cause, Permanent
 from service.domain.records import Actor, ChunkRecord, OpenRange, Settlement, StepKind
 from service.domain.states import Event
+from service.store.dead_letters import DeadLetters
 from service.store.ids import uuid7
 from service.store.migrate import migrate
 from service.store.pool import Pool
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 ANA = Actor("ana", "127.0.0.1", "request-1")
 LEASE_SECONDS = 30.0
+LIMIT = "UPDATE jobs SET spec = jsonb_set(spec, '{options,dead_letters}', $2) WHERE id = $1"
+"""`options.dead_letters` of a job, as a PATCH sets it."""
 RUN_KINDS = (StepKind.PLAN, StepKind.SPLIT, StepKind.FINISH)
 
 
@@ -154,6 +158,26 @@ class Control:
     async def leases(self, count: int, *, owner: str = "one") -> list[Lease]:
         return [(await self.claimed(StepKind.SPLIT, owner=owner)).lease for _ in range(count)]
 
+    async def set_aside(self, *letters: DeadLetter) -> str:
+        """A stopped job whose one split has these dead letters."""
+        job_id = await self.planned(splits=1, options={"dead_letters": {"max_rows": 1000}})
+        (lease,) = await self.leases(1)
+        await self.store.bury(lease, letters, last_key=letters[-1].key)
+        await self.verb(job_id, Event.STOP)
+        await self.store.park(lease)
+        return job_id
+
+    @property
+    def letters(self) -> DeadLetters:
+        """What the HTTP side asks of the same store."""
+        return DeadLetters(self.pool, PlainBox())
+
+    async def retrying(self, *keys: str, origin: str = "payload") -> Lease:
+        """The leased retry of these rows, all dead letters of a job."""
+        job_id = await self.set_aside(*dead(*keys or ("7", "8", "9")))
+        await self.letters.retry_dead_letters("default", ANA, job_id, ids=None, origin=origin)
+        return (await self.claimed(StepKind.RETRY)).lease
+
     async def run_out(self, job_id: str) -> None:
         """The database's clock passes every lease of the job."""
         await self.sql(
@@ -204,7 +228,13 @@ def chunk(
 
 
 def settlement(record: ChunkRecord, **other: Any) -> Settlement:
-    return Settlement(chunk=record, **{"rows_read": record.rows, **other})
+    return Settlement(chunk=record, **other)
+
+
+def dead(*keys: str, code: str = "row_too_large", **other: Any) -> list[DeadLetter]:
+    """Rejected rows as a worker hands them over."""
+    given: dict[str, Any] = {"payload": b'{"id":0}', "payload_bytes": 8, **other}
+    return [DeadLetter((key,), code, f"row {key} is too large", **given) for key in keys]
 
 
 def causes(code: str, at: datetime) -> Sequence[Cause]:

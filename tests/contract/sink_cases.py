@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import gzip
+import io
 import json
 import uuid
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from sinks.formats import Format
+from sinks.formats.columns import Column
 from sinks.kafka import KafkaSink
 from sinks.specs import ElasticsearchSinkSpec, FileSinkSpec, HdfsSinkSpec, KafkaSinkSpec
 from tests.support.hdfs import HdfsProxies
@@ -40,11 +43,17 @@ class SinkCase(ABC):
 
     keeps_rows = True
     """False for a sink that only counts."""
+    takes_large_rows = True
+    """False where one row of 20 MB is over a limit of the target."""
     can_be_lost = True
     """False where the target has no way of being away (`lose` is then never called)."""
 
     def __init__(self, request: pytest.FixtureRequest) -> None:
         self.request = request
+
+    def row(self, number: int, text: str | None = None) -> bytes:
+        """A record of the case's format, as the source would give it."""
+        return b'{"id":%d,"text":"%s"}' % (number, (text or f"value of {number}").encode())
 
     @abstractmethod
     async def start(self) -> None:
@@ -80,6 +89,7 @@ class KafkaCase(SinkCase):
     """Exactly once, through a fault proxy; read back with librdkafka and `read_committed`."""
 
     delivery = "exactly_once"
+    takes_large_rows = False
 
     async def start(self) -> None:
         self.server: KafkaServer = self.request.getfixturevalue("kafka_server")
@@ -117,10 +127,33 @@ CASES: dict[str, Callable[[pytest.FixtureRequest], SinkCase]] = {
 }
 
 
+class CsvRows:
+    """Mixed into a case: records of CSV whose texts hold quotes and line feeds, read back with Python's own reader."""
+
+    form = Format("csv", "gzip", columns=(Column("id", "bigint"), Column("text", "text")))
+
+    def row(self, number: int, text: str | None = None) -> bytes:
+        """As COPY would write it: quoted, since it holds quotes."""
+        text = text or f'value "of"\n{number}'
+        return b'%d,"%s"' % (number, text.replace('"', '""').encode()) if '"' in text else f"{number},{text}".encode()
+
+    def records(self, file: bytes) -> list[bytes]:
+        """What is in one file, under its header."""
+        csv.field_size_limit(1 << 30)
+        head, *found = csv.reader(io.StringIO(gzip.decompress(file).decode(), newline=""))
+        assert head == ["id", "text"]
+        return [self.row(int(number), text) for number, text in found]
+
+
 class FileCase(SinkCase):
     """Files below a temporary folder, read back with Python's own means."""
 
     path = "exports/orders"
+    form = Format("json", "gzip")
+
+    def records(self, file: bytes) -> list[bytes]:
+        """What is in one file."""
+        return gzip.decompress(file).splitlines()
 
     async def start(self) -> None:
         self.root: Path = self.request.getfixturevalue("tmp_path") / "files" / "default"
@@ -133,11 +166,11 @@ class FileCase(SinkCase):
         from sinks.file import FileSink
 
         spec = FileSinkSpec.model_validate({"kind": "file", "path": self.path} | changes)
-        return FileSink(spec, Format("json", "gzip"), self.root)
+        return FileSink(spec, self.form, self.root)
 
     async def read(self) -> list[bytes]:
-        files = sorted((self.root / self.path).glob("*.jsonl.gz"))
-        return [row for file in files for row in gzip.decompress(file.read_bytes()).splitlines()]
+        files = sorted((self.root / self.path).glob(f"*{self.form.extension}"))
+        return [row for file in files for row in self.records(file.read_bytes())]
 
     async def manifest(self, name: str, content: bytes | None = None) -> tuple[bytes, str] | None:
         file = self.root / self.path / name
@@ -154,6 +187,10 @@ class FileCase(SinkCase):
         folder = self.root / self.path
         folder.unlink()
         self._away.rename(folder)
+
+
+class FileCsvCase(CsvRows, FileCase):
+    """The same in CSV."""
 
 
 class DonothingCase(SinkCase):
@@ -178,7 +215,7 @@ class DonothingCase(SinkCase):
         raise NotImplementedError
 
 
-CASES |= {"file": FileCase, "donothing": DonothingCase}
+CASES |= {"file": FileCase, "file-csv": FileCsvCase, "donothing": DonothingCase}
 
 
 class OpenSearchCase(SinkCase):
@@ -225,6 +262,12 @@ CASES |= {"opensearch": OpenSearchCase, "elasticsearch": ElasticsearchCase}
 class S3Case(SinkCase):
     """Objects in versitygw, through a fault proxy; read back with botocore's own client."""
 
+    form = Format("json", "gzip")
+
+    def records(self, file: bytes) -> list[bytes]:
+        """What is in one object."""
+        return gzip.decompress(file).splitlines()
+
     async def start(self) -> None:
         self.server: S3Server = self.request.getfixturevalue("s3_server")
         self.bucket = self.server.create_bucket()
@@ -242,14 +285,13 @@ class S3Case(SinkCase):
 
         endpoint = f"http://{self.proxy.address}"
         spec = self.server.spec(self.bucket, endpoint=endpoint, prefix="exports/{job}", **changes)
-        self._sinks.append(S3Sink(spec, Format("json", "gzip"), patience=10))
+        self._sinks.append(S3Sink(spec, self.form, patience=10))
         return self._sinks[-1]
 
     async def read(self) -> list[bytes]:
         def read() -> list[bytes]:
-            keys = sorted(key for key in self.server.objects(self.bucket) if key.endswith(".jsonl.gz"))
-            content = [self.server.read(self.bucket, key) for key in keys]
-            return [row for one in content for row in gzip.decompress(one).splitlines()]
+            keys = sorted(key for key in self.server.objects(self.bucket) if key.endswith(self.form.extension))
+            return [row for key in keys for row in self.records(self.server.read(self.bucket, key))]
 
         return await asyncio.to_thread(read)
 
@@ -274,11 +316,21 @@ class S3Case(SinkCase):
         await self.proxy.accept_again()
 
 
-CASES |= {"s3": S3Case}
+class S3CsvCase(CsvRows, S3Case):
+    """The same in CSV."""
+
+
+CASES |= {"s3": S3Case, "s3-csv": S3CsvCase}
 
 
 class HdfsCase(SinkCase):
     """Files of a real HDFS, through fault proxies; read back with the standard library's HTTP."""
+
+    form = Format("json", "gzip")
+
+    def records(self, file: bytes) -> list[bytes]:
+        """What is in one file."""
+        return gzip.decompress(file).splitlines()
 
     async def start(self) -> None:
         self.server: HdfsServer = self.request.getfixturevalue("hdfs_server")
@@ -294,13 +346,12 @@ class HdfsCase(SinkCase):
         from sinks.hdfs import HdfsSink
 
         spec = {"kind": "hdfs", "url": self.proxies.url, "path": self.path, "user": "ann"}
-        return HdfsSink(HdfsSinkSpec.model_validate(spec | changes), Format("json", "gzip"))
+        return HdfsSink(HdfsSinkSpec.model_validate(spec | changes), self.form)
 
     async def read(self) -> list[bytes]:
         def rows() -> list[bytes]:
-            names = [name for name in self.server.names(self.path) if name.endswith(".jsonl.gz")]
-            files = [self.server.read(f"{self.path}/{name}") for name in names]
-            return [row for file in files for row in gzip.decompress(file).splitlines()]
+            names = [name for name in self.server.names(self.path) if name.endswith(self.form.extension)]
+            return [row for name in names for row in self.records(self.server.read(f"{self.path}/{name}"))]
 
         return await asyncio.to_thread(rows)
 
@@ -324,4 +375,8 @@ class HdfsCase(SinkCase):
         await self.proxies.accept_again()
 
 
-CASES["hdfs"] = HdfsCase
+class HdfsCsvCase(CsvRows, HdfsCase):
+    """The same in CSV."""
+
+
+CASES |= {"hdfs": HdfsCase, "hdfs-csv": HdfsCsvCase}

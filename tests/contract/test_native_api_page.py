@@ -13,15 +13,16 @@ from config import settings
 from service.api import answers, health, not_available, openapi, queries
 from service.api.app import TABLE
 from service.api.auth import ACCOUNT_HEADER
-from service.api.models import DatasourceDefinition, JobDefinition
+from service.api.models import DatasourceDefinition, DeadLettersRetryRequest, JobDefinition
 from service.api.problems import FieldError, Problem
 from service.domain.spec import Mode, Options, ScheduleSpec
 from service.domain.states import State
+from sinks import formats
+from sinks.format_spec import FormatSpec
 from sinks.specs import (
     DonothingSinkSpec,
     ElasticsearchSinkSpec,
     FileSinkSpec,
-    FormatSpec,
     HdfsSinkSpec,
     KafkaSecurity,
     KafkaSinkSpec,
@@ -97,6 +98,14 @@ def test_modes_and_formats_of_the_page() -> None:
     assert set(states.split()) == set(State)
 
 
+def test_the_formats_of_the_page() -> None:
+    listed = {page.code(row[0])[0]: row for row in page.table(page.section("A job as given").split("**Formats.**")[1])}
+    assert {kind: tuple(page.code(row[1])) for kind, row in listed.items()} == formats.available()
+    assert {kind: tuple(page.code(row[2])) for kind, row in listed.items()} == formats.OPTIONS
+    fields = {"kind", "compression", *(name for options in formats.OPTIONS.values() for name in options)}
+    assert fields == names(FormatSpec)
+
+
 def test_the_fields_of_a_job_as_answered() -> None:
     shown = page.example("A job as answered")
     assert shown.keys() == names(answers.JobAnswer)
@@ -166,9 +175,16 @@ def test_the_openapi_document_is_valid_and_holds_nothing_that_is_not_available()
     for word in (*not_available.SINKS, *not_available.FORMATS):
         assert f"'{word}'" not in text, word
     assert not document["components"]["schemas"]["Options"]["properties"].keys() & not_available.OPTIONS
-    limits = document["components"]["schemas"]["DeadLetterOptions"]["properties"]
-    assert not_available.DEAD_LETTERS & limits.keys() == {"max_rows"}
-    assert limits["max_rows"]["maximum"] == 0
+
+
+def test_the_fields_of_a_dead_letter() -> None:
+    cell = page.answer_of("GET /v1/jobs/{job}/dead-letters")
+    listed = set(re.findall(r'"([a-z_]+)"', cell)) - {"dead_letters", "next", "code", "message"}
+    assert listed == names(answers.DeadLetterAnswer)
+    assert {"run_id", "code", "limit", "after"} == names(queries.DeadLettersQuery)
+    text = page.TEXT.split("**Dead letters.**", 1)[1].split("**ETag.**", 1)[0]
+    assert names(DeadLettersRetryRequest) == {"ids", "from"} <= set(re.findall(r'"([a-z_]+)"', text))
+    assert all(f"?{name}=" in text for name in names(queries.DeadLettersDeleteQuery))
 
 
 def test_every_operation_says_its_role_and_has_an_id_of_its_own() -> None:

@@ -45,8 +45,8 @@ async def sink(case: SinkCase) -> AsyncIterator[Sink]:
     await made.close()
 
 
-def rows(first: int, last: int) -> list[bytes]:
-    return [b'{"id":%d,"text":"value of %d"}' % (number, number) for number in range(first, last + 1)]
+def rows(case: SinkCase, first: int, last: int) -> list[bytes]:
+    return [case.row(number) for number in range(first, last + 1)]
 
 
 def cut(sequence: int, first: int, last: int, *, attempt: int = 1, repeat_of: Prepared | None = None) -> Cut:
@@ -64,12 +64,13 @@ def cut(sequence: int, first: int, last: int, *, attempt: int = 1, repeat_of: Pr
 
 def batch(values: list[bytes]) -> Batch:
     """The rows with their keys, which only a sink that upserts looks at."""
-    return Batch(values, ids=[b'["%d"]' % json.loads(value)["id"] for value in values])
+    found = [json.loads(value)["id"] for value in values] if values[0].startswith(b"{") else []
+    return Batch(values, ids=[b'["%d"]' % number for number in found] or None)
 
 
-async def prepare(writer: Writer, sequence: int, first: int, last: int, **more: object) -> Prepared:
+async def prepare(case: SinkCase, writer: Writer, sequence: int, first: int, last: int, **more: object) -> Prepared:
     """Stage the rows in three batches and prepare the chunk."""
-    values = rows(first, last)
+    values = rows(case, first, last)
     third = max(1, len(values) // 3)
     for start in range(0, len(values), third):
         part = values[start : start + third]
@@ -105,28 +106,28 @@ async def settled(prepared: Iterable[Prepared]) -> AsyncIterator[Prepared]:
 
 async def test_nothing_is_visible_before_make_visible_and_all_of_it_after(case: SinkCase, sink: Sink):
     writer = await opened(sink, OWNER)
-    prepared = await prepare(writer, 1, 1, 100)
+    prepared = await prepare(case, writer, 1, 1, 100)
     if case.keeps_rows and sink.shows is not Shows.NOTHING:
         assert await case.read() == []
     receipt = await writer.make_visible(prepared)
     assert receipt.target == prepared.target
     if case.keeps_rows:
-        await shows(case, rows(1, 100))
+        await shows(case, rows(case, 1, 100))
     await writer.close()
 
 
 async def test_chunks_follow_each_other_in_order(case: SinkCase, sink: Sink):
     writer = await opened(sink, OWNER)
     for sequence in range(1, 6):
-        await writer.make_visible(await prepare(writer, sequence, sequence * 10 - 9, sequence * 10))
+        await writer.make_visible(await prepare(case, writer, sequence, sequence * 10 - 9, sequence * 10))
     await writer.close()
     if case.keeps_rows:
-        await shows(case, rows(1, 50))
+        await shows(case, rows(case, 1, 50))
 
 
-async def test_prepared_says_what_the_runner_must_store(sink: Sink):
+async def test_prepared_says_what_the_runner_must_store(case: SinkCase, sink: Sink):
     writer = await opened(sink, OWNER)
-    prepared = await prepare(writer, 1, 1, 9, attempt=2)
+    prepared = await prepare(case, writer, 1, 1, 9, attempt=2)
     assert (prepared.sequence, prepared.epoch, prepared.attempt, prepared.rows) == (1, OWNER.epoch, 2, 9)
     assert (prepared.first_key, prepared.last_key, prepared.lower) == (("1",), ("9",), None)
     assert prepared.bytes > 0
@@ -138,8 +139,8 @@ async def test_prepared_says_what_the_runner_must_store(sink: Sink):
 
 async def test_a_new_owner_learns_what_its_predecessor_made_visible(case: SinkCase, sink: Sink):
     first = await opened(sink, OWNER)
-    await first.make_visible(await prepare(first, 1, 1, 10))
-    second_chunk = await prepare(first, 2, 11, 20)
+    await first.make_visible(await prepare(case, first, 1, 1, 10))
+    second_chunk = await prepare(case, first, 2, 11, 20)
     await first.make_visible(second_chunk)
     await first.close()
     other = case.sink()
@@ -158,8 +159,8 @@ async def test_a_new_owner_learns_what_its_predecessor_made_visible(case: SinkCa
 
 async def test_a_prepared_chunk_that_was_left_is_not_shown(case: SinkCase, sink: Sink):
     first = await opened(sink, OWNER)
-    await first.make_visible(await prepare(first, 1, 1, 10))
-    left = await prepare(first, 2, 11, 20)
+    await first.make_visible(await prepare(case, first, 1, 1, 10))
+    left = await prepare(case, first, 2, 11, 20)
     other = case.sink()
     writer = other.writer(replace(OWNER, epoch=6))
     await writer.open()
@@ -171,13 +172,13 @@ async def test_a_prepared_chunk_that_was_left_is_not_shown(case: SinkCase, sink:
         assert mark is None or mark.sequence == 1
     await first.close()
     if sink.shows is Shows.NAMES:
-        again = await prepare(writer, 2, 11, 20, attempt=2, repeat_of=left)
+        again = await prepare(case, writer, 2, 11, 20, attempt=2, repeat_of=left)
         assert again.target == left.target
     else:
-        again = await prepare(writer, 2, 11, 20)
+        again = await prepare(case, writer, 2, 11, 20)
     await writer.make_visible(again)
     if case.keeps_rows and sink.shows is not Shows.NOTHING:
-        await shows(case, rows(1, 20))
+        await shows(case, rows(case, 1, 20))
     await writer.close()
     await other.close()
 
@@ -186,7 +187,7 @@ async def test_an_older_owner_can_make_nothing_visible(case: SinkCase, sink: Sin
     if sink.shows is Shows.NOTHING:
         pytest.skip("a sink that shows nothing can not fence")
     old = await opened(sink, OWNER)
-    prepared = await prepare(old, 1, 1, 10)
+    prepared = await prepare(case, old, 1, 1, 10)
     other = case.sink()
     new = await opened(other, replace(OWNER, epoch=6))
     with pytest.raises(SinkError):
@@ -195,8 +196,8 @@ async def test_an_older_owner_can_make_nothing_visible(case: SinkCase, sink: Sin
     await old.close()
     assert await case.read() == []
     more = {"attempt": 2, "repeat_of": prepared} if sink.shows is Shows.NAMES else {}
-    await new.make_visible(await prepare(new, 1, 1, 10, **more))
-    await shows(case, rows(1, 10))
+    await new.make_visible(await prepare(case, new, 1, 1, 10, **more))
+    await shows(case, rows(case, 1, 10))
     await new.close()
     await other.close()
 
@@ -204,7 +205,7 @@ async def test_an_older_owner_can_make_nothing_visible(case: SinkCase, sink: Sin
 async def test_discard_drops_what_is_staged_and_what_is_prepared(case: SinkCase, sink: Sink):
     for prepared in (False, True):
         writer = await opened(sink, OWNER)
-        await writer.stage(batch(rows(1, 50)))
+        await writer.stage(batch(rows(case, 1, 50)))
         if prepared:
             await writer.prepare(cut(1, 1, 50))
         began = time.monotonic()
@@ -214,47 +215,47 @@ async def test_discard_drops_what_is_staged_and_what_is_prepared(case: SinkCase,
     if case.keeps_rows and sink.shows is not Shows.NOTHING:
         assert await case.read() == []
         writer = await opened(sink, replace(OWNER, epoch=6))
-        await writer.make_visible(await prepare(writer, 1, 1, 50))
+        await writer.make_visible(await prepare(case, writer, 1, 1, 50))
         await writer.close()
-        await shows(case, rows(1, 50))
+        await shows(case, rows(case, 1, 50))
 
 
 async def test_discard_leaves_a_chunk_that_was_made_visible(case: SinkCase, sink: Sink):
     writer = await opened(sink, OWNER)
-    await writer.make_visible(await prepare(writer, 1, 1, 10))
+    await writer.make_visible(await prepare(case, writer, 1, 1, 10))
     await writer.discard()
     await writer.close()
     if case.keeps_rows:
-        await shows(case, rows(1, 10))
+        await shows(case, rows(case, 1, 10))
 
 
 async def test_splits_do_not_disturb_each_other(case: SinkCase, sink: Sink):
     one = await opened(sink, OWNER)
-    first = await prepare(one, 1, 1, 10)
+    first = await prepare(case, one, 1, 1, 10)
     two = await opened(sink, replace(OWNER, split="1"))
-    second = await prepare(two, 1, 101, 110)
+    second = await prepare(case, two, 1, 101, 110)
     await two.make_visible(second)
     await one.make_visible(first)
     await one.close()
     await two.close()
     if case.keeps_rows:
-        await shows(case, rows(1, 10) + rows(101, 110), any_order=True)
+        await shows(case, rows(case, 1, 10) + rows(case, 101, 110), any_order=True)
 
 
 async def test_a_position_counts_only_in_its_own_generation(case: SinkCase, sink: Sink):
     writer = await opened(sink, OWNER)
-    await writer.make_visible(await prepare(writer, 1, 1, 10))
+    await writer.make_visible(await prepare(case, writer, 1, 1, 10))
     await writer.close()
     writer = sink.writer(replace(OWNER, generation=4))
     await writer.open()
     assert await writer.visible([]) is None
     await writer.close()
     writer = await opened(sink, replace(OWNER, generation=4))
-    await writer.make_visible(await prepare(writer, 1, 1, 10))
+    await writer.make_visible(await prepare(case, writer, 1, 1, 10))
     await writer.close()
     if case.keeps_rows:
         # By another key it would be another document; by the same it is the one that is there.
-        await shows(case, rows(1, 10) * (1 if sink.upserts else 2), any_order=True)
+        await shows(case, rows(case, 1, 10) * (1 if sink.upserts else 2), any_order=True)
 
 
 async def test_an_anchor_is_a_position_without_a_row(case: SinkCase, sink: Sink):
@@ -264,20 +265,20 @@ async def test_an_anchor_is_a_position_without_a_row(case: SinkCase, sink: Sink)
     assert await writer.visible([]) is None
     await writer.anchor(7)
     assert await writer.visible([]) == Mark(OWNER.generation, OWNER.epoch, 7)
-    await writer.make_visible(await prepare(writer, 8, 1, 10))
+    await writer.make_visible(await prepare(case, writer, 8, 1, 10))
     mark = await writer.visible([])
     assert mark is not None
     assert mark.sequence == 8
     await writer.close()
-    await shows(case, rows(1, 10))
+    await shows(case, rows(case, 1, 10))
 
 
-async def test_close_and_discard_may_be_called_at_any_time_and_twice(sink: Sink):
+async def test_close_and_discard_may_be_called_at_any_time_and_twice(case: SinkCase, sink: Sink):
     never_opened = sink.writer(OWNER)
     await never_opened.discard()
     await never_opened.close()
     writer = await opened(sink, OWNER)
-    await writer.stage(batch(rows(1, 10)))
+    await writer.stage(batch(rows(case, 1, 10)))
     await writer.close()
     await writer.close()
     await writer.discard()
@@ -287,7 +288,7 @@ async def test_a_lost_target_is_an_error_in_time_and_nobody_hangs(case: SinkCase
     if not case.can_be_lost:
         pytest.skip("this target can not be away")
     writer = await opened(sink, OWNER)
-    await writer.stage(batch(rows(1, 10)))
+    await writer.stage(batch(rows(case, 1, 10)))
     await case.lose()
     for step in (writer.discard, writer.close):
         began = time.monotonic()
@@ -303,10 +304,10 @@ async def test_a_lost_target_is_an_error_in_time_and_nobody_hangs(case: SinkCase
     assert [finding for finding in findings if finding.severity == "error"]
     await case.mend()
     writer = await opened(case.sink(), replace(OWNER, epoch=7))
-    await writer.make_visible(await prepare(writer, 1, 1, 10))
+    await writer.make_visible(await prepare(case, writer, 1, 1, 10))
     await writer.close()
     if case.keeps_rows and sink.shows is not Shows.NOTHING:
-        await shows(case, rows(1, 10))
+        await shows(case, rows(case, 1, 10))
 
 
 async def test_check_finds_no_error_in_a_good_target_and_changes_nothing(case: SinkCase, sink: Sink):
@@ -329,7 +330,7 @@ async def test_the_target_is_prepared_finished_and_cleaned_up_as_often_as_asked(
     writer = await opened(sink, OWNER)
     chunks = []
     for sequence in (1, 2):
-        chunks.append(await prepare(writer, sequence, sequence * 10 - 9, sequence * 10))
+        chunks.append(await prepare(case, writer, sequence, sequence * 10 - 9, sequence * 10))
         await writer.make_visible(chunks[-1])
     await writer.close()
     finisher = replace(OWNER, split="finish", epoch=1)
@@ -338,14 +339,14 @@ async def test_the_target_is_prepared_finished_and_cleaned_up_as_often_as_asked(
     for _ in range(2):
         await sink.clean_up([OWNER])
     if case.keeps_rows:
-        await shows(case, rows(1, 20))
+        await shows(case, rows(case, 1, 20))
 
 
 async def test_cleaning_up_fences_a_writer_that_was_left(case: SinkCase, sink: Sink):
     if sink.shows is Shows.NOTHING:
         pytest.skip("a sink that shows nothing can not fence")
     left = await opened(sink, OWNER)
-    prepared = await prepare(left, 1, 1, 10)
+    prepared = await prepare(case, left, 1, 1, 10)
     other = case.sink()
     await other.clean_up([OWNER])
     with pytest.raises(SinkError):
@@ -357,13 +358,60 @@ async def test_cleaning_up_fences_a_writer_that_was_left(case: SinkCase, sink: S
 
 async def test_many_rows_go_through_in_one_chunk(case: SinkCase, sink: Sink):
     writer = await opened(sink, OWNER)
-    values = [b'{"id":%d,"filler":"%s"}' % (number, b"x" * 280) for number in range(60_000)]
+    values = [case.row(number, "x" * 280) for number in range(60_000)]
     for start in range(0, len(values), 5_000):
         await writer.stage(batch(values[start : start + 5_000]))
     prepared = await writer.prepare(cut(1, 1, len(values)))
     await writer.make_visible(prepared)
     await writer.close()
     assert prepared.rows == len(values)
+    if case.keeps_rows:
+        await shows(case, values)
+
+
+async def test_a_repeat_of_the_same_rows_has_the_same_bytes(case: SinkCase, sink: Sink):
+    if sink.shows is not Shows.NAMES:
+        pytest.skip("only files and objects have bytes that can be compared")
+    left = await opened(sink, OWNER)
+    prepared = await prepare(case, left, 1, 1, 100)
+    await left.close()
+    writer = sink.writer(replace(OWNER, epoch=6))
+    await writer.open()
+    assert await writer.visible([prepared]) is None
+    values = rows(case, 1, 100)
+    for value in values:
+        await writer.stage(batch([value]))
+    again = await writer.prepare(cut(1, 1, 100, attempt=2, repeat_of=prepared))
+    assert (again.bytes, again.checksum) == (prepared.bytes, prepared.checksum)
+    await writer.make_visible(again)
+    await writer.close()
+    await shows(case, values)
+
+
+async def test_a_repeat_that_finds_no_row_left_is_a_valid_file_without_rows(case: SinkCase, sink: Sink):
+    if sink.shows is not Shows.NAMES:
+        pytest.skip("only files and objects are repeated under their name")
+    left = await opened(sink, OWNER)
+    prepared = await prepare(case, left, 1, 1, 10)
+    await left.close()
+    writer = sink.writer(replace(OWNER, epoch=6))
+    await writer.open()
+    assert await writer.visible([prepared]) is None
+    empty = replace(cut(1, 1, 10, attempt=2, repeat_of=prepared), rows=0, first_key=None)
+    await writer.make_visible(await writer.prepare(empty))
+    await writer.close()
+    assert await case.read() == []
+
+
+async def test_a_very_large_row_goes_through(case: SinkCase, sink: Sink):
+    if not case.takes_large_rows:
+        pytest.skip("this target's own limit is smaller")
+    writer = await opened(sink, OWNER)
+    values = [case.row(1, "x" * 20_000_000), case.row(2)]
+    for value in values:
+        await writer.stage(batch([value]))
+    await writer.make_visible(await writer.prepare(cut(1, 1, 2)))
+    await writer.close()
     if case.keeps_rows:
         await shows(case, values)
 
@@ -379,18 +427,18 @@ async def listing(case: SinkCase, sink: Sink) -> ListsDays:
     return sink
 
 
-async def two_chunks(sink: Sink) -> list[Prepared]:
+async def two_chunks(case: SinkCase, sink: Sink) -> list[Prepared]:
     writer = await opened(sink, OWNER)
     made = []
     for sequence in (1, 2):
-        made.append(await prepare(writer, sequence, sequence * 10 - 9, sequence * 10))
+        made.append(await prepare(case, writer, sequence, sequence * 10 - 9, sequence * 10))
         await writer.make_visible(made[-1])
     await writer.close()
     return made
 
 
 async def test_the_manifest_of_a_day_names_what_became_final_on_it(case: SinkCase, sink: Sink, listing: ListsDays):
-    made = await two_chunks(sink)
+    made = await two_chunks(case, sink)
     await listing.list_day(OWNER, DAY, settled(made))
     found = await case.manifest(OF_THE_DAY)
     assert found is not None
@@ -400,11 +448,11 @@ async def test_the_manifest_of_a_day_names_what_became_final_on_it(case: SinkCas
     listed = [(f["rows"], f["bytes"], f["checksum"], f["first_key"], f["last_key"]) for f in told["files"]]
     assert listed == [(c.rows, c.bytes, c.checksum, list(c.first_key or ()), list(c.last_key)) for c in made]
     assert [made[n].target.endswith(told["files"][n]["file"].lstrip("/")) for n in (0, 1)] == [True, True]
-    await shows(case, rows(1, 20))
+    await shows(case, rows(case, 1, 20))
 
 
 async def test_a_day_is_listed_again_without_a_trace(case: SinkCase, sink: Sink, listing: ListsDays):
-    made = await two_chunks(sink)
+    made = await two_chunks(case, sink)
     await listing.list_day(OWNER, DAY, settled(made))
     first = await case.manifest(OF_THE_DAY)
     for owner in (OWNER, replace(OWNER, split="1", epoch=9, run_id="r2")):
@@ -413,7 +461,7 @@ async def test_a_day_is_listed_again_without_a_trace(case: SinkCase, sink: Sink,
 
 
 async def test_a_manifest_of_a_day_that_was_changed_is_written_anew(case: SinkCase, sink: Sink, listing: ListsDays):
-    made = await two_chunks(sink)
+    made = await two_chunks(case, sink)
     await listing.list_day(OWNER, DAY, settled(made))
     first = await case.manifest(OF_THE_DAY)
     assert first is not None
@@ -425,13 +473,13 @@ async def test_a_manifest_of_a_day_that_was_changed_is_written_anew(case: SinkCa
 
 
 async def test_who_takes_files_away_after_the_day_stops_no_manifest(case: SinkCase, sink: Sink, listing: ListsDays):
-    made = [replace(chunk, target=f"{chunk.target}-gone") for chunk in await two_chunks(sink)]
+    made = [replace(chunk, target=f"{chunk.target}-gone") for chunk in await two_chunks(case, sink)]
     await listing.list_day(OWNER, DAY, settled(made))
     assert await case.manifest(OF_THE_DAY) is not None
 
 
 async def test_several_owners_may_list_a_day_at_once(case: SinkCase, sink: Sink, listing: ListsDays):
-    made = await two_chunks(sink)
+    made = await two_chunks(case, sink)
 
     async def list_it(split: int) -> None:
         # One that loses its upload to another's look round says so, and finds the manifest at its next look.

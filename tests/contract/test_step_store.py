@@ -21,6 +21,7 @@ from service.store.transitions import NewRun, transition
 from tests.contract.control_jobs import (
     ANA,
     LEASE_SECONDS,
+    LIMIT,
     RUN_KINDS,
     Control,
     PlainBox,
@@ -28,6 +29,7 @@ from tests.contract.control_jobs import (
     chunk,
     control,
     control_dsn,
+    dead,
     settlement,
 )
 from tests.support.waiting import until
@@ -280,6 +282,13 @@ WRITES: dict[str, Callable[[StepStore, Lease], Awaitable[Any]]] = {
     "drop_prepared": lambda store, lease: store.drop_prepared(lease, maybe_doubled=3),
     "scan": lambda store, lease: store.scan(lease, ("7",), rows_read=7),
     "finish_split": lambda store, lease: store.finish_split(lease, ("7",)),
+    "check_dead_letters": lambda store, lease: store.check_dead_letters(lease, dead=1, read=1),
+    "bury": lambda store, lease: store.bury(lease, dead("7"), last_key=("7",)),
+    "retry_origin": lambda store, lease: store.retry_origin(lease),
+    "letters": lambda store, lease: store.letters(lease, limit=1),
+    "keep": lambda store, lease: store.keep(lease, []),
+    "finish_retry": lambda store, lease: store.finish_retry(lease),
+    "give_up_retry": lambda store, lease: store.give_up_retry(lease, FAILURE),
     "settled_chunks": lambda store, lease: anext(store.settled_chunks(lease)),
     "day_to_list": lambda store, lease: store.day_to_list(lease, 1),
     "chunks_of_day": lambda store, lease: anext(store.chunks_of_day(lease, 1, DAY)),
@@ -296,7 +305,8 @@ OF_EVERY_STEP = {
     *("day_to_list", "chunks_of_day", "day_listed"),
 }
 OF_CLEAN_UP = {"cleaned_up", "postpone"}
-TABLES = ("jobs", "generations", "splits", "steps", "chunks", "runs", "events")
+OF_RETRY = {"retry_origin", "letters", "keep", "finish_retry", "give_up_retry"}
+TABLES = ("jobs", "generations", "splits", "steps", "chunks", "runs", "events", "dead_letters", "retries")
 
 
 def test_every_method_that_names_a_lease_is_in_the_table() -> None:
@@ -318,6 +328,8 @@ async def lease_for(control: Control, method: str) -> Lease:
         return (await control.claimed(StepKind.PLAN)).lease
     if method in OF_CLEAN_UP:
         return await clean_up(control)
+    if method in OF_RETRY:
+        return await control.retrying()
     await control.planned(splits=1)
     (lease,) = await control.leases(1)
     if method == "finish_run":
@@ -431,12 +443,13 @@ async def test_a_settled_chunk_is_counted_everywhere_once(control: Control) -> N
     job_id = await control.planned(splits=1)
     (lease,) = await control.leases(1)
     record = chunk(lease, rows=10, last="50", first_key=("1",))
-    await control.store.prepare(lease, record)
+    await control.sql(LIMIT, job_id, {"max_rows": 2})
+    await control.store.prepare(lease, record, dead("7", "8"))
     assert (await control.store.split(lease)).prepared == (record,)
     job = await control.row("jobs", job_id)
     assert (job["totals_rows_read"], job["last_id"]) == (0, None)
     directive = await control.store.settle(
-        lease, settlement(record, rows_read=12, rows_dead=2, partition=3, first_offset=5, last_offset=14, etag="e")
+        lease, settlement(record, partition=3, first_offset=5, last_offset=14, etag="e")
     )
     assert (directive.valid, directive.state, directive.lease) == (True, State.RUNNING, lease)
     split = await control.store.split(lease)
@@ -465,7 +478,7 @@ async def test_settling_takes_the_values_of_the_stored_try(control: Control) -> 
     record = chunk(lease, rows=10, last="50")
     await control.store.prepare(lease, record)
     wrong = replace(record, rows=99, bytes=1, last_key=("999",), target="elsewhere")
-    await control.store.settle(lease, settlement(wrong, rows_read=10, scanned_to=("60",)))
+    await control.store.settle(lease, settlement(wrong, scanned_to=("60",)))
     split = await control.store.split(lease)
     assert (split.position, split.scanned_to) == (("50",), ("60",))
     assert (await control.row("jobs", job_id))["totals_rows_sent"] == 10

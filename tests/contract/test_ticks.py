@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from service.domain.errors import Conflict, NotFound
-from service.domain.records import Actor, DueJob
+from service.domain.records import Actor, DueJob, StepKind
 from service.domain.states import Event, State
 from service.engine.ticker import Ticker
 from service.lifecycle import Verbs
 from service.store.store import Store
+from tests.contract.control_jobs import dead
 from tests.contract.store_cases import ACCOUNT, ANA, StoreCase, definition
 from tests.support.waiting import until
 
@@ -141,6 +142,21 @@ async def test_what_blocks_the_job_elsewhere_is_told(case: StoreCase) -> None:
     assert [tick.outcome for tick in await taken(case, blocked=blocked)] == ["skipped"]
     [event] = await told(case, "schedule_skipped")
     assert event.details["reason"] == "sink.path 'a' is in use by job 'other'"
+
+
+async def test_a_tick_while_dead_letters_are_sent_again_is_skipped(case: StoreCase) -> None:
+    job = await case.create(mode="full", schedule=HOURLY, options={"dead_letters": {"max_rows": 5}})
+    await case.start(job)
+    await case.plan(job, None, ("99",))
+    lease = await case.lease(job, StepKind.SPLIT)
+    await case.store.bury(lease, dead("7"), last_key=("7",))
+    await case.verb(job, Event.STOP)
+    await case.store.park(lease)
+    await case.store.retry_dead_letters(ACCOUNT, ANA, job.id, ids=None, origin="source")
+    await late(case, job, 5)
+    assert [tick.outcome for tick in await taken(case)] == ["skipped"]
+    [event] = await told(case, "schedule_skipped")
+    assert "are sent again" in event.details["reason"]
 
 
 async def test_a_run_that_takes_long_fills_no_events(case: StoreCase) -> None:

@@ -85,6 +85,11 @@ class KafkaTarget:
         self.readers = Readers(kafka)
         self.topics: dict[str, str] = {}
 
+    @property
+    def kafka(self) -> KafkaServer:
+        """Where the topics are."""
+        return self._kafka
+
     def sink(self, job: str) -> dict[str, Any]:
         """A topic of its own."""
         # Small batches: a chunk has several, so that some are sent while it is still being staged.

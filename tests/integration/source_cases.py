@@ -15,9 +15,11 @@ from workers.sources.budget import ConnectionBudget
 from workers.sources.postgres import PostgresSource
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
+    from sinks.formats.columns import Column
     from workers.sources.base import Horizon, Key, Page, Reader
+    from workers.sources.csv_page import Dialect
 
 
 def datasource(dsn: str, **changes: Any) -> Datasource:
@@ -46,6 +48,8 @@ async def source(
     options: dict[str, Any] | None = None,
     connections: ConnectionBudget | None = None,
     store: Datasource | None = None,
+    csv: Dialect | None = None,
+    fixed: Sequence[Column] = (),
     **spec: Any,
 ) -> AsyncIterator[PostgresSource]:
     """A source that is closed afterwards. What is not named here goes into `source` of the job."""
@@ -57,6 +61,8 @@ async def source(
         message_key=message_key,
         application_name="rowferry test",
         connections=connections or ConnectionBudget(),
+        csv=csv,
+        columns=fixed,
     )
     try:
         yield made

@@ -98,6 +98,47 @@ async def test_many_small_stages_over_many_lanes_leave_no_batch_behind(kafka_ser
     assert sorted(int(record.value) for record in await read_settled(kafka_server, topic)) == list(range(6000))
 
 
+@pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
+async def test_a_partition_that_gets_its_leader_between_two_batches_gets_both_in_order(
+    kafka_server: KafkaServer, topic: str, delivery: str
+):
+    """As on a topic just made: another partition's lane learns of the new leader while this one has just failed."""
+    sink = kafka_sink(kafka_server.bootstrap, topic, delivery=delivery)
+    sink.sizes.batch_bytes = 1024
+    writer = sink.writer(OWNER)
+    await writer.open()
+    sending = writer._producer._sending
+    known, asked = sending.topic, []
+    before_first = sending.before_first
+
+    async def leaderless_at_first(partition: int) -> None:
+        await before_first(partition)
+        asked.append(partition)
+        nobody = {partition: replace(known.partitions[partition], leader=-1)}
+        sending.topic = replace(known, partitions=nobody) if len(asked) == 1 else known
+
+    sending.before_first = leaderless_at_first
+    rows = values(1, 200, size=100)
+    await deliver(writer, 1, rows)
+    await writer.close()
+    assert len(asked) > 3, "several batches"
+    assert [record.value for record in await read_settled(kafka_server, topic)] == rows
+
+
+async def test_a_broker_that_may_have_forgotten_the_producer_gets_one_batch_first(
+    kafka_server: KafkaServer, topic: str, monkeypatch: pytest.MonkeyPatch
+):
+    sink = kafka_sink(kafka_server.bootstrap, topic)
+    writer = sink.writer(OWNER)
+    await writer.open()
+    await deliver(writer, 1, values(1, 10))
+    lane = writer._producer._lanes[0]
+    assert lane.window > 1
+    monkeypatch.setattr("sinks.kafka_lanes.REMEMBERED_SECONDS", 0.0)
+    assert lane.window == 1
+    await writer.close()
+
+
 async def test_sequence_numbers_begin_again_after_the_largest(kafka_server: KafkaServer, topic: str):
     sink = kafka_sink(kafka_server.bootstrap, topic)
     sink.sizes.batch_bytes = 1024

@@ -153,6 +153,10 @@ class Client:
         """All outputs of a job."""
         return await self._pages(f"/v1/jobs/{job}/outputs", "outputs")
 
+    async def dead_letters(self, job: str) -> list[Json]:
+        """All dead letters of a job."""
+        return await self._pages(f"/v1/jobs/{job}/dead-letters", "dead_letters")
+
     async def log(self, job: str) -> list[Json]:
         """All log lines of a job."""
         return await self._pages(f"/v1/jobs/{job}/log", "lines")

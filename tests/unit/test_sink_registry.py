@@ -13,8 +13,9 @@ from pydantic import ValidationError
 
 from sinks import registry
 from sinks.base import Guarantee
+from sinks.format_spec import FormatSpec
 from sinks.registry import Context, Definition, DefinitionRefused, available, build, check_together, parse
-from sinks.specs import FileSinkSpec, FormatSpec
+from sinks.specs import FileSinkSpec
 
 KAFKA = {"kind": "kafka", "bootstrap_servers": "127.0.0.1:9092", "topic": "orders"}
 DEFINITIONS: dict[str, dict[str, Any]] = {
@@ -59,9 +60,9 @@ def test_what_is_available_is_what_can_be_parsed():
     ("sink", "form", "pointer", "code"),
     [
         (DEFINITIONS["elasticsearch"], {"compression": "gzip"}, "/format/compression", "format_not_supported"),
-        (DEFINITIONS["file"], {"kind": "parquet"}, "/format/kind", "not_available"),
-        (DEFINITIONS["file"], {"kind": "csv"}, "/format/kind", "not_available"),
-        (DEFINITIONS["file"], {"compression": "lz4"}, "/format/compression", "not_available"),
+        (KAFKA, {"kind": "parquet"}, "/format/kind", "format_not_supported"),
+        (DEFINITIONS["elasticsearch"], {"kind": "csv"}, "/format/kind", "format_not_supported"),
+        (KAFKA, {"kind": "csv"}, "/format/kind", "format_not_supported"),
         (KAFKA, {"compression": "gzip"}, "/format/compression", "format_not_supported"),
         ({"kind": "file", "path": "../other"}, {}, "/sink/path", "path_not_allowed"),
         ({"kind": "file", "path": "/etc"}, {}, "/sink/path", "path_not_allowed"),
@@ -88,6 +89,9 @@ def test_what_can_not_be_is_refused_with_pointer_and_remedy(
         ({"kind": "file", "path": 7}, {}),
         ({"kind": "donothing", "path": "a"}, {}),
         (DEFINITIONS["file"], {"compression": "brotli"}),
+        (DEFINITIONS["file"], {"compression": "lz4"}),
+        (DEFINITIONS["file"], {"compression": "snappy"}),
+        (DEFINITIONS["file"], {"kind": "csv", "compression": "snappy"}),
         (DEFINITIONS["file"], {"level": 3}),
         (DEFINITIONS["file"], {"kind": ["json"]}),
     ],
@@ -116,3 +120,22 @@ def test_a_process_without_kafka_jobs_never_loads_a_kafka_client(tmp_path: Path)
         [sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True
     )
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    "sink",
+    [
+        {"kind": "elasticsearch", "url": "https://search", "index": "orders", "username": "ann"},
+        {
+            "kind": "kafka",
+            "bootstrap_servers": "a:1",
+            "topic": "t",
+            "security": {"protocol": "SSL", "certificate": "PEM"},
+        },
+    ],
+    ids=["elasticsearch", "kafka"],
+)
+def test_a_secret_that_is_stored_apart_is_not_missing(sink: dict[str, Any]):
+    with pytest.raises(ValidationError, match="credential that holds it"):
+        registry.parse(sink)
+    assert registry.parse(sink, secrets_apart=True).sink.kind == sink["kind"]

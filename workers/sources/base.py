@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from service.domain.inspection import Finding
+    from sinks.formats.columns import Column
 
 Key = tuple[str, ...]
 
@@ -89,7 +90,7 @@ class Page:
 
     values: list[bytes]
     """One encoded record a row, without a line end."""
-    raw_keys: list[bytes]
+    raw_keys: Sequence[bytes]
     """One a row: the key columns as the source sent them; `key` reads them."""
     message_keys: list[bytes | None] | None
     """The message key a row, where the sink asked for one."""
@@ -117,6 +118,10 @@ class Reader(Protocol):
         Raises Permanent `key_not_unique` when two rows have the same key, before either is given out.
         """
 
+    async def one(self, key: Key) -> Page:
+        """The row with this key as a page of its own, by itself; empty where there is none, or none that the definition
+        lets through. Raises as `read`."""
+
     async def close(self) -> None:
         """Give the connection back; cancels a running query. Never raises."""
 
@@ -138,6 +143,10 @@ class Source(Protocol):
     async def inspect(self) -> Inspection:
         """Look at the catalog, change nothing. What makes a run impossible is a finding of severity `error`; raises
         only when the source can not be reached or asked."""
+
+    async def columns(self) -> Sequence[Column]:
+        """What a row consists of, in order: for the generation that is planned. Of a query the types are known without
+        their modifiers. Refuses (Permanent) what inspection calls an error."""
 
     async def plan(
         self,

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sinks.formats.columns import Column as ExactColumn
 from workers.sources.queries import load
 from workers.sources.sql import quote_ident
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from asyncpg import Record
 
     from workers.sources.connection import Session
     from workers.sources.sql import Name, UserSql
@@ -50,6 +53,10 @@ class Column:
     not_null: bool
     collation: str | None
     """Quoted and qualified; empty where only asking tells; None where the type has none."""
+    exact: ExactColumn
+    """As a generation keeps it: domains resolved, with the type's modifier where it is known."""
+    varies: bool
+    """Its values have no fixed length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +103,7 @@ async def find_relation(session: Session, name: Name) -> Relation | None:
 async def columns_of(session: Session, oid: int) -> tuple[Column, ...]:
     """The relation's columns, in order."""
     rows = await session.fetch(load("columns"), oid)
-    return tuple(Column(row["name"], row["type"], row["category"], row["not_null"], row["collation"]) for row in rows)
+    return tuple(_column(row["name"], row, row["collation"], not_null=row["not_null"]) for row in rows)
 
 
 async def indexes_of(session: Session, oid: int) -> tuple[Index, ...]:
@@ -106,18 +113,19 @@ async def indexes_of(session: Session, oid: int) -> tuple[Index, ...]:
 
 
 async def query_columns(session: Session, query: str) -> tuple[Column, ...]:
-    """The output columns of a query, duplicates included. The query is prepared, not run."""
+    """The output columns of a query, duplicates included, as describing the statement tells them: types without their
+    modifiers, nothing about nulls. The query is prepared, not run."""
     async with session.in_use() as connection:
         statement = await connection.prepare(f"SELECT * FROM ({query}) AS q")
         attributes = [(attribute.name, attribute.type.oid) for attribute in statement.get_attributes()]
-    rows = await session.fetch(
-        "SELECT oid, format_type(oid, -1) AS type, typcategory::text AS category,"
-        " typcollation <> 0 AS collated"
-        " FROM pg_type WHERE oid = ANY ($1::oid[])",
-        [oid for _, oid in attributes],
-    )
-    types = {row["oid"]: (row["type"], row["category"], False, "" if row["collated"] else None) for row in rows}
-    return tuple(Column(name, *types[oid]) for name, oid in attributes)
+    rows = await session.fetch(load("types"), [oid for _, oid in attributes])
+    types = {row["oid"]: row for row in rows}
+    return tuple(_column(name, types[oid], "" if types[oid]["collated"] else None) for name, oid in attributes)
+
+
+def _column(name: str, row: Record, collation: str | None, *, not_null: bool = False) -> Column:
+    exact = ExactColumn(name, row["exact"], row["dimensions"], row["enum"], not_null)
+    return Column(name, row["type"], row["category"], not_null, collation, exact, row["varies"])
 
 
 async def query_collations(session: Session, query: str, names: Sequence[str]) -> dict[str, str | None]:

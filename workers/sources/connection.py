@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from service.domain.datasource import Datasource
     from sinks.guarded import Guard
     from workers.sources.budget import ConnectionBudget, Slot
+    from workers.sources.csv_page import Dialect
 
 CONNECT_SECONDS = 10.0
 STATEMENT_SECONDS = 0.9
@@ -152,16 +153,28 @@ class Session:
         return None if row is None else row[0]
 
     async def copy(
-        self, query: str, output: Callable[[bytes], Awaitable[bool]], *, seconds: float | None = None
+        self,
+        query: str,
+        output: Callable[[bytes], Awaitable[bool]],
+        *,
+        seconds: float | None = None,
+        csv: Dialect | None = None,
     ) -> bool:
-        """Stream `COPY (query) TO STDOUT` as text, until `output` answers True: then the statement is cancelled, True
-        comes back and the connection stays usable. `seconds` hold for this statement alone. What `output` raises is
-        raised here and costs the connection."""
+        """Stream `COPY (query) TO STDOUT` as text, or in `csv`, until `output` answers True: then the statement is
+        cancelled, True comes back and the connection stays usable. `seconds` hold for this statement alone. What
+        `output` raises is raised here and costs the connection."""
         seconds = seconds or self.seconds
         async with self.in_use() as connection, self._limit(connection, seconds):
             stream = _Stream(connection, output)
             try:
-                await connection.copy_from_query(query, output=stream.take, timeout=seconds + _ANSWER_MARGIN_SECONDS)
+                await connection.copy_from_query(
+                    query,
+                    output=stream.take,
+                    timeout=seconds + _ANSWER_MARGIN_SECONDS,
+                    format="text" if csv is None else "csv",
+                    delimiter=None if csv is None else csv.delimiter,
+                    null=None if csv is None else csv.null,
+                )
             except asyncpg.QueryCanceledError:
                 if not stream.cut:
                     raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from service.domain.errors import Permanent
 from service.domain.inspection import Finding
@@ -14,7 +14,23 @@ from workers.sources.sql import quote_ident
 if TYPE_CHECKING:
     from workers.sources.base import Key
     from workers.sources.catalog import Column, Relation
+    from workers.sources.csv_page import Dialect
     from workers.sources.sql import UserSql
+
+_TEXTS: Final = frozenset({"text", "character varying", "character", "bpchar"})
+_NEVER_LONG: Final = frozenset({"numeric", "inet", "cidr"})
+_TRUSTED_BYTES: Final = 2000
+"""Stored bytes below which a value is small, even compressed in place."""
+_BEST_COMPRESSION: Final = 256
+"""More than Postgres's compressions can do."""
+_SAME_TEXT: Final = frozenset(
+    {
+        *("smallint", "integer", "bigint", "numeric", "uuid", "text", "character varying", "date"),
+        *("timestamp without time zone", "timestamp with time zone"),
+    }
+)
+"""Types whose cast to text is what COPY writes (as against boolean, "char" and inet)."""
+TOO_LARGE: Final = "rowferry_row_too_large"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +59,18 @@ class Definition:
     filters: tuple[str, ...] = ()
     """Conditions that leave rows out."""
     message_key: tuple[str, ...] = ()
+    csv: Dialect | None = None
+    """Rows are read as CSV records; None: as JSON."""
     relations: tuple[int, ...] = ()
     """Whose writers may still commit rows."""
     functions_in_from: bool = False
     findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def key_leads(self) -> bool:
+        """Each CSV record begins with the key as its own text, and no two have the same."""
+        types = [part.type for part in self.key.parts]
+        return self.key.proven and self.selected[: len(types)] == self.key.names and _SAME_TEXT.issuperset(types)
 
     def error(self, pointer: str, code: str, message: str, hint: str = "") -> None:
         """Note what makes a run impossible."""
@@ -76,18 +100,21 @@ class Definition:
         return f"SELECT {select} FROM {self.source_sql}{where}{order and ' ORDER BY ' + order}"
 
     def page_sql(self, after: Key | None, upper: Key | None, limit: int, max_row_bytes: int) -> str:
-        """The rows of a page as COPY wants them: key texts, JSON, message key, mark of a repeated key.
+        """The rows of a page as COPY wants them."""
+        if self.csv is None:
+            return self._json_page_sql(after, upper, limit, max_row_bytes)
+        return self._csv_page_sql(after, upper, limit, max_row_bytes)
+
+    def _json_page_sql(self, after: Key | None, upper: Key | None, limit: int, max_row_bytes: int) -> str:
+        """Key texts, JSON, message key, mark of a repeated key.
 
         The row's alias is random: an alias equal to a column's name would read that column instead. OFFSET 0 keeps
         the JSON from being built twice. A row over `max_row_bytes` comes as null, so it never travels.
         """
         page, row, built = (f"{letter}_{secrets.token_hex(6)}" for letter in "prj")
-        needed = dict.fromkeys((*self.selected, *self.key.names, *self.message_key))
-        inner = self.rows_sql(
-            ", ".join(f"{self.qualifier}.{quote_ident(name)}" for name in needed), after, upper, order=self.key.order()
-        )
+        inner = self._needed_sql(after, upper)
         lateral, value = "", page
-        if tuple(needed) != self.selected:
+        if {*self.key.names, *self.message_key} - {*self.selected}:
             chosen = ", ".join(f"{page}.{quote_ident(name)}" for name in self.selected)
             lateral, value = f" CROSS JOIN LATERAL (SELECT {chosen}) AS {row}", row
         select = [f"{column}::text AS k{index}" for index, column in enumerate(self.key.columns(page))]
@@ -106,6 +133,66 @@ class Definition:
             f" FROM ({inner} LIMIT {limit}) AS {page}{lateral}"
             f" ORDER BY {self.key.order(alias=page)} OFFSET 0) AS {built}"
         )
+
+    def _csv_page_sql(self, after: Key | None, upper: Key | None, limit: int, max_row_bytes: int) -> str:
+        """Key texts, mark of a repeated key, columns.
+
+        Before a row that is far over `max_row_bytes` the statement fails, with `TOO_LARGE` in its message, so that it
+        never travels: to leave out all its columns would cost every other row a CASE a column.
+        """
+        page = f"p_{secrets.token_hex(6)}"
+        inner = self._needed_sql(after, upper)
+        select = [] if self.key_leads else [f"{column}::text" for column in self.key.columns(page)]
+        if not self.key.proven:
+            select.append(self._repeat_sql(page))
+        select += [f"{page}.{quote_ident(name)}" for name in self.selected]
+        where = ""
+        if size := self._size_sql(page, max_row_bytes):
+            # The text depends on the row, or else the planner would try it at once.
+            failure = f"('{TOO_LARGE}' || left({self.key.columns(page)[0]}::text, 0))::integer IS NULL"
+            where = f" WHERE CASE WHEN {size} <= {max_row_bytes} THEN true ELSE {failure} END"
+        return (
+            f"SELECT {', '.join(select)} FROM ({inner} LIMIT {limit}) AS {page}{where}"
+            f" ORDER BY {self.key.order(alias=page)}"
+        )
+
+    def first_too_large_sql(self, after: Key | None, upper: Key | None, limit: int, max_row_bytes: int) -> str:
+        """The place, counted from 1, of the first row for which the statement of `page_sql` fails. Rows come in the
+        order of their numbers; ORDER BY would look at all of them first."""
+        page, rows = f"p_{secrets.token_hex(6)}", f"r_{secrets.token_hex(6)}"
+        return (
+            f"SELECT {rows}.n FROM (SELECT row_number() OVER (ORDER BY {self.key.order(alias=page)}) AS n,"
+            f" {self._size_sql(page, max_row_bytes) or '0'} AS s"
+            f" FROM ({self._needed_sql(after, upper)} LIMIT {limit}) AS {page}) AS {rows}"
+            f" WHERE {rows}.s > {max_row_bytes} LIMIT 1"
+        )
+
+    def _needed_sql(self, after: Key | None, upper: Key | None) -> str:
+        """The columns of the page and of the key, in order."""
+        needed = dict.fromkeys((*self.selected, *self.key.names, *self.message_key))
+        columns = ", ".join(f"{self.qualifier}.{quote_ident(name)}" for name in needed)
+        return self.rows_sql(columns, after, upper, order=self.key.order())
+
+    def _size_sql(self, page: str, max_row_bytes: int) -> str:
+        """About how many bytes the long values of a row have as text, without reading those that are stored apart;
+        empty where no column can be long."""
+        trusted = max(_TRUSTED_BYTES, max_row_bytes // _BEST_COMPRESSION)
+        sizes = []
+        for column in self.columns:
+            if not column.varies or column.name not in self.selected:
+                continue
+            name, base = f"{page}.{quote_ident(column.name)}", column.exact.type.partition("(")[0]
+            if base in _TEXTS:
+                sizes.append(f"coalesce(octet_length({name}), 0)::bigint")
+            elif base == "bytea":
+                sizes.append(f"2 * coalesce(octet_length({name}), 0)::bigint")
+            elif base not in _NEVER_LONG:
+                stored = f"pg_column_size({name})"
+                sizes.append(
+                    f"CASE WHEN {stored} > {trusted} THEN octet_length({name}::text)::bigint"
+                    f" ELSE coalesce({stored}, 0) END"
+                )
+        return " + ".join(sizes)
 
     def _message_key_sql(self, page: str) -> str:
         texts = [f"{page}.{quote_ident(name)}::text" for name in self.message_key]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from service.domain.errors import Permanent, RowferryError, Transient
+from workers.sources.definition import TOO_LARGE
 
 if TYPE_CHECKING:
     from service.domain.datasource import Datasource
@@ -62,6 +63,11 @@ def is_cancelled(error: BaseException) -> bool:
 def is_too_large(error: BaseException | None) -> bool:
     """Postgres itself can not build the value: over 1 GB of text, or out of memory."""
     return sqlstate(error) in _TOO_LARGE
+
+
+def is_over_limit(error: BaseException | None) -> bool:
+    """Our own statement refused to write a row over `max_row_bytes`."""
+    return TOO_LARGE in str(error)
 
 
 def is_connection_loss(error: BaseException) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from workers.sources.base import Page
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from workers.sources.base import Key
 
@@ -79,7 +79,7 @@ class PageBuilder:
         self._message_key = message_key
         self._marks = marks_repeats
         self._page_bytes = page_bytes
-        self.raw_keys: list[bytes] = []
+        self.raw_keys: Sequence[bytes] = []
         self.values: list[bytes] = []
         self.message_keys: list[bytes | None] | None = [] if message_key else None
         self.repeats: list[bytes] = []
@@ -111,6 +111,7 @@ class PageBuilder:
         return self.oversized is not None or (self.bytes > self._page_bytes and len(self.values) > self._marks)
 
     def _take_keys(self, fields: list[bytes]) -> None:
+        assert isinstance(self.raw_keys, list)
         if self._keys == 1:
             self.raw_keys += fields[0 :: self._width]
         else:
@@ -122,7 +123,9 @@ class PageBuilder:
         if rows >= len(self.values):
             return
         self.bytes -= sum(map(len, self.values[rows:]))
-        del self.values[rows:], self.raw_keys[rows:]
+        del self.values[rows:]
+        if isinstance(self.raw_keys, list):
+            del self.raw_keys[rows:]
         if self.message_keys is not None:
             del self.message_keys[rows:]
 

@@ -31,9 +31,11 @@ if TYPE_CHECKING:
 
     from service.domain.datasource import Datasource
     from service.domain.spec import Options, SourceSpec
+    from sinks.formats.columns import Column
     from sinks.guarded import Guard
     from workers.sources.base import Key
     from workers.sources.budget import ConnectionBudget
+    from workers.sources.csv_page import Dialect
     from workers.sources.definition import Definition
 
 __all__ = ["PostgresSource", "check_datasource"]
@@ -58,11 +60,16 @@ class PostgresSource:
         message_key_field: str = "key",
         application_name: str,
         connections: ConnectionBudget,
+        csv: Dialect | None = None,
+        columns: Sequence[Column] = (),
         guard: Guard | None = None,
         waiting: Callable[[bool], None] | None = None,
     ) -> None:
+        """`csv`: rows are CSV records, else JSON. `columns`: those that the generation was planned with."""
         self._datasource = datasource
         self._spec = spec
+        self._csv = csv
+        self._columns = columns
         self._mode = mode
         self._options = options
         self._message_key = MessageKey(tuple(message_key or ()), f"/sink/{message_key_field}")
@@ -102,6 +109,12 @@ class PostgresSource:
             tuple(findings),
             self._guarantee_note(definition),
         )
+
+    async def columns(self) -> tuple[Column, ...]:
+        """See the protocol."""
+        definition = await self._required()
+        found = {column.name: column.exact for column in definition.columns}
+        return tuple(found[name] for name in definition.selected)
 
     async def plan(
         self,
@@ -229,7 +242,14 @@ class PostgresSource:
     async def _resolved(self) -> Definition:
         async with self._resolving:
             if self._definition is None:
-                resolver = Resolver(self._session, self._datasource, self._spec, self._message_key)
+                resolver = Resolver(
+                    self._session,
+                    self._datasource,
+                    self._spec,
+                    self._message_key,
+                    csv=self._csv,
+                    fixed=self._columns if self._csv is not None else (),
+                )
                 self._definition = await resolver.resolve()
                 self._session.what = self._definition.what
                 self._session.reading = True

@@ -7,15 +7,17 @@ cut and rarely times out. One that times out is halved down to a single row, whi
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from itertools import islice
 from operator import eq
 from typing import TYPE_CHECKING
 
 import asyncpg
 
-from service.domain.errors import Permanent, RowsRejected
+from service.domain.errors import Permanent, RowsRejected, Transient
 from workers.sources import failures
 from workers.sources.connection import STATEMENT_SECONDS
+from workers.sources.csv_page import CsvPageBuilder
 from workers.sources.page import NULL, TRUE, PageBuilder, decode_key
 
 if TYPE_CHECKING:
@@ -67,6 +69,14 @@ class PostgresReader:
         if definition.filters and definition.relation is not None:
             return await self._read_sparse(definition, after, upper, max_rows)
         page = await self._read_rows(definition, after, upper, max_rows)
+        assert page is not None, "only a stretch asks to be made shorter"
+        return page
+
+    async def one(self, key: Key) -> Page:
+        """The row with this key, as the protocol says."""
+        definition = await self._resolve()
+        alone = replace(definition, filters=(definition.key.compared("=", key), *definition.filters))
+        page = await self._read_rows(alone, None, None, 1)
         assert page is not None, "only a stretch asks to be made shorter"
         return page
 
@@ -126,8 +136,13 @@ class PostgresReader:
             query = definition.page_sql(after, upper, rows + held_back, self._max_row_bytes)
             started = time.monotonic()
             try:
-                more = await self._session.copy(query, builder.feed, seconds=self._seconds(definition, rows))
+                more = await self._session.copy(
+                    query, builder.feed, seconds=self._seconds(definition, rows), csv=definition.csv
+                )
             except (asyncpg.QueryCanceledError, Permanent) as error:
+                if failures.is_over_limit(error.__cause__):
+                    rows, held_back = await self._before_too_large(definition, after, upper, rows, held_back=held_back)
+                    continue
                 if not isinstance(error, asyncpg.QueryCanceledError) and not failures.is_too_large(error.__cause__):
                     raise
                 more = len(builder.values) > held_back
@@ -147,6 +162,32 @@ class PostgresReader:
             more = more or len(builder.values) >= rows + held_back
             return self._finish(definition, builder, after, upper, limit=rows, more=more, held_back=held_back)
 
+    async def _before_too_large(
+        self, definition: Definition, after: Key | None, upper: Key | None, rows: int, *, held_back: bool
+    ) -> tuple[int, bool]:
+        """How many rows to ask for, and whether with one to hold back, so that none of them is over `max_row_bytes`.
+        Raises RowsRejected when the next row is. (What asyncpg had of a statement when it failed, is lost.)"""
+        first: int | None = 1
+        if rows + held_back > 1:
+            query = definition.first_too_large_sql(after, upper, rows + held_back, self._max_row_bytes)
+            try:
+                first = await self._session.fetchval(query)
+            except (Transient, Permanent) as error:
+                if error.code not in {"source_timeout", "statement_too_long"}:
+                    raise
+                if rows > 1:
+                    return rows // 4 or 1, held_back
+                first = 2  # of two rows either may be the one: read the first alone
+        if first is None:  # it was changed meanwhile
+            return rows, held_back
+        if held_back and first <= 2:
+            await self._refuse_repeat(definition, after, upper)
+        if first == 1:
+            key = await self._next_key(definition, after, upper)
+            if key is not None:
+                raise _too_large(definition, key, self._max_row_bytes)
+        return max(1, first - 1 - held_back), held_back and first > 2
+
     async def _give_up(
         self, definition: Definition, after: Key | None, upper: Key | None, query: str, rows: int, error: Exception
     ) -> None:
@@ -158,6 +199,16 @@ class PostgresReader:
             raise await self._rejected(definition, after, upper, str(error.__cause__)) from error
 
     def _builder(self, definition: Definition) -> PageBuilder:
+        if definition.csv is not None:
+            return CsvPageBuilder(
+                definition.csv,
+                key_columns=len(definition.key.parts),
+                value_columns=len(definition.selected),
+                marks_repeats=not definition.key.proven,
+                page_bytes=self._page_bytes,
+                max_row_bytes=self._max_row_bytes,
+                key_leads=definition.key_leads,
+            )
         return PageBuilder(
             key_columns=len(definition.key.parts),
             message_key=bool(definition.message_key),
@@ -230,14 +281,19 @@ class PostgresReader:
     async def _rejected(
         self, definition: Definition, after: Key | None, upper: Key | None, reason: str
     ) -> RowsRejected:
-        """The next row is one that Postgres itself can not write as JSON; its key it can."""
+        """The next row is one that Postgres itself can not write; its key it can."""
+        key = await self._next_key(definition, after, upper)
+        return RowsRejected("row_too_large", f"{definition.what}: Postgres can not write this row: {reason}", key=key)
+
+    async def _next_key(self, definition: Definition, after: Key | None, upper: Key | None) -> Key | None:
         query = definition.rows_sql(definition.key.texts(), after, upper, order=definition.key.order())
         row = await self._session.fetchrow(f"{query} LIMIT 1")
-        key = None if row is None else tuple(row.values())
-        return RowsRejected("row_too_large", f"{definition.what}: Postgres can not write this row: {reason}", key=key)
+        return None if row is None else tuple(row.values())
 
 
 def _check_unique(definition: Definition, builder: PageBuilder) -> None:
+    if definition.csv is not None and definition.key_leads:
+        return  # an index keeps them unique, and to look at each would cost more than to read it
     keys = builder.raw_keys
     position = None
     if TRUE in builder.repeats:

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from service.domain.errors import Permanent, Transient
 from service.domain.inspection import Finding
-from workers.sources import catalog
+from workers.sources import catalog, fixed_columns
 from workers.sources.definition import Definition
 from workers.sources.keys import KeyColumns, KeyPart
 from workers.sources.sql import SqlError, UserSql, parse_expression, parse_name, parse_query, quote_ident, quote_literal
@@ -19,19 +19,32 @@ if TYPE_CHECKING:
 
     from service.domain.datasource import Datasource
     from service.domain.spec import SourceSpec
+    from sinks.formats.columns import Column as ExactColumn
     from workers.sources.connection import Session
+    from workers.sources.csv_page import Dialect
     from workers.sources.definition import MessageKey
 
 
 class Resolver:
     """Asks the catalog once, and collects findings instead of stopping at the first."""
 
-    def __init__(self, session: Session, datasource: Datasource, spec: SourceSpec, message_key: MessageKey) -> None:
+    def __init__(
+        self,
+        session: Session,
+        datasource: Datasource,
+        spec: SourceSpec,
+        message_key: MessageKey,
+        *,
+        csv: Dialect | None = None,
+        fixed: Sequence[ExactColumn] = (),
+    ) -> None:
+        """`fixed`: the generation's columns, which are read and no others."""
         self._session = session
         self._datasource = datasource
         self._spec = spec
+        self._fixed = fixed
         self._asked_by = message_key.pointer
-        self._definition = Definition(what=spec.table or "the query", message_key=message_key.columns)
+        self._definition = Definition(what=spec.table or "the query", message_key=message_key.columns, csv=csv)
 
     async def resolve(self) -> Definition:
         """The definition. Raises Transient or Permanent only when the source can not be asked."""
@@ -134,7 +147,10 @@ class Resolver:
     def _select(self) -> None:
         definition = self._definition
         known = [column.name for column in definition.columns]
-        if self._spec.columns == ["*"]:
+        if self._fixed:
+            definition.selected = tuple(column.name for column in self._fixed)
+            definition.findings += fixed_columns.findings(definition.what, self._fixed, definition.columns)
+        elif self._spec.columns == ["*"]:
             definition.selected = tuple(known)
             if not known:
                 definition.error("/source", "column_unknown", f"{definition.what} has no columns")

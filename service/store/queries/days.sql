@@ -10,14 +10,16 @@ SELECT NOT EXISTS (
 SELECT (min(c.settled_at) AT TIME ZONE 'UTC')::date
 FROM generations g JOIN chunks c ON c.job_id = g.job_id AND c.generation = g.number
 WHERE g.job_id = $1 AND g.number = $2 AND c.state = 'settled'
+    AND c.ordinal >= 0
     AND c.settled_at >= coalesce((g.listed_through + 1)::timestamp AT TIME ZONE 'UTC', '-infinity')
     AND ($3 OR c.settled_at < date_trunc('day', now(), 'UTC'));
 
 -- name: day_page
+-- Of the splits: what retries have sent is no part of it.
 SELECT ordinal, sequence, epoch, attempt, rows, bytes, first_key, last_key, lower, target, checksum, details, run_id,
-    settled_at
+    letters, settled_at
 FROM chunks
-WHERE job_id = $1 AND generation = $2 AND state = 'settled'
+WHERE job_id = $1 AND generation = $2 AND state = 'settled' AND ordinal >= 0
     AND settled_at >= $3::date::timestamp AT TIME ZONE 'UTC'
     AND settled_at < ($3::date + 1)::timestamp AT TIME ZONE 'UTC'
     AND ($4::timestamptz IS NULL OR (settled_at, ordinal, sequence) > ($4, $5, $6))

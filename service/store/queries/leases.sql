@@ -14,12 +14,15 @@ SELECT job_id, generation, kind, ordinal FROM (
     SELECT s.job_id, s.generation, s.kind, s.ordinal, s.ready_at
     FROM jobs j JOIN steps s ON s.job_id = j.id AND s.generation = j.generation
     WHERE j.desired = 'run' AND j.state IN ('queued', 'running') AND j.removed_at IS NULL
-        AND s.state = 'ready' AND s.kind = ANY ($1) AND s.kind <> 'clean_up'
+        AND s.state = 'ready' AND s.kind = ANY ($1) AND s.kind NOT IN ('clean_up', 'retry')
         AND ($3::uuid[] IS NULL OR s.job_id = ANY ($3))
         AND (s.not_before IS NULL OR s.not_before <= now())
     UNION ALL
     SELECT job_id, generation, kind, ordinal, ready_at FROM steps
     WHERE state = 'ready' AND kind = 'clean_up' AND kind = ANY ($1) AND (not_before IS NULL OR not_before <= now())
+    UNION ALL
+    SELECT job_id, generation, kind, ordinal, ready_at FROM steps
+    WHERE state = 'ready' AND kind = 'retry' AND kind = ANY ($1) AND (not_before IS NULL OR not_before <= now())
 ) found
 ORDER BY ready_at, job_id, generation, ordinal LIMIT $2;
 
@@ -34,7 +37,8 @@ UPDATE steps s SET
 FROM jobs j
 WHERE j.id = s.job_id AND s.job_id = $1 AND s.generation = $2 AND s.kind = $3 AND s.ordinal = $4 AND s.state = 'ready'
     AND (s.not_before IS NULL OR s.not_before <= clock_timestamp())
-    AND CASE WHEN s.kind = 'clean_up' THEN j.removed_at IS NOT NULL ELSE j.removed_at IS NULL AND j.desired = 'run'
+    AND CASE WHEN s.kind = 'clean_up' THEN j.removed_at IS NOT NULL WHEN s.kind = 'retry' THEN j.removed_at IS NULL
+        ELSE j.removed_at IS NULL AND j.desired = 'run'
         AND j.state IN ('queued', 'running') AND j.generation = s.generation END
 RETURNING s.epoch;
 
@@ -124,7 +128,8 @@ WHERE id = $1 AND (last_progress_at IS NULL OR last_progress_at < clock_timestam
 SELECT job_id AS id FROM steps WHERE state = 'leased' AND leased_until < now()
 UNION
 SELECT j.id FROM jobs j WHERE j.state IN ('stopping', 'aborting', 'failing') AND (j.stop_deadline < now()
-    OR NOT EXISTS (SELECT FROM steps s WHERE s.job_id = j.id AND s.state = 'leased' AND s.kind <> 'clean_up'))
+    OR NOT EXISTS (SELECT FROM steps s WHERE s.job_id = j.id AND s.state = 'leased'
+        AND s.kind NOT IN ('clean_up', 'retry')))
 UNION
 SELECT id FROM jobs WHERE run_deadline IS NOT NULL AND state = 'running' AND run_deadline < now();
 
@@ -141,7 +146,7 @@ FROM jobs WHERE id = $1;
 -- on, not only from the next lease on.
 WITH old AS (
     SELECT job_id, generation, kind, ordinal, owner, epoch FROM steps
-    WHERE job_id = $1 AND state = 'leased' AND (leased_until < clock_timestamp() OR ($2 AND kind <> 'clean_up'))
+    WHERE job_id = $1 AND state = 'leased' AND (leased_until < clock_timestamp() OR ($2 AND kind NOT IN ('clean_up', 'retry')))
     ORDER BY job_id, generation, kind, ordinal
     FOR UPDATE
 )

@@ -4,7 +4,7 @@ SELECT number, begins, ranges, bound, planned_at IS NOT NULL AS planned,
 FROM generations WHERE job_id = $1 AND number = $2;
 
 -- name: epochs
-SELECT ordinal, epoch FROM steps WHERE job_id = $1 AND generation = $2 AND kind = 'split';
+SELECT kind, ordinal, epoch FROM steps WHERE job_id = $1 AND generation = $2 AND kind IN ('split', 'retry');
 
 -- name: fence_epoch
 -- No lease survives it, though there should be none: a new generation is made only while nothing runs.

@@ -57,8 +57,8 @@ INSERT INTO events (account_id, event, job_id, job_name, run_id, actor, origin, 
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11);
 
 -- name: has_leased_step
--- Clean-up is no part of a run.
-SELECT EXISTS (SELECT FROM steps WHERE job_id = $1 AND state = 'leased' AND kind <> 'clean_up');
+-- Clean-up and retries are no part of a run.
+SELECT EXISTS (SELECT FROM steps WHERE job_id = $1 AND state = 'leased' AND kind NOT IN ('clean_up', 'retry'));
 
 -- name: retire
 UPDATE jobs SET removed_at = clock_timestamp(), desired = NULL, next_run_at = NULL
@@ -66,11 +66,17 @@ WHERE id = $1 AND removed_at IS NULL AND state = ANY ($2);
 
 -- name: ready_clean_up
 -- A generation without splits has opened nothing in the sink; one that was closed and fenced has been cleaned up by its
--- successor's plan step.
+-- successor's plan step, but for its retries.
 INSERT INTO steps (job_id, generation, kind, state)
 SELECT g.job_id, g.number, 'clean_up', 'ready' FROM generations g
-WHERE g.job_id = $1 AND NOT (g.closed_at IS NOT NULL AND g.fenced)
+WHERE g.job_id = $1 AND NOT (g.closed_at IS NOT NULL AND g.fenced
+        AND NOT EXISTS (SELECT FROM retries t WHERE t.job_id = g.job_id AND t.generation = g.number))
     AND EXISTS (SELECT FROM splits s WHERE s.job_id = g.job_id AND s.generation = g.number);
+
+-- name: end_retries
+-- The job is removed: whoever holds a retry has lost it, and sends nothing any more.
+UPDATE steps SET state = 'done', epoch = epoch + 1, owner = NULL, leased_until = NULL, condition = NULL
+WHERE job_id = $1 AND kind = 'retry' AND state <> 'done';
 
 -- name: delete_job
 DELETE FROM jobs WHERE id = $1;

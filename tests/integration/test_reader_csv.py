@@ -1,0 +1,275 @@
+"""Rows as CSV records of Postgres's own COPY, whatever they hold and whatever the role's settings say."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import pytest
+
+from service.domain.errors import Permanent, RowsRejected
+from sinks.formats.columns import Column
+from tests.integration.source_cases import connected, datasource, pages, read_all, read_keys, read_until_refused, source
+from tests.integration.test_reader_values import ODD, ROWS
+from workers.sources.csv_page import Dialect
+
+if TYPE_CHECKING:
+    from tests.support.postgres import PostgresServer
+
+DIALECTS = [Dialect(), Dialect(";", "NULL"), Dialect("\t", "\\N"), Dialect("1", "t"), Dialect("|", "glad")]
+NASTY = [
+    "",
+    "plain",
+    'quo"ted',
+    '"',
+    '""',
+    "a,b",
+    "line\nfeed",
+    "\n",
+    "\r",
+    "\\.",
+    "\\N",
+    "\\",
+    "tab\t",
+    "NULL",
+    "ü\n,",
+]
+
+
+@pytest.fixture
+async def odd(database: str) -> str:
+    async with connected(database) as connection:
+        await connection.execute(ODD)
+        for row in ROWS:
+            await connection.execute(f"INSERT INTO odd VALUES {row}")
+    return database
+
+
+async def copied(dsn: str, query: str, dialect: Dialect) -> bytes:
+    """What COPY itself writes."""
+    written = io.BytesIO()
+    async with connected(dsn) as connection:
+        await connection.execute("SET timezone = 'UTC'; SET extra_float_digits = 3; SET lc_monetary = 'C'")
+        await connection.copy_from_query(
+            query, output=written, format="csv", delimiter=dialect.delimiter, null=dialect.null
+        )
+    return written.getvalue()
+
+
+def lines(values: list[bytes]) -> bytes:
+    return b"".join(value + b"\n" for value in values)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS, ids=repr)
+async def test_every_value_is_what_copy_writes(odd: str, dialect: Dialect) -> None:
+    async with source(odd, "odd", csv=dialect) as made:
+        assert lines(await read_all(made)) == await copied(odd, "SELECT * FROM odd ORDER BY id", dialect)
+
+
+async def test_settings_of_the_role_and_the_datasource_change_nothing(
+    odd: str, postgres_server: PostgresServer
+) -> None:
+    name = odd.rpartition("/")[2]
+    await postgres_server.create_user("csv_styled", "secret-of-styled")
+    async with connected(odd) as connection:
+        await connection.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO csv_styled")
+        for setting in (
+            "timezone = 'Asia/Tokyo'",
+            "datestyle = 'German, DMY'",
+            "intervalstyle = 'sql_standard'",
+            "extra_float_digits = -5",
+            "bytea_output = 'escape'",
+            "client_encoding = 'LATIN1'",
+            "array_nulls = off",
+        ):
+            await connection.execute(f"ALTER ROLE csv_styled IN DATABASE {name} SET {setting}")
+    styled = datasource(odd, user="csv_styled", password="secret-of-styled")
+    try:
+        async with source(odd, "odd", store=styled, csv=Dialect()) as made:
+            assert lines(await read_all(made)) == await copied(odd, "SELECT * FROM odd ORDER BY id", Dialect())
+    finally:
+        async with connected(odd) as connection:
+            await connection.execute("DROP OWNED BY csv_styled; DROP ROLE csv_styled")
+
+
+@pytest.mark.parametrize("columns", [["v", "a"], ["a", "b", "v"], ["a", "b"]], ids=",".join)
+@pytest.mark.parametrize("dialect", DIALECTS, ids=repr)
+async def test_keys_of_any_text_are_where_reading_goes_on(database: str, dialect: Dialect, columns: list[str]) -> None:
+    async with connected(database) as connection:
+        await connection.execute("CREATE TABLE named (a text, b text, v text, PRIMARY KEY (a, b))")
+        await connection.executemany(
+            "INSERT INTO named VALUES ($1, $2, $2 || $1)", [(a, b) for a in NASTY for b in NASTY]
+        )
+        expected = [tuple(row) for row in await connection.fetch("SELECT a, b FROM named ORDER BY a, b")]
+    async with source(database, "named", csv=dialect, columns=columns) as made:
+        assert await read_keys(made) == expected
+        query = f"SELECT {', '.join(columns)} FROM named ORDER BY named.a, named.b"
+        assert lines(await read_all(made)) == await copied(database, query, dialect)
+        reader, seen, after = made.reader(), [], None
+        while len(seen) < len(expected):
+            page = await reader.read(after, None, max_rows=7)
+            seen += [page.key(index) for index in range(len(page.values))]
+            after = page.scanned_to
+        assert seen == expected
+
+
+async def test_a_table_of_one_column_is_written_as_copy_writes_it(database: str) -> None:
+    async with connected(database) as connection:
+        await connection.execute("CREATE TABLE words (id int PRIMARY KEY, word text)")
+        await connection.executemany("INSERT INTO words VALUES ($1, $2)", list(enumerate([*NASTY, None])))
+    async with source(database, "words", csv=Dialect(), columns=["word"]) as made:
+        query = "SELECT word FROM words ORDER BY id"
+        assert lines(await read_all(made)) == await copied(database, query, Dialect())
+
+
+async def test_a_key_that_no_index_proves_is_checked_in_csv_too(database: str) -> None:
+    async with connected(database) as connection:
+        await connection.execute("CREATE TABLE twice AS SELECT i / 2 AS n, i::text AS t FROM generate_series(2, 7) i")
+    query = "SELECT n, t FROM twice"
+    async with source(database, query=query, key=["t"], csv=Dialect()) as made:
+        assert lines(await read_all(made)) == await copied(database, query + " ORDER BY t", Dialect())
+    async with source(database, query=query, key=["n"], csv=Dialect()) as made:
+        seen, error = await read_until_refused(made)
+    assert (seen, error.code) == ([], "key_not_unique")
+
+
+@pytest.mark.parametrize("column", ["text", "jsonb", "bytea", "text[]", "json"])
+async def test_a_row_over_the_limit_never_travels_and_is_told_by_its_key(database: str, column: str) -> None:
+    big = {
+        "text": "repeat('x', 5000000)",
+        "jsonb": "jsonb_build_object('a', repeat('x', 5000000))",
+        "json": "json_build_object('a', repeat('x', 5000000))",
+        "bytea": "convert_to(repeat('x', 5000000), 'UTF8')",
+        "text[]": "array_fill('xxxxx'::text, ARRAY[1000000])",
+    }[column]
+    async with connected(database) as connection:
+        await connection.execute(
+            f"CREATE TABLE large (id int PRIMARY KEY, v {column}, w text);"
+            "INSERT INTO large (id, w) SELECT i, 'w' FROM generate_series(1, 100) i;"
+            f"UPDATE large SET v = {big} WHERE id IN (40, 100)"
+        )
+    async with source(database, "large", csv=Dialect(), options={"max_row_bytes": 1 << 20}) as made:
+        reader = made.reader()
+        page = await reader.read(None, None)
+        assert [page.key(index) for index in range(len(page.values))] == [(str(n),) for n in range(1, 40)]
+        assert not page.end
+        with pytest.raises(RowsRejected) as caught:
+            await reader.read(page.scanned_to, None)
+        assert (caught.value.code, caught.value.key) == ("row_too_large", ("40",))
+        assert "max_row_bytes" in str(caught.value)
+        seen = [page.key(i) async for page in pages(reader, ("40",), ("99",)) for i in range(len(page.values))]
+        assert seen == [(str(n),) for n in range(41, 100)]
+
+
+async def test_a_row_that_only_its_text_makes_too_large_is_told_by_its_key(database: str) -> None:
+    async with connected(database) as connection:
+        await connection.execute(
+            "CREATE TABLE quoted (id int PRIMARY KEY, v text);"
+            "INSERT INTO quoted SELECT i, repeat('\"', CASE i WHEN 3 THEN 900 ELSE 10 END) FROM generate_series(1, 5) i"
+        )
+    async with source(database, "quoted", csv=Dialect(), options={"max_row_bytes": 1024}) as made:
+        page = await made.reader().read(None, None)
+        assert [page.key(index) for index in range(len(page.values))] == [("1",), ("2",)]
+        with pytest.raises(RowsRejected) as caught:
+            await made.reader().read(page.scanned_to, None)
+    assert (caught.value.code, caught.value.key) == ("row_too_large", ("3",))
+
+
+async def test_pages_are_cut_at_their_bytes_within_the_stream(database: str) -> None:
+    async with connected(database) as connection:
+        await connection.execute(
+            "CREATE TABLE wide (id int PRIMARY KEY, v text);"
+            "INSERT INTO wide SELECT i, repeat(E'\"\\n', 5000) FROM generate_series(1, 300) i"
+        )
+    async with source(database, "wide", csv=Dialect(), options={"page_bytes": 65536}) as made:
+        found = [page async for page in pages(made.reader())]
+    assert all(page.size <= 65536 for page in found)
+    assert len(found) > 30
+    query = "SELECT * FROM wide ORDER BY id"
+    assert lines([v for page in found for v in page.values]) == await copied(database, query, Dialect())
+
+
+async def test_the_columns_are_those_of_the_catalog_with_domains_resolved(database: str) -> None:
+    async with connected(database) as connection:
+        await connection.execute(
+            "CREATE TYPE mood AS ENUM ('sad', 'glad'); CREATE DOMAIN price AS numeric(12,2) NOT NULL;"
+            "CREATE DOMAIN fair AS price; CREATE DOMAIN grid AS int[][]; CREATE SCHEMA other;"
+            "CREATE TYPE other.mood AS ENUM ('calm');"
+            "CREATE TABLE typed (id bigint PRIMARY KEY, n numeric(10,4), f fair, fs fair[], t timestamp(3),"
+            " tz timestamptz, c char(5), vc varchar(20)[], ints int[3][4], g grid, m mood, ms mood[], om other.mood,"
+            " gone int, u uuid NOT NULL, tt time(2) with time zone, b bit(7), iv interval day to second(3));"
+            "ALTER TABLE typed DROP COLUMN gone"
+        )
+    expected = (
+        Column("id", "bigint", not_null=True),
+        Column("n", "numeric(10,4)"),
+        Column("f", "numeric(12,2)"),
+        Column("fs", "numeric(12,2)[]", dimensions=1),
+        Column("t", "timestamp(3) without time zone"),
+        Column("tz", "timestamp with time zone"),
+        Column("c", "character(5)"),
+        Column("vc", "character varying(20)[]", dimensions=1),
+        Column("ints", "integer[]", dimensions=2),
+        Column("g", "integer[]", dimensions=2),
+        Column("m", "mood", enum=True),
+        Column("ms", "mood[]", dimensions=1, enum=True),
+        Column("om", "other.mood", enum=True),
+        Column("u", "uuid", not_null=True),
+        Column("tt", "time(2) with time zone"),
+        Column("b", "bit(7)"),
+        Column("iv", "interval day to second(3)"),
+    )
+    async with source(database, "typed") as made:
+        assert tuple(await made.columns()) == expected
+    async with source(database, "typed", columns=["m", "id"]) as made:
+        assert tuple(await made.columns()) == (expected[10], expected[0])
+    async with source(database, query="SELECT id, n, f, fs, ints, m, ms FROM typed", key=["id"]) as made:
+        assert tuple(await made.columns()) == (
+            Column("id", "bigint"),
+            Column("n", "numeric"),
+            Column("f", "numeric"),
+            Column("fs", "numeric(12,2)[]", dimensions=1),
+            Column("ints", "integer[]", dimensions=1),
+            Column("m", "mood", enum=True),
+            Column("ms", "mood[]", dimensions=1, enum=True),
+        )
+
+
+async def test_a_column_added_meanwhile_shifts_nothing_and_one_that_is_gone_is_named(database: str) -> None:
+    async with connected(database) as connection:
+        await connection.execute(
+            "CREATE TABLE grows (id int PRIMARY KEY, a text, b numeric(5,2)); INSERT INTO grows VALUES (1, 'x', 1.5)"
+        )
+        async with source(database, "grows", csv=Dialect()) as made:
+            fixed = await made.columns()
+        await connection.execute(
+            "ALTER TABLE grows ADD COLUMN c int DEFAULT 7; ALTER TABLE grows ALTER b TYPE numeric(9,2)"
+        )
+        async with source(database, "grows", csv=Dialect(), fixed=fixed) as made:
+            assert await read_all(made) == [b"1,x,1.50"]
+        async with source(database, "grows", fixed=fixed) as made:
+            assert await read_all(made) == [b'{"id":1,"a":"x","b":1.50,"c":7}']
+        await connection.execute("ALTER TABLE grows ALTER a TYPE int USING 3")
+        async with source(database, "grows", csv=Dialect(), fixed=fixed) as made:
+            with pytest.raises(Permanent, match=r"column 'a' of public\.grows is integer now, .* text") as changed:
+                await read_all(made)
+        await connection.execute("ALTER TABLE grows DROP COLUMN a")
+        async with source(database, "grows", csv=Dialect(), fixed=fixed) as made:
+            with pytest.raises(Permanent, match="no column 'a' any more") as gone:
+                await read_all(made)
+    assert (changed.value.code, gone.value.code) == ("column_changed", "column_gone")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "true)) TO PROGRAM 'id' --",
+        "true) TO STDOUT; COMMIT; CREATE TABLE evil (); --",
+        "false) UNION ALL SELECT 1 WHERE (true",
+    ],
+)
+async def test_user_sql_is_as_safe_in_csv(database: str, text: str) -> None:
+    async with connected(database) as connection:
+        await connection.execute("CREATE TABLE plain (id int PRIMARY KEY)")
+    async with source(database, "plain", csv=Dialect(), where=text) as made:
+        assert [f.code for f in (await made.inspect()).findings if f.severity == "error"] == ["sql_invalid"]

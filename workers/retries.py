@@ -1,0 +1,181 @@
+"""Dead letters sent again, under one lease: the three steps of a split, with a sequence of its own in the sink.
+
+`source` reads each row by its key, `payload` sends the record that was kept. What is refused again stays, and so does
+what can not be sent; what was sent leaves the list with the settle of its chunk. A new owner goes by the same table as
+that of a split (`workers.recovery`), so a kill at any moment sends nothing twice.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from config.names import LogEvent
+from service.domain.control import Ending
+from service.domain.dead_letters import Retried, Staying
+from service.domain.errors import Aborted, RowsRejected, Stopped
+from service.domain.spec import JobSpec
+from sinks.base import Batch, Cut, Numbered
+from workers.chunks import canonical
+from workers.closing import put_down
+from workers.delivery import Delivery, Load, again, log
+from workers.metrics import sent_again
+from workers.owners import drop_writer, owner, retry_split
+from workers.rejected import PAYLOAD_BYTES, stage_what_can_be
+from workers.retrying import Retry
+from workers.signals import Point
+from workers.splits import PUT_DOWN_SECONDS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from service.domain.control import Control
+    from service.domain.dead_letters import KeptLetter
+    from service.domain.records import ChunkRecord, Step
+    from sinks.base import Sink, Writer
+    from workers.ports import Workplace
+    from workers.sources.base import Reader, Source
+
+MOST_LETTERS = 500
+"""Dead letters of one chunk; their payloads are in memory meanwhile."""
+PATIENCE_SECONDS = 60.0
+"""Without progress: a retry holds up the job's next start."""
+GONE = "the source has no row with this key any more, or none that the job's conditions let through"
+NO_PAYLOAD = "its record was never read: send it from source"
+CUT_PAYLOAD = f"its record was kept only to {PAYLOAD_BYTES} bytes: send it from source"
+
+
+class RetryWork:
+    """The work of one leased retry step."""
+
+    def __init__(self, step: Step, control: Control, workplace: Workplace, sink: Sink, source: Source) -> None:
+        """Sink and source stay the caller's to close."""
+        self._control, self._place, self._sink, self._source = control, workplace, sink, source
+        self._chunk_bytes = JobSpec.model_validate(step.spec).options.chunk.bytes
+        self._lease = step.lease
+        self._retry = Retry(control, most_seconds=PATIENCE_SECONDS)
+        self._owner = owner(step, split=retry_split(step.lease.ordinal))
+        self._from_source = True
+        self.delivery = Delivery(control, workplace, sink)
+
+    async def run(self) -> None:
+        """Returns when every dead letter of the retry was sent or stays. Raises Stopped, LeaseLost, Permanent."""
+        await self._retry.run(self._pass)
+
+    async def _pass(self) -> None:
+        store, lease = self._place.store, self._lease
+        writer, reader = self._sink.writer(self._owner), self._source.reader()
+        try:
+            await writer.open()
+            await self._reached(Point.OPENED)
+            # Opening may have fenced the valid owner: make sure that we are it before anything is written.
+            await self._control.renew()
+            self._from_source = await store.retry_origin(lease) == "source"
+
+            async def repeat(chunk: ChunkRecord, attempt: int) -> Load:
+                return await self._again(writer, reader, chunk, attempt)
+
+            state, mark = await self.delivery.recover(writer, await store.split(lease), repeat)
+            if isinstance(writer, Numbered):
+                writer.begin_after(state.sequence)
+            if self._sink.needs_anchor and mark is None and state.sequence == 0:
+                await writer.anchor(0)
+                await store.anchored(lease)
+            await self._send_all(writer, reader, state.sequence)
+            with self._control.last_write():
+                await store.finish_retry(lease)
+            await self._reached(Point.FINISHED)
+        finally:
+            await put_down("writer", drop_writer(writer), PUT_DOWN_SECONDS)
+            await put_down("reader", reader.close(), PUT_DOWN_SECONDS)
+
+    async def _send_all(self, writer: Writer, reader: Reader, sequence: int) -> None:
+        store, lease = self._place.store, self._lease
+        while found := await store.letters(lease, limit=MOST_LETTERS):
+            if self._control.stopping:
+                raise Stopped
+            letters = self._together(found)
+            sent, stays = await self._stage(writer, reader, letters)
+            await self._reached(Point.STAGED)
+            if not sent:
+                await store.keep(lease, stays)
+                sent_again(self._sink.kind, 0, 0, len(stays))
+                log.info(LogEvent.DEAD_LETTERS_SENT, rows=0, stays=len(stays))
+                continue
+            sequence += 1
+            cut = Cut(
+                sequence=sequence,
+                attempt=self.delivery.attempt(sequence),
+                rows=len(sent),
+                first_key=sent[0].key,
+                last_key=sent[-1].key,
+                lower=None,
+                version=None if self._from_source else letters[0].version,
+            )
+            retried = Retried(tuple(one.id for one in sent), tuple(stays))
+            directive = await self.delivery.deliver(writer, Load(cut, retried=retried))
+            self._retry.progressed()
+            self._control.apply(directive)
+            if self._control.ending is Ending.ABORT:
+                raise Aborted
+
+    async def _again(self, writer: Writer, reader: Reader, chunk: ChunkRecord, attempt: int) -> Load:
+        """The dead letters of a prepared chunk once more, each judged anew, for a try under the chunk's own name."""
+        ids = chunk.retried.ids if chunk.retried is not None else []
+        sent, stays = await self._stage(
+            writer, reader, await self._place.store.letters(self._lease, ids=ids, limit=len(ids))
+        )
+        cut = again(chunk, attempt, len(sent), sent[0].key if sent else None)
+        return Load(cut, retried=Retried(tuple(one.id for one in sent), tuple(stays)))
+
+    def _together(self, found: Sequence[KeptLetter]) -> Sequence[KeptLetter]:
+        """What goes into one chunk: of one version where the target compares them, and not too many bytes."""
+        size = 0
+        for place, one in enumerate(found):
+            size += one.payload_bytes or 0
+            other = self._sink.upserts and not self._from_source and one.version != found[0].version
+            if place and (other or size > self._chunk_bytes):
+                return found[:place]
+        return found
+
+    async def _stage(
+        self, writer: Writer, reader: Reader, letters: Sequence[KeptLetter]
+    ) -> tuple[list[KeptLetter], list[Staying]]:
+        """Stage what can be sent; the dead letters of what was staged, in its order, and those that stay."""
+        stays: list[Staying] = []
+        there: list[KeptLetter] = []
+        values: list[bytes] = []
+        keys: list[bytes | None] = []
+        for one in letters:
+            row = await self._row(reader, one)
+            if isinstance(row, Staying):
+                stays.append(row)
+            else:
+                there.append(one)
+                values.append(row[0])
+                keys.append(row[1])
+        if not there:
+            return [], stays
+        ids = [canonical(one.key) for one in there] if self._sink.upserts else None
+        batch = Batch(values, keys if any(key is not None for key in keys) else None, ids)
+        refused = await stage_what_can_be(writer, batch)
+        stays += [Staying(there[place].id, error.code, error.message) for place, error in refused.items()]
+        return [one for place, one in enumerate(there) if place not in refused], stays
+
+    async def _row(self, reader: Reader, one: KeptLetter) -> tuple[bytes, bytes | None] | Staying:
+        """Record and message key as they are to be sent, or why they are not."""
+        if not self._from_source:
+            if one.payload is None:
+                return Staying(one.id, note=NO_PAYLOAD)
+            if len(one.payload) != one.payload_bytes:
+                return Staying(one.id, note=CUT_PAYLOAD)
+            return one.payload, one.message_key
+        try:
+            page = await reader.one(one.key)
+        except RowsRejected as error:
+            return Staying(one.id, error.code, error.whole)
+        if not page.values:
+            return Staying(one.id, note=GONE)
+        return page.values[0], None if page.message_keys is None else page.message_keys[0]
+
+    async def _reached(self, point: Point) -> None:
+        await self._place.signals.reached(point, self._lease)
