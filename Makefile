@@ -7,12 +7,12 @@ TESTS ?=
 BENCH ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check lint format types imports bench docs lock clean
+.PHONY: help venv demo test check lint format types imports bench bench-files docs lock clean
 # One recipe at a time: the tests and the demo measure.
 .NOTPARALLEL:
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(VENV)/.installed ## the virtual environment, from the lock
 
@@ -54,6 +54,9 @@ bench: venv ## rows/s beside psql | kcat; BENCH="--rows 100000 --repeat 1", or B
 docs: venv ## make the pages that are made from code
 	$(BIN)/python -m docs.make
 	$(BIN)/python -m config.names > docs/metrics-and-log-events.md
+
+bench-files: venv ## jobs into files and S3 beside psql's COPY; BENCH=--peers adds sling and dlt
+	@$(BIN)/python -m bench.files $(BENCH)
 
 # Run by hand when dependencies change. uv resolves for every Python and platform at once, which pip cannot.
 lock: venv ## resolve both locks anew (needs uv)

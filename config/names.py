@@ -92,6 +92,8 @@ class LogEvent(StrEnum):
     """A connection could not be closed in order; nothing depends on it."""
     RETRYING = "retrying"
     """A transient error; the step tries again in place."""
+    VERIFIED = "verified"
+    """A verification has compared everything; counts what it found, by kind."""
     SCHEDULE_STARTED = "schedule_started"
     """A job was started by its schedule."""
     SCHEDULE_SKIPPED = "schedule_skipped"
@@ -139,6 +141,10 @@ CHUNK_SECONDS: Final = Metric(
 )  # fmt: skip
 RETRIES: Final = Metric("rowferry_retries_total", "counter", "Retries in place", ("code",))
 PAGE_SECONDS: Final = Metric("rowferry_source_page_duration_seconds", "histogram", "Time of one source query")
+VERIFIED_ROWS: Final = Metric("rowferry_verified_rows_total", "counter", "Delivered rows that were compared", ("sink",))
+VERIFY_DIFFERENCES: Final = Metric(
+    "rowferry_verify_differences_total", "counter", "Differences that verifications found", ("kind",)
+)
 MEMORY_HELD: Final = Metric("rowferry_memory_held_bytes", "gauge", "Pages and chunks in flight")
 
 METRICS: Final[tuple[Metric, ...]] = tuple(value for value in dict(globals()).values() if isinstance(value, Metric))

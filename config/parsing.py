@@ -235,6 +235,39 @@ def bucket_names(value: object) -> frozenset[str]:
     return frozenset(names)
 
 
+def bucket_name(value: object) -> str:
+    """One of them."""
+    (name, *more) = bucket_names(value)
+    if more:
+        raise Invalid("name one bucket")
+    return name
+
+
+def http_url(value: object) -> str:
+    """Scheme, host and port; nothing behind them."""
+    url = text(value).rstrip("/")
+    if not re.fullmatch(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?", url):
+        raise Invalid("give http://host:port or https://host:port, without user, path and query")
+    return url
+
+
+def origins(value: object) -> frozenset[str]:
+    """Origins as browsers send them, separated by commas, or a list of them; `*` is every one."""
+    given = value if isinstance(value, list) else [part.strip() for part in str(value).split(",")]
+    return frozenset(one if one == "*" else http_url(one) for one in given)
+
+
+def addresses_by_cluster(value: object) -> Mapping[str, str]:
+    """`hdfs://host:port=http://host:port`, several separated by semicolons; in TOML a table."""
+    pairs = value.items() if isinstance(value, dict) else (part.partition("=")[::2] for part in text(value).split(";"))
+    found: dict[str, str] = {}
+    for cluster, address in pairs:
+        if not re.fullmatch(r"hdfs://[A-Za-z0-9._-]+(:\d{1,5})?", cluster.strip()) or not isinstance(address, str):
+            raise Invalid("give hdfs://host:port=http://host:port, several separated by semicolons")
+        found[cluster.strip()] = ",".join(http_url(one.strip()) for one in address.split(","))
+    return found
+
+
 def nearest(name: str, known: Sequence[str]) -> str | None:
     """The known name that `name` most likely meant."""
     found = difflib.get_close_matches(name, known, n=1, cutoff=0.75)

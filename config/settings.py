@@ -90,6 +90,24 @@ class Settings:
     """The claim that names the account."""
     jwt_role_claim: str = "role"
     """The claim that names viewer, operator or admin, as a text or among a list."""
+    dialect_wait_seconds: float = 10.0
+    """How long stop, remove and abort wait for the end in the dialects."""
+    dialect_delay_seconds: float = 10.0
+    """Of jobs without an end whose keys may come late."""
+    devo_clock_skew_seconds: float = 300.0
+    """How far a signed request's time may be from ours."""
+    devo_signed_over_http: bool = False
+    """Take signed requests over plain http from other machines too."""
+    devo_cors_origins: frozenset[str] = frozenset()
+    """Whose pages may call the Devo dialect from a browser."""
+    devo_s3_default_bucket: str | None = None
+    """Of S3 destinations that name none."""
+    devo_s3_endpoint_url: str | None = None
+    """Of another store than AWS, for the S3 destinations of the Devo dialect."""
+    devo_s3_object_bytes: int = 500_000_000
+    """Of rows; then a new object begins."""
+    devo_webhdfs: Mapping[str, str] = field(default_factory=dict)
+    """The WebHDFS addresses of clusters, by their `fs.defaultFS`."""
     log_level: str = "info"
     log_format: str | None = None
     """None: console on a terminal, else JSON."""
@@ -138,6 +156,15 @@ _PARSERS: Final[Mapping[str, Callable[[object], Any]]] = {
     "jwt_audience": parsing.text,
     "jwt_account_claim": parsing.text,
     "jwt_role_claim": parsing.text,
+    "dialect_wait_seconds": parsing.number(0, 60),
+    "dialect_delay_seconds": parsing.number(0.1, 86_400),
+    "devo_clock_skew_seconds": parsing.number(1, 86_400),
+    "devo_signed_over_http": parsing.boolean,
+    "devo_cors_origins": parsing.origins,
+    "devo_s3_default_bucket": parsing.bucket_name,
+    "devo_s3_endpoint_url": parsing.http_url,
+    "devo_s3_object_bytes": parsing.size(1024, 1024**3),
+    "devo_webhdfs": parsing.addresses_by_cluster,
     "log_level": parsing.choice("debug", "info", "warning", "error"),
     "log_format": parsing.choice("json", "console"),
 }

@@ -39,8 +39,10 @@ from enum import Enum
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
     from datetime import date
+
+    from sinks.reading import ContentReader, KeyReader, Wanted
 
 Key = tuple[str, ...]
 """A row's key: the text of each key column, as Postgres writes it. Never compared in Python."""
@@ -297,6 +299,15 @@ class Numbered(Protocol):
 
 
 @runtime_checkable
+class CountsOverJob(Protocol):
+    """A writer whose definition may name files by a number that counts over the whole life of the job."""
+
+    def number_by(self, draw: Callable[[int], Awaitable[int]]) -> None:
+        """Called before the first chunk is staged. `draw` gives the number of a chunk by its sequence, and gives it
+        again whoever asks."""
+
+
+@runtime_checkable
 class ListsDays(Protocol):
     """A sink that names what it delivered in manifests (files, objects): for a generation without an end, one a day."""
 
@@ -337,6 +348,10 @@ class Sink(Protocol):
 
     def receipt(self, prepared: Prepared) -> Receipt:
         """The receipt of a chunk that another owner made visible and did not live to settle, from its record alone."""
+
+    def reader(self, owner: Owner, wanted: Wanted) -> ContentReader | KeyReader | None:
+        """What reads back the generation that `owner` names, for a verification: see `sinks.reading`. None: nothing is
+        kept."""
 
     async def finish(self, owner: Owner, chunks: AsyncIterator[Prepared]) -> None:
         """The finish step: compare what is in the target with the settled chunks of the generation (size and

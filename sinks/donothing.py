@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
     from sinks.base import Batch, Cut, Finding, Mark, Owner
+    from sinks.reading import Wanted
 
 TARGET = "donothing"
 
@@ -90,6 +91,9 @@ class DonothingSink:
     def receipt(self, prepared: Prepared) -> Receipt:
         """There is nothing to see."""
         return Receipt(target=prepared.target)
+
+    def reader(self, owner: Owner, wanted: Wanted) -> None:
+        """Nothing is kept that could be read."""
 
     async def finish(self, owner: Owner, chunks: AsyncIterator[Prepared]) -> None:
         """Nothing to compare."""

@@ -29,6 +29,7 @@ from sinks.elasticsearch_index import (
     take_over,
     written,
 )
+from sinks.elasticsearch_reader import ElasticsearchReader
 from sinks.elasticsearch_writer import ElasticsearchWriter, writable
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from sinks.base import Owner, Prepared
     from sinks.guarded import Guard
+    from sinks.reading import Wanted
     from sinks.specs import ElasticsearchSinkSpec
 
 _POINTERS: Final = {
@@ -143,6 +145,11 @@ class ElasticsearchSink:
     def receipt(self, prepared: Prepared) -> Receipt:
         """The index says it all."""
         return Receipt(target=prepared.target)
+
+    def reader(self, owner: Owner, wanted: Wanted) -> ElasticsearchReader:
+        """A reader with connections of its own."""
+        client = self._client(self._name_of(owner.job_id, owner.generation))
+        return ElasticsearchReader(client, wanted, as_sent=self._spec.pipeline is None)
 
     async def finish(self, owner: Owner, chunks: AsyncIterator[Prepared]) -> None:
         """Every chunk went into the index that is there now. With strategy `replace`: refresh, see that no document is

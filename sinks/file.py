@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from sinks import file_path, folders, naming
 from sinks.base import Finding, Guarantee, Promise, Receipt, Shows, SinkError, SinkRefused
+from sinks.file_reader import FileReader
 from sinks.file_writer import FileWriter
 from sinks.lanes import Lane
 from sinks.manifest import close_generation
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from sinks.base import Owner, Prepared
     from sinks.formats import Format
+    from sinks.reading import Wanted
     from sinks.specs import FileSinkSpec
 
 T = TypeVar("T")
@@ -76,6 +78,11 @@ class FileSink:
     def receipt(self, prepared: Prepared) -> Receipt:
         """The name says it all."""
         return Receipt(target=prepared.target)
+
+    def reader(self, owner: Owner, wanted: Wanted) -> FileReader:
+        """A reader with threads of its own, which start with the first chunk."""
+        del owner
+        return FileReader(self._root, self._path, self._form, wanted, self._patience)
 
     async def finish(self, owner: Owner, chunks: AsyncIterator[Prepared]) -> None:
         """Compare every file with its chunk, then write `_manifest-<job>-g<generation>.json` beside them and remove

@@ -175,12 +175,17 @@ def size_of(folder: int, name: str) -> int | None:
     raise OSError(code, os.strerror(code), name)
 
 
+def open_file(folder: int, name: str) -> int:
+    """Open the file `name` for reading; a link raises OSError(ELOOP)."""
+    # O_NONBLOCK: a pipe put in the file's place would hold the thread for ever.
+    return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+
+
 def checksum_of(folder: int, name: str, leave: Callable[[], bool]) -> str:
     """`sha256:<hex>` of the file's bytes, in constant memory. Raises Interrupted soon after `leave()` is true."""
     digest = hashlib.sha256()
     block = memoryview(bytearray(_BLOCK))
-    # O_NONBLOCK: a pipe put in the file's place would hold the thread for ever.
-    file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    file = open_file(folder, name)
     try:
         while count := os.readv(file, [block]):
             if leave():

@@ -34,8 +34,8 @@ class FormatSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     kind: Literal["json", "csv", "parquet"] = "json"
-    compression: Literal["none", "gzip", "zstd", "snappy"] = Field(
-        default="none", description="snappy for parquet alone, which has zstd if left out"
+    compression: Literal["none", "gzip", "zstd", "snappy", "zip"] = Field(
+        default="none", description="snappy for parquet alone, which has zstd if left out; zip not for parquet"
     )
     header: bool | None = Field(default=None, description="of csv: a first line of column names; true if left out")
     delimiter: str | None = Field(default=None, description="of csv: one ASCII character; a comma if left out")

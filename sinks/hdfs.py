@@ -15,6 +15,7 @@ from sinks.hdfs_client import WebHdfs
 from sinks.hdfs_errors import EXISTS, Place, RemoteError, translated
 from sinks.hdfs_finish import close_generation, list_day, remove_temporaries
 from sinks.hdfs_quota import refuse_full
+from sinks.hdfs_reader import HdfsReader
 from sinks.hdfs_upload import Upload
 from sinks.hdfs_wire import NameNodes
 from sinks.hdfs_writer import HdfsWriter, hidden
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from sinks.base import Owner, Prepared
     from sinks.formats import Format
     from sinks.guarded import Guard
+    from sinks.reading import Wanted
     from sinks.specs import HdfsSinkSpec
 
 LITTLE_SPACE: Final = 1 << 30
@@ -49,6 +51,7 @@ class HdfsSink:
         self._path = spec.path
         self._form = form
         self._replication = spec.replication
+        self._name = spec.name
         self._guard = guard
         self._patience = patience
         self._place = Place(spec.url, spec.path, spec.user)
@@ -78,11 +81,16 @@ class HdfsSink:
     def writer(self, owner: Owner) -> HdfsWriter:
         """A writer with connections of its own."""
         client = WebHdfs(self._nodes, self._place, self._guard, self._patience)
-        return HdfsWriter(client, self._path, self._form, owner, secrets.token_hex(4), self._replication)
+        return HdfsWriter(client, self._path, self._form, owner, secrets.token_hex(4), self._replication, self._name)
 
     def receipt(self, prepared: Prepared) -> Receipt:
         """The name says it all."""
         return Receipt(target=prepared.target)
+
+    def reader(self, owner: Owner, wanted: Wanted) -> HdfsReader:
+        """A reader with connections of its own."""
+        del owner
+        return HdfsReader(WebHdfs(self._nodes, self._place, self._guard, self._patience), self._form, wanted)
 
     async def finish(self, owner: Owner, chunks: AsyncIterator[Prepared]) -> None:
         """Compare every file with its chunk, then write `_manifest-<job>-g<generation>.json` beside them and remove

@@ -143,6 +143,15 @@ class WebHdfs(Wire):
 
         return await self.on_datanode("GET", "GETFILECHECKSUM", path, what, {}, ask)
 
+    async def read(self, path: str, offset: int, length: int, what: str) -> bytes:
+        """A part of a file; shorter only where the file has become shorter."""
+
+        async def read(url: str) -> bytes:
+            async with asyncio.timeout(self.patience), self.opened().get(url, allow_redirects=False) as answer:
+                return await checked(answer)
+
+        return await self.on_datanode("GET", "OPEN", path, what, {"offset": str(offset), "length": str(length)}, read)
+
     async def sha256(self, path: str, what: str) -> tuple[int, str]:
         """Length and `sha256:<hex>` of a file, read in constant memory."""
 

@@ -20,7 +20,7 @@ from sinks.hdfs_errors import EXISTS, NOT_FOUND, RemoteError, folder_missing, na
 from sinks.hdfs_upload import ChunkUpload
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from sinks.base import Batch, Cut, Mark, Owner
     from sinks.formats import Format
@@ -39,20 +39,34 @@ class HdfsWriter:
     """Writes the chunks of one split as files in HDFS."""
 
     def __init__(
-        self, client: WebHdfs, path: str, form: Format, owner: Owner, token: str, replication: int | None
+        self,
+        client: WebHdfs,
+        path: str,
+        form: Format,
+        owner: Owner,
+        token: str,
+        replication: int | None,
+        name: str | None = None,
     ) -> None:
+        """`name`: how files are called, where they are not called as always."""
         self._client = client
         self._path = path
         self._form = form
         self._owner = owner
         self._token = token
         self._replication = replication
+        self._name = name
+        self._numbers = tries.Numbers()
         self._folder = f"{hidden(path)}/{naming.split_folder(owner.job_id, owner.generation, owner.split)}"
         self._begun = 0
         self._staged: ChunkUpload | None = None
         self._ready: ChunkUpload | None = None
         self._repeat: Prepared | None = None
         self._closed = False
+
+    def number_by(self, draw: Callable[[int], Awaitable[int]]) -> None:
+        """See `sinks.base.CountsOverJob`."""
+        self._numbers.by(draw)
 
     async def open(self) -> None:
         """Remove every older owner's temporary files; without them nothing of theirs can become visible any more.
@@ -125,6 +139,7 @@ class HdfsWriter:
             raise SinkRefused("rows_differ", f"{upload.rows} rows are staged and the cut has {cut.rows}")
         await upload.finish()
         stored = await self._stored(upload)
+        target = repeat.target if repeat is not None else await self._target(cut, upload.form)
         self._staged, self._ready, self._repeat = None, upload, None
         return Prepared(
             sequence=cut.sequence,
@@ -135,7 +150,7 @@ class HdfsWriter:
             first_key=cut.first_key,
             last_key=cut.last_key,
             lower=cut.lower,
-            target=tries.default_target(self._path, self._owner, cut, upload.form) if repeat is None else repeat.target,
+            target=target,
             checksum=upload.checksum,
             details={
                 **upload.form.details(),
@@ -204,6 +219,11 @@ class HdfsWriter:
                 "is written again",
             )
         return stored
+
+    async def _target(self, cut: Cut, form: Format) -> str:
+        if self._name is None:
+            return tries.default_target(self._path, self._owner, cut, form)
+        return f"{self._path}/{await self._numbers.name(self._name, self._owner, cut.sequence, form)}"
 
     def _upload(self) -> ChunkUpload:
         if self._staged is None:

@@ -25,6 +25,7 @@ from sinks.kafka_admin import (
 from sinks.kafka_client import Cluster, Topic
 from sinks.kafka_errors import Names, topic_missing, topic_recreated
 from sinks.kafka_producer import Producer
+from sinks.kafka_reader import KafkaReader
 from sinks.kafka_staging import DEFAULT_MESSAGE_BYTES, Sizes
 from sinks.kafka_writer import PlainWriter, TransactionalWriter, receipt
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from sinks.base import Finding, Owner, Prepared, Receipt, Writer
     from sinks.guarded import Guard
+    from sinks.reading import Wanted
     from sinks.specs import KafkaSinkSpec
 
 _FENCE_PATIENCE = 5.0
@@ -105,6 +107,11 @@ class KafkaSink:
     def receipt(self, prepared: Prepared) -> Receipt:
         """With the offsets, where the chunk went into one partition."""
         return receipt(prepared)
+
+    def reader(self, owner: Owner, wanted: Wanted) -> KafkaReader:
+        """A reader with connections of its own."""
+        del owner
+        return KafkaReader(Cluster(self.spec, self._names("verify.0.0"), self.guard), self.spec.topic, wanted)
 
     async def finish(self, owner: Owner, chunks: AsyncIterator[Prepared]) -> None:
         """Every chunk went into the topic that is there now, and the last one of each split has reached it.

@@ -71,7 +71,14 @@ class Producer:
         self._pending_bytes = 0
         self.offsets: dict[int, tuple[int, int]] = {}
         """First and last offset of each partition written since the last transaction."""
+        self.offsets_whole = True
+        """No acknowledgement came without its offset."""
         self.in_transaction = False
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """The producer's id and epoch, which every batch of records carries."""
+        return self._sending.producer_id, self._sending.producer_epoch
 
     async def init(self) -> None:
         """Get a producer id. With a transactional id: fence its older holders and abort what they left open."""
@@ -131,7 +138,11 @@ class Producer:
         )
         self.in_transaction = False
         self._added.clear()
-        self.offsets = {}
+        self.forget_offsets()
+
+    def forget_offsets(self) -> None:
+        """A chunk has ended: what is sent from here on is the next."""
+        self.offsets, self.offsets_whole = {}, True
 
     async def stop(self, seconds: float) -> bool:
         """Send no more; wait up to `seconds` for what is on its way. Whether all of it was answered."""
@@ -168,7 +179,9 @@ class Producer:
 
     def _acknowledged(self, batch: RecordBatch, partition: int, offset: int) -> None:
         self._pending_bytes -= batch.raw_bytes
-        if offset >= 0:
+        if offset < 0:
+            self.offsets_whole = False
+        else:
             first, last = self.offsets.get(partition, (offset, offset))
             self.offsets[partition] = (min(first, offset), max(last, offset + batch.rows - 1))
         self._changed.set()

@@ -36,6 +36,7 @@ class Code(IntEnum):
     """The error codes this sink tells apart (https://kafka.apache.org/protocol#protocol_error_codes)."""
 
     NONE = 0
+    OFFSET_OUT_OF_RANGE = 1
     UNKNOWN_TOPIC_OR_PARTITION = 3
     LEADER_NOT_AVAILABLE = 5
     NOT_LEADER_OR_FOLLOWER = 6

@@ -84,7 +84,12 @@ class PlainWriter:
             staged = await stage.flush()
             await self._same_topic()
             offsets = {str(number): list(span) for number, span in sorted(producer.offsets.items())}
-            details: dict[str, object] = {"topic_id": topic.id, "offsets": offsets}
+            details: dict[str, object] = {
+                "topic_id": topic.id,
+                "offsets": offsets,
+                "offsets_whole": producer.offsets_whole,
+                "producer": list(producer.identity),
+            }
             if self._names.transactional_id is not None:
                 details["transactional_id"] = self._names.transactional_id
             return Prepared(
@@ -102,7 +107,7 @@ class PlainWriter:
 
     async def make_visible(self, prepared: Prepared) -> Receipt:
         """The rows are visible already."""
-        self._opened()[0].offsets = {}
+        self._opened()[0].forget_offsets()
         return receipt(prepared)
 
     async def discard(self) -> None:

@@ -26,6 +26,7 @@ LONGEST_PATH = 1024
 
 _FINE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_OWN_VARIABLE = re.compile(r"\{(job_id|split|number)\}")
 _TEMPORARY = re.compile(r"e(\d+)-c\d+-[0-9a-f]+\.part")
 
 
@@ -122,6 +123,33 @@ def day_temporary(split: str, token: str) -> str:
 def day_temporaries(split: str) -> str:
     """What the names of all of one split begin with."""
     return f"s{_split(split)}-"
+
+
+def check_own_name(value: str) -> str:
+    """Return `value` when it can name the chunks of a job: `{number}` ends it, but for an extension, `{job_id}` and
+    `{split}` may stand before. Raises ValueError naming value and remedy."""
+    said = f"name {value[:100]!r}"
+    plain = _OWN_VARIABLE.sub("", value)
+    if value.count("{number}") != 1 or not re.fullmatch(r"(\.[A-Za-z0-9]+)*", value.partition("{number}")[2]):
+        raise ValueError(f"{said} does not end in {{number}} (and an extension); two chunks would have one name")
+    if not re.fullmatch(r"[A-Za-z0-9._=-]*", plain) or value.startswith((".", "_manifest")) or len(value) > 150:
+        raise ValueError(
+            f"{said} may hold up to 150 letters, digits and . _ - = beside {{job_id}}, {{split}} and {{number}}, and "
+            "begin neither with a dot nor as a manifest does"
+        )
+    return value
+
+
+def own_name(template: str, job_id: str, split: str, number: int, extension: str) -> str:
+    """A chunk's file by a name of the definition's own; `extension` where that has none."""
+    values = {"job_id": _part("job_id", job_id), "split": _part("split", split), "number": f"{number:03d}"}
+    name = _OWN_VARIABLE.sub(lambda match: values[match[1]], template)
+    return name + extension if template.endswith("{number}") else name
+
+
+def own_prefix(template: str, job_id: str) -> str:
+    """What every name of one job begins with."""
+    return template.replace("{job_id}", job_id).partition("{")[0]
 
 
 def split_folder(job_id: str, generation: int, split: str) -> str:

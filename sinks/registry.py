@@ -5,7 +5,7 @@ A sink's module is imported when its first job is built: a process without Kafka
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import TypeAdapter
@@ -128,6 +128,12 @@ def check_together(definition: Definition) -> None:
             f"format.compression {form.compression!r} does not go with an Elasticsearch sink; leave format out, a "
             "row is one JSON document",
         )
+    if isinstance(sink, S3SinkSpec) and sink.file_password is not None and form.compression != "zip":
+        raise DefinitionRefused(
+            "/sink/file_password",
+            "format_not_supported",
+            f"sink.file_password does not go with format.compression {form.compression!r}; only a zip takes one",
+        )
     if isinstance(sink, FileSinkSpec):
         try:
             file_path.check_path(sink.path, "sink.path")
@@ -162,6 +168,8 @@ def build(definition: Definition, context: Context) -> Sink:
         from sinks.s3 import S3Sink  # noqa: PLC0415 - see the module's docstring
 
         ambient = sink.bucket in context.ambient_s3_buckets
+        if sink.file_password is not None:
+            form = replace(form, password=sink.file_password.get_secret_value())
         return S3Sink(sink, form, guard=context.guard, target=context.target, ambient=ambient)
     from sinks.kafka import KafkaSink  # noqa: PLC0415 - see the module's docstring
 

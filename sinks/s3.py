@@ -16,6 +16,7 @@ from sinks.base import Guarantee, Promise, Receipt, Shows
 from sinks.s3_check import look, probe
 from sinks.s3_client import PATIENCE_SECONDS, S3Client
 from sinks.s3_closing import Closing, list_day
+from sinks.s3_reader import S3Reader
 from sinks.s3_upload import Abilities
 from sinks.s3_writer import S3Writer
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from sinks.base import Finding, Owner, Prepared
     from sinks.formats import Format
     from sinks.guarded import Guard
+    from sinks.reading import Wanted
     from sinks.specs import S3SinkSpec
 
 CONDITIONAL: Final = "conditional_writes"
@@ -100,11 +102,16 @@ class S3Sink:
         """The name, and the ETag where a writer of this sink has seen the object."""
         return Receipt(target=prepared.target, etag=self._etags.pop(prepared.target, None))
 
+    def reader(self, owner: Owner, wanted: Wanted) -> S3Reader:
+        """A reader; it shares the sink's connections."""
+        del owner
+        return S3Reader(self.client, self.form, wanted)
+
     async def finish(self, owner: Owner, chunks: AsyncIterator[Prepared]) -> None:
         """Compare every object with its chunk, then write `_manifest-<job>-g<generation>.json` into the folder that all
         of them share and abort what is left of the generation's uploads. The same chunks give the same manifest."""
         await Closing(self.client, self.spec, self.abilities, owner).run(chunks)
-        await self._abort(owner, [naming.generation_prefix(owner.job_id, owner.generation) + "s"])
+        await self._abort(owner, self._names(owner) or [naming.generation_prefix(owner.job_id, owner.generation) + "s"])
 
     async def list_day(self, owner: Owner, day: date, chunks: AsyncIterator[Prepared]) -> None:
         """Write `_manifest-<job>-g<generation>-<day>.json` into the folder that all objects of the generation share."""
@@ -126,12 +133,17 @@ class S3Sink:
         """No older owner of these splits can show anything after it."""
         if owners:
             names = [naming.split_folder(owner.job_id, owner.generation, owner.split) + "-" for owner in owners]
-            await self._abort(owners[0], names)
+            await self._abort(owners[0], self._names(owners[0]) or names)
 
     def note_etag(self, target: str, etag: str | None) -> None:
         """What `receipt` is to say of an object that is there already."""
         if etag:
             self._etags = {target: etag.strip('"')}
+
+    def _names(self, owner: Owner) -> list[str]:
+        """What the names of a definition's own begin with. They do not tell splits apart: such a job has one at a
+        time."""
+        return [] if self.spec.name is None else [naming.own_prefix(self.spec.name, owner.job_id)]
 
     async def _abort(self, owner: Owner, names: Sequence[str]) -> None:
         """Abort every open upload of the owner's job whose name, without its folder, begins with one of `names`."""

@@ -38,6 +38,7 @@ RIGHTS: Final[Mapping[str, str]] = {
     "HeadBucket": "s3:ListBucket",
     "ListObjectsV2": "s3:ListBucket",
     "DeleteObject": "s3:DeleteObject",
+    "GetObject": "s3:GetObject and s3:ListBucket (without the second a missing object looks like a forbidden one)",
 }
 """Which right a call needs: what to grant is said with its refusal."""
 

@@ -25,7 +25,7 @@ from sinks.lanes import Lane
 from sinks.s3_upload import Cutter, Upload, drop
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from sinks.base import Batch, Cut, Owner
     from sinks.formats import Format
@@ -72,6 +72,7 @@ class S3Writer:
         self._ready: _Chunk | None = None
         self._repeat: Prepared | None = None
         self._settled = 0
+        self._numbers = tries.Numbers()
         self._closed = False
 
     async def open(self) -> None:
@@ -82,6 +83,10 @@ class S3Writer:
     def begin_after(self, sequence: int) -> None:
         """See `sinks.base.Numbered`."""
         self._settled = sequence
+
+    def number_by(self, draw: Callable[[int], Awaitable[int]]) -> None:
+        """See `sinks.base.CountsOverJob`."""
+        self._numbers.by(draw)
 
     async def visible(self, prepared: Sequence[Prepared]) -> Mark | None:
         """Look for the name of the unsettled chunk; its metadata says which try it is."""
@@ -121,7 +126,7 @@ class S3Writer:
         parts = await self._encoded(partial(chunk.write, batch.values))
         chunk.rows += batch.rows
         if parts and chunk.upload is None:
-            await self._begin(chunk, self._target(chunk, self._next()), self._metadata(chunk, self._next()))
+            await self._begin(chunk, await self._target(chunk, self._next()), self._metadata(chunk, self._next()))
         await self._send(chunk, parts)
 
     async def prepare(self, cut: Cut) -> Prepared:
@@ -139,7 +144,7 @@ class S3Writer:
         upload = chunk.upload
         if upload is None:
             known = {"rowferry-try": str(cut.attempt), "rowferry-sha256": chunk.cutter.checksum.removeprefix("sha256:")}
-            target = repeat.target if repeat is not None else self._target(chunk, cut.sequence)
+            target = repeat.target if repeat is not None else await self._target(chunk, cut.sequence)
             upload = await self._begin(chunk, target, self._metadata(chunk, cut.sequence) | known)
         if repeat is not None and upload.key != repeat.target:
             raise Restage("name_fixed", f"chunk {cut.sequence} is repeated under the name it was prepared with")
@@ -211,12 +216,14 @@ class S3Writer:
     def _next(self) -> int:
         return self._settled + 1 if self._repeat is None else self._repeat.sequence
 
-    def _target(self, chunk: _Chunk, sequence: int) -> str:
+    async def _target(self, chunk: _Chunk, sequence: int) -> str:
         if self._repeat is not None:
             return self._repeat.target
         owner = self._owner
         folder = s3_prefix.expand(self._sink.spec.prefix, owner, datetime.now(UTC))
-        extension = chunk.form.extension
+        extension, name = chunk.form.extension, self._sink.spec.name
+        if name is not None:
+            return folder + await self._numbers.name(name, owner, sequence, chunk.form)
         return folder + naming.chunk_name(owner.job_id, owner.generation, owner.split, sequence, chunk.token, extension)
 
     def _metadata(self, chunk: _Chunk, sequence: int) -> dict[str, str]:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, model_validator
 
-from sinks import hdfs_address
+from sinks import hdfs_address, naming
 from sinks.s3_prefix import check_prefix
 
 Compression = Literal["none", "gzip", "snappy", "lz4", "zstd"]
@@ -246,9 +246,23 @@ class S3SinkSpec(SinkSpec):
     secret_access_key: SecretStr | None = None
     session_token: SecretStr | None = Field(default=None, description="of temporary keys")
     credential: str | None = Field(default=None, description="name of a stored credential")
+    name: Annotated[str, AfterValidator(naming.check_own_name)] | None = Field(
+        default=None,
+        description="how objects are called, for jobs with one split: holds {job_id}, then {number}, which counts over "
+        "the life of the job",
+    )
+    file_password: SecretStr | None = Field(
+        default=None, description="of archives (format.compression zip): they are encrypted with AES-256"
+    )
     storage_class: str | None = Field(default=None, pattern=r"^[A-Z0-9_]{1,64}$")
     encryption: S3Encryption | None = None
     tags: Annotated[dict[str, str], AfterValidator(_tags)] = Field(default_factory=dict, max_length=10)
+
+    @model_validator(mode="after")
+    def _names_of_the_job(self) -> S3SinkSpec:
+        if self.name is not None and "{job_id}" not in self.name.partition("{number}")[0]:
+            raise ValueError("name must hold {job_id}: by it the uploads of a job are told from those of others")
+        return self
 
 
 class HdfsSinkSpec(SinkSpec):
@@ -263,6 +277,9 @@ class HdfsSinkSpec(SinkSpec):
     )
     user: str = Field(
         default="rowferry", pattern=r"^[A-Za-z_][A-Za-z0-9._-]{0,254}[$]?$", description="who writes, by name alone"
+    )
+    name: Annotated[str, AfterValidator(naming.check_own_name)] | None = Field(
+        default=None, description="how files are called: may hold {job_id} and {split}, ends in {number}"
     )
     replication: int | None = Field(default=None, ge=1, le=512, description="copies of each block; none: the cluster's")
 

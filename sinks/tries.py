@@ -13,7 +13,7 @@ from sinks.base import Mark, PositionConflict, SinkRefused
 from sinks.file_path import joined
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from sinks.base import Cut, Owner, Prepared
     from sinks.formats import Format
@@ -24,6 +24,26 @@ def default_target(path: str, owner: Owner, cut: Cut, form: Format) -> str:
     hashed = naming.range_hash(cut.lower, cut.last_key)
     name = naming.chunk_name(owner.job_id, owner.generation, owner.split, cut.sequence, hashed, form.extension)
     return joined(path, name)
+
+
+class Numbers:
+    """Where the numbers come from that names of the definition's own hold."""
+
+    def __init__(self) -> None:
+        self._draw: Callable[[int], Awaitable[int]] | None = None
+
+    def by(self, draw: Callable[[int], Awaitable[int]]) -> None:
+        """See `sinks.base.CountsOverJob`."""
+        self._draw = draw
+
+    async def name(self, template: str, owner: Owner, sequence: int, form: Format) -> str:
+        """The name of a chunk that is cut for the first time."""
+        if self._draw is None:
+            raise SinkRefused(
+                "number_unknown", f"chunk {sequence} has no number; only a split's own step numbers chunks"
+            )
+        number = await self._draw(sequence)
+        return naming.own_name(template, owner.job_id, owner.split, number, form.extension)
 
 
 def newest(prepared: Sequence[Prepared]) -> Prepared | None:

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from service.domain.errors import Permanent, RowferryError, Transient
-from service.domain.inspection import Finding, PreviewRow
+from service.domain.inspection import Finding, PreviewRow, RowsPage, SourceShape
 from service.domain.records import OpenRange
 from service.domain.spec import JobSpec
 from sinks import registry
 from sinks.base import SinkError
 from workers.guarantees import FOLLOWING, guaranteed
 from workers.retrying import from_sink
+from workers.rows import rows
 from workers.sources.sql import SqlError, parse_expression, parse_name, parse_query
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
 
     from service.domain.datasource import Datasource
     from service.domain.inspection import TableInfo
     from service.domain.records import Key
     from workers.ports import Sinks, Sources
-    from workers.sources.base import Reader, Source
+    from workers.sources.base import Inspection, Reader, Source
 
 LIMIT_SECONDS = 15.0
 T = TypeVar("T")
@@ -72,10 +73,7 @@ class DefinitionInspector:
             # Parquet is not for the eye: its values are shown as JSON.
             readable = {**spec, "format": {}} if _parsed(spec).format.kind == "parquet" else spec
             async with self._source(account, readable) as source:
-                inspection = await source.inspect()
-                for finding in inspection.findings:
-                    if finding.severity == "error":
-                        raise Permanent(finding.code, finding.message, hint=finding.hint)
+                _refuse_errors(await source.inspect())
                 reader = source.reader()
                 try:
                     return await _first_rows(reader, limit)
@@ -83,6 +81,23 @@ class DefinitionInspector:
                     await reader.close()
 
         return await _in_time(read())
+
+    async def rows(self, account: str, spec: Mapping[str, object]) -> AsyncGenerator[RowsPage, None]:
+        """See the port."""
+        async with self._source(account, spec) as source, aclosing(rows(source, JobSpec.model_validate(spec))) as pages:
+            async for page in pages:
+                yield page
+
+    async def describe(self, account: str, spec: Mapping[str, object]) -> SourceShape:
+        """See the port."""
+
+        async def look() -> SourceShape:
+            async with self._source(account, spec) as source:
+                inspection = await source.inspect()
+            _refuse_errors(inspection)
+            return SourceShape(inspection.all_columns, tuple(part.name for part in inspection.key))
+
+        return await _in_time(look())
 
     async def check_ranges(
         self,
@@ -172,6 +187,12 @@ async def _in_time(call: Awaitable[T]) -> T:
         raise from_sink(error) from None
 
 
+def _refuse_errors(inspection: Inspection) -> None:
+    for finding in inspection.findings:
+        if finding.severity == "error":
+            raise Permanent(finding.code, finding.message, hint=finding.hint)
+
+
 async def _first_rows(reader: Reader, limit: int) -> list[PreviewRow]:
     rows: list[PreviewRow] = []
     after: Key | None = None
@@ -252,6 +273,17 @@ def _check_mode(spec: Mapping[str, object]) -> Sequence[Finding]:
                 "safety_not_provable",
                 f"options.safety commit can not be proven for a query in mode {job.mode}",
                 "read a table, or set options.safety to delay (late rows may be passed over) or none",
+            )
+        )
+    if getattr(job.sink, "kind", "") == "s3" and getattr(job.sink, "name", None) and job.options.splits != 1:
+        found.append(
+            Finding(
+                "/options/splits",
+                "error",
+                "splits_with_name",
+                f"options.splits {job.options.splits} does not go with sink.name: by such names splits can not be told "
+                "apart",
+                "set options.splits to 1, or leave sink.name out",
             )
         )
     if job.source.limit is not None and job.mode == "continuous":

@@ -43,6 +43,7 @@ from workers.retries import RetryWork
 from workers.retrying import from_sink
 from workers.signals import Point
 from workers.splits import SplitWork
+from workers.verifier import VerifyWork
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -57,6 +58,9 @@ if TYPE_CHECKING:
 PAGES_HELD = 5
 """Pages that a split holds at most: one written, one waiting, one on its way, and what the sink has not sent yet."""
 SINK_BYTES = 16 * 1024 * 1024
+PAGES_COMPARED = 2
+VERIFY_BYTES = 48 * 1024 * 1024
+"""Blocks of the sink on their way, and rows of one side that wait for the other (`workers.matching.MOST`)."""
 CLEAN_UP_AGAIN_SECONDS = 60.0
 TELL_STORE_SECONDS = 2.0
 PUT_DOWN_SECONDS = 0.3
@@ -155,6 +159,8 @@ class Runner:
             await self._tell(self._place.store.postpone(step.lease, CLEAN_UP_AGAIN_SECONDS, causes[0]))
         elif step.lease.kind is StepKind.RETRY:
             await self._tell(self._place.store.give_up_retry(step.lease, causes[0]))
+        elif step.lease.kind is StepKind.VERIFY:
+            await self._tell(self._place.store.verify_failed(step.lease, causes))
         else:
             await self._tell(self._place.store.fail(step.lease, causes))
         return "failed"
@@ -193,6 +199,10 @@ class _Work:
                 self._control.report_soon(Condition(waiting_for="memory"))
             async with self._place.memory.hold(needed):
                 await self._with_sink()
+        elif self._step.lease.kind is StepKind.VERIFY:
+            spec = JobSpec.model_validate(self._step.spec)
+            async with self._place.memory.hold(spec.options.page_bytes * PAGES_COMPARED + VERIFY_BYTES):
+                await self._with_sink()
         else:
             await self._with_sink()
 
@@ -208,6 +218,8 @@ class _Work:
                     await FinishWork(step, control, place, sink).run()
                 case StepKind.CLEAN_UP:
                     await CleanUpWork(step, control, place, sink).run()
+                case StepKind.VERIFY:
+                    await VerifyWork(step, control, place, sink).run()
                 case _:
                     source = await place.sources.source(
                         step.account,

@@ -33,6 +33,8 @@ class Point(StrEnum):
     CHECKED = "checked"
     """The finish step has compared everything, but is not settled."""
     FINISHED = "finished"
+    COMPARED = "compared"
+    """A verification has compared a chunk, or the end of a split."""
     PARKED = "parked"
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from service.domain.control import Ending
 from service.domain.errors import Aborted, Stopped
 from service.domain.records import Condition
 from service.domain.spec import JobSpec
-from sinks.base import Cut, Numbered
+from sinks.base import CountsOverJob, Cut, Numbered
 from workers.chunks import OpenChunk, batch
 from workers.closing import put_down
 from workers.delivery import Delivery, Load, caused_by, say_set_aside, stage_again
@@ -81,6 +82,8 @@ class SplitWork:
             self._sequence = split.sequence
             if isinstance(writer, Numbered):
                 writer.begin_after(split.sequence)
+            if isinstance(writer, CountsOverJob):
+                writer.number_by(partial(self._place.store.draw_number, self._lease))
             self._anchored_at = split.anchored_at
             self._begin_chunk(split.position or split.lower)
             if self._sink.needs_anchor and (mark is None or _old(self._anchored_at)):

@@ -21,10 +21,12 @@ from config.redaction import register
 from service import secret_fields
 from service.api import bodies, health, idempotency, not_available, openapi, problems, queries
 from service.api.auth import Authenticator, Caller, anonymous, check_role, digest, unauthorized
+from service.api.dialects import devo
+from service.api.dialects.devo import Devo
 from service.api.jwts import Jwts
 from service.api.metrics import answered
 from service.api.models import CredentialDefinition, DatasourceDefinition, JobDefinition, TableDefinition
-from service.api.native import checkpoints, dead_letters, history, jobs, named, published, verbs
+from service.api.native import checkpoints, dead_letters, history, jobs, named, published, verbs, verifications
 from service.api.problems import Problem
 from service.api.rate_limit import RateLimit
 from service.api.routes import Call, Role, Route
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
     from config.references import References
     from config.settings import Settings
+    from service.api.dialects.base import Dialect
     from service.domain.ports import Inspector, JobStore, Registry, ScheduleStore
 
 LARGEST_BODY: Final = 1024 * 1024
@@ -48,6 +51,7 @@ TABLE: Final[Sequence[Route]] = (
     *checkpoints.ROUTES,
     *history.ROUTES,
     *dead_letters.ROUTES,
+    *verifications.ROUTES,
     *named.ROUTES,
     *published.ROUTES,
     *health.ROUTES,
@@ -55,6 +59,10 @@ TABLE: Final[Sequence[Route]] = (
 )
 """Every route that exists."""
 
+DIALECTS: Final[Sequence[Route]] = devo.ROUTES
+"""Every route of every dialect."""
+
+_DIALECTS: web.AppKey[Sequence[Dialect]] = web.AppKey("rowferry_dialects")
 _CLOSED: web.AppKey[asyncio.Event] = web.AppKey("rowferry_closed", asyncio.Event)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _log = get_logger("rowferry.api")
@@ -86,6 +94,7 @@ def build(
         version=version,
         store=store,
         registry=registry,
+        inspector=inspector,
         jobs=Jobs(store, registry, inspector, jobs.define, secret_names),
         verbs=Verbs(store, schedules, wake, closing),
         checkpoints=Checkpoints(store, inspector),
@@ -105,9 +114,8 @@ def build(
     register(*settings.secrets())
     health.install(app)
     openapi.install(app, TABLE, version)
-    gate = Gate(
-        app[SERVICES], Authenticator(registry, settings.admin_token, Jwts.of(settings)), RateLimit(settings.rate_limit)
-    )
+    authenticator = Authenticator(registry, settings.admin_token, Jwts.of(settings))
+    gate = Gate(app[SERVICES], authenticator, RateLimit(settings.rate_limit))
     for route in TABLE:
         handler = gate.behind(route)
         app.router.add_route(route.method, route.pattern, handler)
@@ -116,9 +124,17 @@ def build(
     for method, path, role in not_available.ROUTES:
         absent = Route(method, path, Role[role.upper()], _not_available, "Not available")
         app.router.add_route(method, absent.pattern, gate.behind(absent))
+    _add_dialects(app, gate, [Devo(settings, registry, authenticator)])
     app.on_response_prepare.append(_headers)
     app.on_shutdown.append(_close)
     return app
+
+
+def _add_dialects(app: web.Application, gate: Gate, dialects: Sequence[Dialect]) -> None:
+    app[_DIALECTS] = dialects
+    for dialect in dialects:
+        for route in dialect.routes:
+            app.router.add_route(route.method, route.pattern, gate.behind_dialect(route, dialect))
 
 
 class Gate:
@@ -148,6 +164,27 @@ class Gate:
                         lambda: _safely(request, lambda: self._call(route, request, caller, query)),
                     )
                 return await self._call(route, request, caller, query)
+
+        return handle
+
+    def behind_dialect(self, route: Route, dialect: Dialect) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        """As `behind`, for a route of a dialect: bodies and answers are its own matter, who may what is not."""
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            # The body as it came: signatures are over its bytes. That of a GET is ignored.
+            body = await request.read() if request.method == hdrs.METH_POST else b""
+            caller = anonymous(request)
+            if route.role is not Role.PUBLIC:
+                try:
+                    caller = await dialect.caller(request, body)
+                except Exception:
+                    self._limit.take(caller.key)  # guessing is slow
+                    raise
+            request[CALLER] = caller
+            with bound_contextvars(account=caller.account):
+                self._limit.take(caller.key)
+                check_role(caller, route.role)
+                return await route.handler(Call(request, self._services, caller, None, body))
 
         return handle
 
@@ -197,18 +234,28 @@ async def _outermost(
     request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
     request[REQUEST_ID] = request_id
     began = time.perf_counter()
-    with bound_contextvars(request_id=request_id):
-        response = await _safely(request, lambda: handler(request))
+    dialect = next((one for one in request.app[_DIALECTS] if one.owns(request.method, request.path)), None)
+    named = {"request_id": request_id} | ({} if dialect is None else {"cid": dialect.begin(request)})
+    with bound_contextvars(**named):
+        response = await _safely(request, lambda: handler(request), dialect)
         seconds = time.perf_counter() - began
         _say(request, response, seconds)
     return response
 
 
-async def _safely(request: web.Request, act: Callable[[], Awaitable[web.StreamResponse]]) -> web.StreamResponse:
-    """Errors become problems; a bug of ours becomes a 500 that says nothing, and a log line that says all."""
+async def _safely(
+    request: web.Request, act: Callable[[], Awaitable[web.StreamResponse]], dialect: Dialect | None = None
+) -> web.StreamResponse:
+    """Errors become problems, or what a dialect calls them; a bug of ours becomes a 500 that says nothing, and a log
+    line that says all."""
     try:
         return await act()
     except Exception as error:  # noqa: BLE001 - whatever it is, it is answered
+        if dialect is not None:
+            told = dialect.failure(error, request)
+            if told is None:
+                _log.exception(LogEvent.HTTP_FAILED, method=request.method, path=request.path)
+            return told or dialect.unexpected(request)
         problem = problems.of(error)
         if problem is None:
             _log.exception(LogEvent.HTTP_FAILED, method=request.method, path=request.path)

@@ -216,6 +216,13 @@ class BulkRequest(Strict):
         return self
 
 
+class VerifyRequest(Strict):
+    """What to compare: the chunks of one run, or of all runs of the current generation."""
+
+    run_id: str | None = Field(default=None, min_length=1, max_length=64)
+    checksums: bool = Field(default=False, description="compare whole rows, not their keys alone")
+
+
 class JobPatch(Strict):
     """A merge patch (RFC 7396) of what may change in any state; null takes the default, of `schedule` none."""
 

@@ -11,10 +11,7 @@ from typing import Any, Final
 
 from service.api.problems import FieldError, Problem
 
-ROUTES: Final[tuple[tuple[str, str, str], ...]] = (
-    ("POST", "/v1/jobs/{job}/verify", "operator"),
-    ("GET", "/v1/jobs/{job}/verify/{id}", "operator"),
-)
+ROUTES: Final[tuple[tuple[str, str, str], ...]] = ()
 """Method, path, role. The role is asked for all the same: a stranger learns nothing."""
 
 SINKS: Final[frozenset[str]] = frozenset()
@@ -34,15 +31,6 @@ OPTIONS: Final = frozenset(
 )
 SETTINGS: Final = frozenset(
     {
-        "ROWFERRY_DIALECT_WAIT_SECONDS",
-        "ROWFERRY_DIALECT_DELAY_SECONDS",
-        "ROWFERRY_DEVO_CLOCK_SKEW_SECONDS",
-        "ROWFERRY_DEVO_SIGNED_OVER_HTTP",
-        "ROWFERRY_DEVO_CORS_ORIGINS",
-        "ROWFERRY_DEVO_S3_DEFAULT_BUCKET",
-        "ROWFERRY_DEVO_S3_ENDPOINT_URL",
-        "ROWFERRY_DEVO_S3_OBJECT_BYTES",
-        "ROWFERRY_DEVO_WEBHDFS",
         "ROWFERRY_SIREN_ELASTICSEARCH_URL",
         "ROWFERRY_SIREN_ELASTICSEARCH_CREDENTIAL",
     }

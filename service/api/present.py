@@ -63,7 +63,7 @@ def job(record: Job, role: Role, now: datetime | None = None) -> answers.JobAnsw
         lag=dict(record.condition.lag) if record.condition.lag is not None else None,
         stalled=record.stalled,
         waiting_for=record.condition.waiting_for,
-        retrying=_scrubbed(record.condition.retrying),
+        retrying=scrubbed(record.condition.retrying),
         last_progress_at=record.last_progress_at,
         errors=causes(record.errors),
         created_at=record.created_at,
@@ -193,7 +193,7 @@ def event(record: EventRecord) -> answers.EventAnswer:
         origin=record.origin,
         state_from=record.state_from,
         state_to=record.state_to,
-        details=_scrubbed(record.details) or {},
+        details=scrubbed(record.details) or {},
     )
 
 
@@ -306,5 +306,6 @@ def _horizon(horizon: Any, role: Role) -> dict[str, Any] | None:
     return {**horizon, "bound": shown, "held_by": held_by}
 
 
-def _scrubbed(value: Any) -> dict[str, Any] | None:
+def scrubbed(value: Any) -> dict[str, Any] | None:
+    """JSON with every secret masked that is known here."""
     return REDACTOR.scrub_value(dict(value)) if value is not None else None

@@ -27,7 +27,12 @@ RETRY_AFTER: Final = "1"
 
 _RETRYABLE: Final = frozenset({429, 503})
 # Codes of the store's conflicts that HTTP has a better status for than 409.
-_STATUS_OF_CONFLICT: Final = {"revision_changed": 412, "precondition_failed": 412, "idempotency_key_reused": 422}
+_STATUS_OF_CONFLICT: Final = {
+    "revision_changed": 412,
+    "precondition_failed": 412,
+    "idempotency_key_reused": 422,
+    "not_verifiable": 422,
+}
 _CODES: Final = {
     400: "malformed_request",
     401: "unauthorized",

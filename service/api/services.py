@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from config.settings import Settings
-    from service.domain.ports import JobStore, Registry
+    from service.domain.ports import Inspector, JobStore, Registry
     from service.lifecycle.checkpoints import Checkpoints
     from service.lifecycle.jobs import Jobs
     from service.lifecycle.named import Credentials, Datasources, Tokens
@@ -31,6 +31,7 @@ class Services:
     version: str
     store: JobStore
     registry: Registry
+    inspector: Inspector
     jobs: Jobs
     verbs: Verbs
     checkpoints: Checkpoints

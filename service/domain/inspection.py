@@ -34,6 +34,16 @@ class PreviewRow:
 
 
 @dataclass(frozen=True, slots=True)
+class RowsPage:
+    """Rows as they are read, and how far that is."""
+
+    values: Sequence[bytes]
+    """One JSON object each. None at all: nothing new was found, or nothing that matches."""
+    last: Key | None
+    """The key of the last of them."""
+
+
+@dataclass(frozen=True, slots=True)
 class TableColumn:
     """One column of a table of a datasource."""
 
@@ -41,6 +51,16 @@ class TableColumn:
     type: str
     """As `format_type` writes it."""
     nullable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SourceShape:
+    """What a job's source gives, as the catalog has it."""
+
+    columns: Sequence[TableColumn]
+    """All it has, whatever the definition selects."""
+    key: Sequence[str]
+    """The key as given, or else the primary key."""
 
 
 @dataclass(frozen=True, slots=True)

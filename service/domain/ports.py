@@ -14,15 +14,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from service.domain.dead_letters import DeadLetterSteps, DeadLetterStore
+from service.domain.verification import Verifications, VerifySteps
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
     from datetime import date, datetime
 
     from service.domain.datasource import Datasource
     from service.domain.dead_letters import DeadLetter
-    from service.domain.errors import Cause, Conflict
-    from service.domain.inspection import Finding, PreviewRow, TableInfo
+    from service.domain.errors import Cause
+    from service.domain.inspection import Finding, PreviewRow, RowsPage, SourceShape, TableInfo
     from service.domain.records import (
         Actor,
         ChunkRecord,
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     from service.domain.states import Event
 
 
-class StepStore(DeadLetterSteps, Protocol):
+class StepStore(DeadLetterSteps, VerifySteps, Protocol):
     """Leases and what is written under them. Times are the database's."""
 
     async def claim(
@@ -126,6 +127,10 @@ class StepStore(DeadLetterSteps, Protocol):
         """A number above every one drawn before, by any lease of any job: what orders the chunks of sinks that compare
         versions. Whoever leases the split after this draws a larger one."""
 
+    async def draw_number(self, lease: Lease, sequence: int) -> int:
+        """The number that the chunk `sequence` of the leased split has over the whole life of the job: 1, 2, 3 … in the
+        order they are first asked for. The same chunk has the same number whoever asks."""
+
     async def prepare(self, lease: Lease, chunk: ChunkRecord, dead: Sequence[DeadLetter] = ()) -> None:
         """Store one try of the next chunk (sequence = settled + 1), with the rows of its range that are not in it.
         Raises Permanent `dead_letters_exceeded`."""
@@ -173,7 +178,7 @@ class StepStore(DeadLetterSteps, Protocol):
         """Give a clean-up step back, to be tried again in `seconds`."""
 
 
-class JobStore(DeadLetterStore, Protocol):
+class JobStore(DeadLetterStore, Verifications, Protocol):
     """What the HTTP side asks. `account` is the account's name; another account's objects do not exist."""
 
     async def create(
@@ -274,6 +279,9 @@ class JobStore(DeadLetterStore, Protocol):
     ) -> tuple[Sequence[Output], str | None]:
         """Visible chunks in the order they were settled."""
 
+    async def output_targets(self, account: str, job_ids: Sequence[str]) -> Mapping[str, Sequence[str]]:
+        """The names of what each of these jobs has made visible, in the order it was settled."""
+
     async def delivered_ranges(self, account: str, job_id: str) -> Sequence[OpenRange]:
         """Key ranges of the current generation whose rows are durable in the sink, or may be: a chunk that is prepared
         and not settled counts."""
@@ -317,10 +325,11 @@ class ScheduleStore(Protocol):
     async def until_due(self) -> float | None:
         """Seconds until the next one is, below zero when one is already; None when no job has a next run."""
 
-    async def tick(self, due: DueJob, by: Actor, *, blocked: Conflict | None = None) -> Tick | None:
-        """Take the tick: start the job, or say in an event why not (`schedule_skipped`: it can not start, or what
-        `blocked` says; `schedule_missed`: nobody was there, and its policy is `skip`), and move on to the next. None
-        when somebody else took it or the schedule was changed. However many ticks have passed, at most one run."""
+    async def tick(self, due: DueJob, by: Actor) -> Tick | None:
+        """Take the tick: start the job, or say in an event why not (`schedule_skipped`: it can not start, or another
+        job writes into its folder; `schedule_missed`: nobody was there, and its policy is `skip`), and move on to the
+        next. None when somebody else took it or the schedule was changed. However many ticks have passed, at most one
+        run."""
 
 
 class Registry(Protocol):
@@ -449,6 +458,14 @@ class Inspector(Protocol):
         self, account: str, spec: Mapping[str, object], secrets: Mapping[str, str], *, limit: int
     ) -> Sequence[PreviewRow]:
         """The first `limit` rows as the sink would get them. Raises Permanent for a definition that can not be read."""
+
+    def rows(self, account: str, spec: Mapping[str, object]) -> AsyncGenerator[RowsPage, None]:
+        """Every row of a definition in key order, page by page; of a continuous one without end, with empty pages while
+        there is nothing. Closing the generator cancels what the source is doing for it. Raises Transient, Permanent and
+        RowsRejected, and nothing is read again."""
+
+    async def describe(self, account: str, spec: Mapping[str, object]) -> SourceShape:
+        """Look at the source alone: columns and key. Raises Permanent for what makes a run impossible."""
 
     async def check_ranges(
         self, account: str, spec: Mapping[str, object], secrets: Mapping[str, str], ranges: Sequence[OpenRange]

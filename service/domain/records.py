@@ -30,6 +30,8 @@ class StepKind(StrEnum):
     """After removal, on the kept copy of definition and secrets."""
     RETRY = "retry"
     """Sends dead letters again, while no run is active."""
+    VERIFY = "verify"
+    """Compares source and sink of a generation; no part of a run (`service.domain.verification`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class Lease:
     owner: str
     """The process that holds it: host, pid and a random part."""
     run_id: str | None
-    """None for clean-up."""
+    """None for clean-up and verify."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +273,8 @@ class Job:
     updated_at: datetime
     state_changed_at: datetime
     next_run_at: datetime | None
+    parked: bool = False
+    """It runs, and for seconds nobody has worked on it: a process ended, and no other has taken it up yet."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,9 @@ STORE_SECONDS = 4.0
 
 log = structlog.get_logger(__name__)
 
+MAX_VERIFICATIONS = 2
+"""At once in one process: beside the runs, not in their place."""
+
 T = TypeVar("T")
 
 
@@ -150,10 +153,12 @@ class LocalEngine:
     def _wanted(self) -> list[StepKind]:
         splits = sum(control.lease.kind is StepKind.SPLIT for control in self._running.values())
         rest = [StepKind.PLAN, StepKind.FINISH, StepKind.CLEAN_UP, StepKind.RETRY]
+        if sum(control.lease.kind is StepKind.VERIFY for control in self._running.values()) < MAX_VERIFICATIONS:
+            rest.append(StepKind.VERIFY)
         return [StepKind.SPLIT, *rest] if splits < self._max_splits else rest
 
     def _jobs(self) -> list[str]:
-        beside = {StepKind.CLEAN_UP, StepKind.RETRY}
+        beside = {StepKind.CLEAN_UP, StepKind.RETRY, StepKind.VERIFY}
         return sorted({c.lease.job_id for c in self._running.values() if c.lease.kind not in beside})
 
     def _run(self, step: Step, claimed_at: float) -> None:

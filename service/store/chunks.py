@@ -72,6 +72,12 @@ class Chunks(Held):
             version: int = await connection.fetchval(SQL["draw_version"])
             return version
 
+    async def draw_number(self, lease: Lease, sequence: int) -> int:
+        """As `StepStore.draw_number`."""
+        async with self._held(lease, StepKind.SPLIT) as (connection, _):
+            number: int = await connection.fetchval(SQL["draw_number"], *split_key(lease), sequence)
+            return number
+
     async def settle(self, lease: Lease, settlement: Settlement) -> Directive:
         """As `StepStore.settle`. What the chunk holds is read from the record of the adopted try, which may be of an
         older epoch; other tries of it are dropped. Raises Conflict `chunk_not_prepared` when there is no such

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from service.domain.errors import Aborted, Cause, Permanent, Stopped, cause_chain
 from service.domain.records import Actor, Lease, Step, StepKind
 from service.domain.states import Event, State
+from service.domain.verification import VerifyState
 from service.store import retries
 from service.store.held import (
     SQL,
@@ -24,7 +25,8 @@ from service.store.held import (
     step_key,
 )
 from service.store.transitions import SQL as TRANSITIONS
-from service.store.transitions import end_if_idle, lock_job, record_event, transition
+from service.store.transitions import VERIFICATIONS, end_if_idle, lock_job, record_event, transition
+from service.store.verifications import end_verification
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,9 +79,11 @@ class Leases(Held):
                 return None
             work = await connection.fetchrow(SQL["work"], job_id, candidate["generation"])
             assert work is not None, "a step has a generation, and a generation a job"
-            run_id = None if kind is StepKind.CLEAN_UP else work["run_id"]
+            run_id = None if kind in {StepKind.CLEAN_UP, StepKind.VERIFY} else work["run_id"]
             lease = Lease(job_id, candidate["generation"], kind, candidate["ordinal"], epoch, owner, run_id)
-            if kind in _OF_A_RUN and job["state"] == State.QUEUED.value:
+            if kind is StepKind.VERIFY:
+                await connection.execute(VERIFICATIONS["begin"], job_id, candidate["generation"])
+            elif kind in _OF_A_RUN and job["state"] == State.QUEUED.value:
                 await transition(connection, job_id, Event.LEASED, by_holder(lease))
             try:
                 return self._step(lease, work, lease_seconds)
@@ -109,6 +113,8 @@ class Leases(Held):
             await self._postpone(connection, job, lease, _SECONDS_FOR_A_KEY, causes[0])
         elif lease.kind is StepKind.RETRY:
             await retries.give_up(connection, job, lease, causes[0])
+        elif lease.kind is StepKind.VERIFY:
+            await end_verification(connection, job, lease, VerifyState.ERROR, causes)
         else:
             await _fail(connection, job, lease, causes)
 
@@ -166,6 +172,8 @@ class Leases(Held):
         stored = {name: value for name, value in shown.items() if value is not None} or None
         async with self._held(lease) as (connection, _):
             await connection.execute(SQL["set_condition"], *step_key(lease), stored)
+            if lease.kind is StepKind.VERIFY:
+                return  # the job has nothing to do with it
             await show_condition(connection, lease.job_id)
             if condition.progressed:
                 await connection.execute(SQL["note_progress"], lease.job_id)

@@ -40,6 +40,7 @@ class Forgetting(Part):
         records of generations that are neither finished nor closed, and prepared ones stay whatever their age."""
         kept = {
             "runs": retention.job_log_days,
+            "verifications": retention.job_log_days,
             "settled_chunks": retention.job_log_days,
             "dropped_chunks": retention.job_log_days,
             "log": retention.log_days,

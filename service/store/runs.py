@@ -12,7 +12,7 @@ from service.store.rows import is_id, key_of, output_of, run_of
 from service.store.sql import load
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from service.domain.records import Output, Run
     from service.store.pool import Row
@@ -54,6 +54,14 @@ class Runs(Part):
             last = rows[limit - 1]
             token = pages.encode(_AS_SETTLED, last["settled_at"], last["generation"], last["ordinal"], last["sequence"])
         return [output_of(row) for row in rows[:limit]], token
+
+    async def output_targets(self, account: str, job_ids: Sequence[str]) -> Mapping[str, Sequence[str]]:
+        """As `JobStore.output_targets`."""
+        found: dict[str, list[str]] = {job_id: [] for job_id in job_ids}
+        async with self._pool.connection() as connection:
+            for row in await connection.fetch(SQL["output_targets"], account, list(job_ids)) if job_ids else ():
+                found[row["job_id"]].append(row["target"])
+        return found
 
     async def delivered_ranges(self, account: str, job_id: str) -> Sequence[OpenRange]:
         """As `JobStore.delivered_ranges`: also of the generations that the current one goes on from, back to the last

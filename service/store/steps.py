@@ -12,8 +12,9 @@ from service.store.days import Days
 from service.store.leases import Leases
 from service.store.plans import Plans
 from service.store.retries import Retries
+from service.store.verifications import VerifySteps
 
 
-class PostgresStepStore(Chunks, Retries, Days, Plans, Leases):
+class PostgresStepStore(Chunks, Retries, Days, Plans, Leases, VerifySteps):
     """Implements `service.domain.ports.StepStore`. Raises what the pool raises; retries nothing. Methods may be called
     from any number of tasks at once."""

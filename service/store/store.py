@@ -21,6 +21,7 @@ from service.store.schedules import Schedules
 from service.store.secrets import SecretBox
 from service.store.steps import PostgresStepStore
 from service.store.verbs import Verbs
+from service.store.verifications import Verifications
 
 if TYPE_CHECKING:
     from service.domain.ports import JobStore, LogStore, Registry, ScheduleStore, StepStore
@@ -35,6 +36,7 @@ class Store(
     Runs,
     RunSearch,
     DeadLetters,
+    Verifications,
     Schedules,
     Logs,
     Requests,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from service.domain.states import FINAL, REMOVABLE, Desired, Event, State, desired_after, next_state
+from service.domain.verification import VerifyState
 from service.store.sql import load
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from service.store.pool import Connection, Row
 
 SQL = load("transitions")
+VERIFICATIONS = load("verifications")
 
 _ENDS_BY = {State.STOPPING: Event.PARKED, State.ABORTING: Event.RELEASED, State.FAILING: Event.PARKED}
 
@@ -137,9 +139,19 @@ async def retire(connection: Connection, job_id: str, by: Actor) -> bool:
         return False
     await record_event(connection, row, Event.REMOVE.value, by, state_from=State(row["state"]))
     await connection.execute(SQL["end_retries"], job_id)
+    await abort_verification(connection, row, by)
     if await connection.execute(SQL["ready_clean_up"], job_id) == "INSERT 0 0":
         await connection.execute(SQL["delete_job"], job_id)
     return True
+
+
+async def abort_verification(connection: Connection, job: Row, by: Actor) -> None:
+    """End the locked job's open verification, if it has one, whoever works on it: its holder is refused from now on."""
+    ended = await connection.fetchrow(VERIFICATIONS["end"], job["id"], None, VerifyState.ABORTED.value, [])
+    await connection.execute(VERIFICATIONS["end_steps"], job["id"])
+    if ended is not None:
+        await record_event(connection, job, "verification_aborted", by, details={"id": ended["id"]})
+        await connection.execute(VERIFICATIONS["wake"], job["id"])
 
 
 async def record_event(

@@ -22,7 +22,7 @@ GROUP_ROWS: Final = 131_072
 GROUP_BYTES: Final = 8 << 20
 """Bytes of CSV in a row group of more than one row: this bounds a stream's memory."""
 
-_TEXT: Final = tuple(compression.SUFFIXES)
+_TEXT: Final = (*compression.SUFFIXES, "zip")
 COMPRESSIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "json": _TEXT,
     "csv": _TEXT,
@@ -62,6 +62,8 @@ class Format:
     null: str = ""
     row_group_rows: int = GROUP_ROWS
     row_group_bytes: int = GROUP_BYTES
+    password: str | None = field(default=None, repr=False)
+    """Of a zip: never kept with a chunk."""
     columns: tuple[Column, ...] = field(default=(), repr=False)
     """The generation's: what a header names and a schema is made of."""
 
@@ -82,8 +84,12 @@ class Format:
         """With the dot in front: `.jsonl`, `.jsonl.gz`, `.csv.zst`, `.parquet`."""
         if self.kind == "parquet":
             return ".parquet"
-        layout = {"json": json_lines.EXTENSION, "csv": csv_records.EXTENSION}[self.kind]
-        return layout + compression.SUFFIXES[self.compression]
+        return self.layout + (".zip" if self.compression == "zip" else compression.SUFFIXES[self.compression])
+
+    @property
+    def layout(self) -> str:
+        """The extension without that of the compression."""
+        return {"json": json_lines.EXTENSION, "csv": csv_records.EXTENSION}[self.kind]
 
     @property
     def rejects(self) -> bool:
@@ -97,12 +103,7 @@ class Format:
             return _Lines(self)
         if not self.columns:
             raise columns_unknown()
-        # pyarrow costs some 50 MB, so whoever writes no Parquet never loads it.
-        from sinks.formats import parquet  # noqa: PLC0415 - see above
-
-        return parquet.Stream(
-            self.columns, self.compression, group_rows=self.row_group_rows, group_bytes=self.row_group_bytes
-        )
+        return _Parquet(self)
 
     def details(self) -> dict[str, object]:
         """What a chunk's record keeps of it; `again` reads it. Not the columns: those are the generation's."""
@@ -120,11 +121,20 @@ class Format:
         return found
 
 
+def _compressor(form: Format) -> compression.Compressor:
+    if form.compression != "zip":
+        return compression.compressor(form.compression)
+    # Few jobs make archives: the others never load a cipher.
+    from sinks.formats.zip_archive import ZipCompressor  # noqa: PLC0415 - see above
+
+    return ZipCompressor(form.layout, form.password)
+
+
 class _Lines:
     """Records, one after the other, through a compressor."""
 
     def __init__(self, form: Format) -> None:
-        self._compressor = compression.compressor(form.compression)
+        self._compressor = _compressor(form)
         self._encode = {"json": json_lines.encode, "csv": csv_records.encode}[form.kind]
         self._head = b""
         if form.kind == "csv" and form.header:
@@ -144,6 +154,31 @@ class _Lines:
             return data
         head, self._head = self._head, b""
         return head + data
+
+
+class _Parquet:
+    """A Parquet file. Begun by the first call, in the thread of that call: the library takes half a second to load,
+    and 40 MB, so whoever writes no Parquet never loads it, and the event loop never does."""
+
+    def __init__(self, form: Format) -> None:
+        self._form = form
+        self._stream: Stream | None = None
+
+    def encode(self, values: Sequence[bytes]) -> bytes:
+        return self._begun().encode(values)
+
+    def end(self) -> bytes:
+        return self._begun().end()
+
+    def _begun(self) -> Stream:
+        if self._stream is None:
+            from sinks.formats import parquet  # noqa: PLC0415 - see the class
+
+            form = self._form
+            self._stream = parquet.Stream(
+                form.columns, form.compression, group_rows=form.row_group_rows, group_bytes=form.row_group_bytes
+            )
+        return self._stream
 
 
 def columns_unknown() -> SinkRefused:

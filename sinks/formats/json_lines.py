@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,3 +21,17 @@ def encode(values: Sequence[bytes]) -> bytes:
         index = next(index for index, value in enumerate(values) if b"\n" in value)
         raise ValueError(f"record {index} of the batch holds a line feed; one record has to be one line")
     return block
+
+
+def tokens(records: Sequence[bytes], key: Sequence[str]) -> list[bytes | None]:
+    """The values of the columns `key` of each record as one canonical JSON array, numbers as the text they are written
+    with; None for what is no JSON object with these columns."""
+    found: list[bytes | None] = []
+    for record in records:
+        try:
+            row = json.loads(record, parse_int=str, parse_float=str, parse_constant=str)
+            values = [row[name] for name in key]
+            found.append(json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode())
+        except (ValueError, KeyError, TypeError, RecursionError):
+            found.append(None)
+    return found

@@ -11,6 +11,8 @@ import uuid
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
+from pyarrow import parquet
+
 from sinks.formats import Format
 from sinks.formats.columns import Column
 from sinks.kafka import KafkaSink
@@ -43,6 +45,8 @@ class SinkCase(ABC):
 
     keeps_rows = True
     """False for a sink that only counts."""
+    unfit_row: bytes | None = None
+    """A record that the case's format can not hold, where there is one."""
     takes_large_rows = True
     """False where one row of 20 MB is over a limit of the target."""
     can_be_lost = True
@@ -145,6 +149,19 @@ class CsvRows:
         return [self.row(int(number), text) for number, text in found]
 
 
+class ParquetRows(CsvRows):
+    """Mixed into a case: the same records, as Parquet, read back with pyarrow."""
+
+    form = Format("parquet", columns=CsvRows.form.columns)
+    unfit_row = b"twelve,not a number"
+
+    def records(self, file: bytes) -> list[bytes]:
+        """What is in one file, under its schema."""
+        table = parquet.read_table(io.BytesIO(file))
+        assert [(field.name, str(field.type)) for field in table.schema] == [("id", "int64"), ("text", "string")]
+        return [self.row(row["id"], row["text"]) for row in table.to_pylist()]
+
+
 class FileCase(SinkCase):
     """Files below a temporary folder, read back with Python's own means."""
 
@@ -193,6 +210,10 @@ class FileCsvCase(CsvRows, FileCase):
     """The same in CSV."""
 
 
+class FileParquetCase(ParquetRows, FileCase):
+    """The same in Parquet."""
+
+
 class DonothingCase(SinkCase):
     """Counts only: there is no target."""
 
@@ -215,7 +236,7 @@ class DonothingCase(SinkCase):
         raise NotImplementedError
 
 
-CASES |= {"file": FileCase, "file-csv": FileCsvCase, "donothing": DonothingCase}
+CASES |= {"file": FileCase, "file-csv": FileCsvCase, "file-parquet": FileParquetCase, "donothing": DonothingCase}
 
 
 class OpenSearchCase(SinkCase):
@@ -320,7 +341,11 @@ class S3CsvCase(CsvRows, S3Case):
     """The same in CSV."""
 
 
-CASES |= {"s3": S3Case, "s3-csv": S3CsvCase}
+class S3ParquetCase(ParquetRows, S3Case):
+    """The same in Parquet."""
+
+
+CASES |= {"s3": S3Case, "s3-csv": S3CsvCase, "s3-parquet": S3ParquetCase}
 
 
 class HdfsCase(SinkCase):
@@ -379,4 +404,8 @@ class HdfsCsvCase(CsvRows, HdfsCase):
     """The same in CSV."""
 
 
-CASES |= {"hdfs": HdfsCase, "hdfs-csv": HdfsCsvCase}
+class HdfsParquetCase(ParquetRows, HdfsCase):
+    """The same in Parquet."""
+
+
+CASES |= {"hdfs": HdfsCase, "hdfs-csv": HdfsCsvCase, "hdfs-parquet": HdfsParquetCase}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from service.api import not_available
-from service.api.app import TABLE
+from service.api.app import DIALECTS, TABLE
 from service.api.routes import Role
 from tests.integration.api_cases import ADMIN, ApiCase
 
@@ -39,6 +39,7 @@ def test_the_router_holds_nothing_beside_the_table(api: ApiCase) -> None:
     listed = {(route.method, route.pattern) for route in TABLE}
     listed |= {("HEAD", route.pattern) for route in TABLE if route.method == "GET" and not route.stream}
     listed |= {(method, path.replace("}", ":[^/:]+}")) for method, path, _ in not_available.ROUTES}
+    listed |= {(route.method, route.pattern) for route in DIALECTS}
     canonical = {(method, _canonical(path)) for method, path in listed}
     app = api.client.server.app  # type: ignore[attr-defined]
     assert {(route.method, route.resource.canonical) for route in app.router.routes()} == canonical
@@ -67,6 +68,22 @@ async def test_who_may_what(api: ApiCase) -> None:
                 assert (reply.status, reply.body["code"]) == (403, "forbidden"), (method, path, word, reply)
             else:
                 assert reply.status not in {401, 403, 500}, (method, path, word, reply)
+
+
+async def test_who_may_what_in_the_dialects(api: ApiCase) -> None:
+    assert all(isinstance(route.role, Role) for route in DIALECTS)
+    assert {route.path for route in DIALECTS if route.role is Role.PUBLIC} == {"/system/ping", "/search/system/ping"}
+    tokens = {role: await api.token(role) for role in ROLES}
+    for route in DIALECTS:
+        for token in (None, "rf_nobody-has-this-token"):
+            reply = await api.call(route.method, filled(route.path), token=token)
+            assert reply.status == (200 if route.role is Role.PUBLIC else 401), (route, reply)
+        for word in ROLES:
+            reply = await api.call(route.method, filled(route.path), token=tokens[word])
+            if Role[word.upper()] < route.role:
+                assert reply.status == 403, (route, word, reply)
+            else:
+                assert reply.status not in {401, 403, 405}, (route, word, reply)
 
 
 async def test_what_is_not_available_says_so_to_who_may_ask(api: ApiCase) -> None:

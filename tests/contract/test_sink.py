@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sinks.base import Batch, Cut, Guarantee, ListsDays, Mark, Owner, Shows, SinkError
+from sinks.base import Batch, Cut, Guarantee, ListsDays, Mark, Owner, RowRejected, Shows, SinkError
 from tests.contract.sink_cases import CASES, SinkCase
 from tests.support.waiting import until
 
@@ -491,3 +491,21 @@ async def test_several_owners_may_list_a_day_at_once(case: SinkCase, sink: Sink,
     found = await case.manifest(OF_THE_DAY)
     assert found is not None
     assert json.loads(found[0])["rows"] == 20
+
+
+async def test_a_row_that_the_format_can_not_hold_is_named_and_the_others_go_on(case: SinkCase, sink: Sink):
+    if case.unfit_row is None:
+        pytest.skip("the format takes every record")
+    writer = await opened(sink, OWNER)
+    await writer.stage(batch(rows(case, 1, 10)))
+    for place in (0, 3, 5):
+        mixed = rows(case, 11, 15)
+        mixed.insert(place, case.unfit_row)
+        with pytest.raises(RowRejected) as caught:
+            await writer.stage(batch(mixed))
+        assert caught.value.index == place
+        assert "id" in caught.value.message
+    await writer.stage(batch(rows(case, 11, 15)))
+    await writer.make_visible(await writer.prepare(cut(1, 1, 15)))
+    await writer.close()
+    await shows(case, rows(case, 1, 15))

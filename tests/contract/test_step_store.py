@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import replace
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +13,7 @@ import pytest
 from service.domain.errors import Aborted, Cause, Conflict, LeaseLost, Stopped, Transient
 from service.domain.records import Condition, OpenRange, StepKind
 from service.domain.states import Event, State
+from service.domain.verification import Difference, DifferenceKind, Findings, VerifyProgress
 from service.store.held import SQL
 from service.store.ids import uuid7
 from service.store.pool import Pool
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from service.domain.ports import StepStore
-    from service.domain.records import Lease
+    from service.domain.records import Lease, Step
 
 
 __all__ = ["control", "control_dsn"]  # fixtures
@@ -275,6 +276,7 @@ WRITES: dict[str, Callable[[StepStore, Lease], Awaitable[Any]]] = {
     ),
     "split": lambda store, lease: store.split(lease),
     "anchored": lambda store, lease: store.anchored(lease),
+    "draw_number": lambda store, lease: store.draw_number(lease, 1),
     "draw_version": lambda store, lease: store.draw_version(lease),
     "prepare": lambda store, lease: store.prepare(lease, chunk(lease)),
     "settle": lambda store, lease: store.settle(lease, settlement(chunk(lease))),
@@ -296,7 +298,13 @@ WRITES: dict[str, Callable[[StepStore, Lease], Awaitable[Any]]] = {
     "finish_run": lambda store, lease: store.finish_run(lease),
     "cleaned_up": lambda store, lease: store.cleaned_up(lease, "done"),
     "postpone": lambda store, lease: store.postpone(lease, 5, FAILURE),
+    "verify_task": lambda store, lease: store.verify_task(lease),
+    "verify_chunks": lambda store, lease: anext(store.verify_chunks(lease, 0, 0)),
+    "verify_progress": lambda store, lease: store.verify_progress(lease, PROGRESS),
+    "verify_ended": lambda store, lease: store.verify_ended(lease, PROGRESS),
+    "verify_failed": lambda store, lease: store.verify_failed(lease, [FAILURE]),
 }
+PROGRESS = VerifyProgress((0, 1), 1, 10, Findings())
 DAY = date(2026, 3, 29)
 FAILURE = Cause("broken", "it broke", at=None, retryable=False)  # type: ignore[arg-type]
 OF_PLAN = {"settle_closed", "drop_closed", "prepare_closed", "fence_epoch", "close_generation", "save_plan"}
@@ -306,7 +314,19 @@ OF_EVERY_STEP = {
 }
 OF_CLEAN_UP = {"cleaned_up", "postpone"}
 OF_RETRY = {"retry_origin", "letters", "keep", "finish_retry", "give_up_retry"}
-TABLES = ("jobs", "generations", "splits", "steps", "chunks", "runs", "events", "dead_letters", "retries")
+TABLES = (
+    "jobs",
+    "generations",
+    "splits",
+    "steps",
+    "chunks",
+    "runs",
+    "events",
+    "dead_letters",
+    "retries",
+    "verifications",
+)
+OF_VERIFY = {name for name in WRITES if name.startswith("verify_")}
 
 
 def test_every_method_that_names_a_lease_is_in_the_table() -> None:
@@ -317,6 +337,60 @@ def test_every_method_that_names_a_lease_is_in_the_table() -> None:
 async def everything(control: Control) -> str:
     tables = {t: await control.sql(f"SELECT to_jsonb(t)::text AS row FROM {t} t ORDER BY 1") for t in TABLES}
     return json.dumps({table: [row["row"] for row in rows] for table, rows in tables.items()})
+
+
+async def verifying(control: Control) -> Step:
+    """The leased verify step of a job that is not running."""
+    job_id = await control.job()
+    await control.sql(
+        "INSERT INTO verifications (id, account_id, job_id, job_name, generation, checksums, chunks_total, rows_total)"
+        " VALUES ($1, $2, $3, 'j', 1, false, 1, 10)",
+        *(uuid7(), control.account, job_id),
+    )
+    await control.sql("INSERT INTO steps (job_id, generation, kind, state) VALUES ($1, 1, 'verify', 'ready')", job_id)
+    return await control.claimed(StepKind.VERIFY)
+
+
+async def test_every_kind_of_step_can_be_stored(control: Control) -> None:
+    job_id = await control.job()
+    for kind in StepKind:
+        await control.sql(
+            "INSERT INTO steps (job_id, generation, kind, ordinal, state) VALUES ($1, 1, $2, 9, 'waiting')",
+            *(job_id, kind.value),
+        )
+    assert len(await control.sql("SELECT FROM steps WHERE job_id = $1 AND ordinal = 9", job_id)) == len(StepKind)
+
+
+async def test_a_verification_is_no_part_of_the_run_beside_it(control: Control) -> None:
+    step = await verifying(control)
+    job_id = step.lease.job_id
+    assert step.lease.run_id is None
+    assert (await control.row("verifications", job_id))["state"] == "running"
+    await control.verb(job_id, Event.START)
+    plan = (await control.claimed(StepKind.PLAN)).lease
+    await control.verb(job_id, Event.STOP)
+    await control.store.park(plan)
+    assert (await control.row("jobs", job_id))["state"] == "stopped"
+    (directive,) = await control.store.renew([step.lease], lease_seconds=60)
+    assert (directive.valid, directive.state) == (True, None)
+    await control.store.report(step.lease, Condition(waiting_for="rate"))
+    assert (await control.row("jobs", job_id))["waiting_for"] is None
+    await control.store.verify_failed(step.lease, [replace(FAILURE, at=datetime.now(UTC))])
+    assert (await control.row("jobs", job_id))["state"] == "stopped"
+    assert (await control.row("verifications", job_id))["state"] == "error"
+    assert await control.store.claim("one", list(StepKind), lease_seconds=60) is None
+
+
+async def test_whoever_leases_a_verification_next_finds_how_far_it_came(control: Control) -> None:
+    lease = (await verifying(control)).lease
+    found = Findings()
+    found.add([Difference(DifferenceKind.GONE, 0, 3, target="t")])
+    await control.store.verify_progress(lease, VerifyProgress((0, 3), 3, 30, found))
+    await control.run_out(lease.job_id)
+    assert await control.store.expire() == 1
+    task = await control.store.verify_task((await control.claimed(StepKind.VERIFY)).lease)
+    assert (task.position, task.chunks_done, task.rows_done) == ((0, 3), 3, 30)
+    assert (task.findings.differences, task.findings.counts) == (found.differences, found.counts)
 
 
 async def lease_for(control: Control, method: str) -> Lease:
@@ -330,6 +404,8 @@ async def lease_for(control: Control, method: str) -> Lease:
         return await clean_up(control)
     if method in OF_RETRY:
         return await control.retrying()
+    if method in OF_VERIFY:
+        return (await verifying(control)).lease
     await control.planned(splits=1)
     (lease,) = await control.leases(1)
     if method == "finish_run":
@@ -562,6 +638,23 @@ async def test_dropping_counts_what_may_be_doubled_once(control: Control) -> Non
     run = await control.row("runs", job_id)
     assert (run["rows_maybe_doubled"], run["rows_sent"]) == (10, 0)
     assert (await control.store.split(lease)).prepared == ()
+
+
+async def test_numbers_count_over_the_whole_job_and_stay_with_their_chunk(control: Control) -> None:
+    await control.planned(splits=2)
+    other = await control.planned(splits=1)
+    one, two, three = await control.leases(3)
+    drawn = [await control.store.draw_number(lease, sequence) for lease, sequence in ((one, 1), (two, 1), (one, 2))]
+    assert drawn == [1, 2, 3]
+    assert await control.store.draw_number(three, 1) == 1
+    many = await asyncio.gather(*(control.store.draw_number(lease, 3) for lease in (one, two, one, two)))
+    assert sorted(set(many)) == [4, 5]
+    await control.run_out(other)
+    await control.store.expire()
+    (again,) = await control.leases(1, owner="two")
+    assert [await control.store.draw_number(again, sequence) for sequence in (1, 2)] == [1, 2]
+    with pytest.raises(LeaseLost):
+        await control.store.draw_number(three, 2)
 
 
 async def test_versions_only_grow_over_jobs_splits_and_owners(control: Control) -> None:

@@ -61,10 +61,11 @@ class ApiCase:
         self.source: asyncpg.Connection[Any]
         self.client: TestClient[Any, Any]
         self.engine: LocalEngine
+        self.folder: Path
 
     async def __aenter__(self) -> Self:
         await migrate(self.control_dsn)
-        folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="rowferry-api-")))
+        folder = self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="rowferry-api-")))
         settings = Settings(admin_token=ADMIN, data_dir=folder, **self._given)
         box = SecretBox(Fernet.generate_key().decode())
         self.store = await self._stack.enter_async_context(await Store.open(self.control_dsn, box=box, size=6))

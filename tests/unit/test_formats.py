@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import io
 import itertools
 import subprocess
+import zipfile
 from typing import TYPE_CHECKING
 
 import pytest
+import pyzipper
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,14 +21,20 @@ from sinks.formats.columns import Column
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-KINDS = [Format("json", compression) for compression in ("none", "gzip", "zstd")]
+KINDS = [Format("json", compression) for compression in ("none", "gzip", "zstd", "zip")]
 
 
 def unzstd(data: bytes) -> bytes:
     return zstandard.ZstdDecompressor().decompressobj().decompress(data)
 
 
-READERS: dict[str, Callable[[bytes], bytes]] = {"none": bytes, "gzip": gzip.decompress, "zstd": unzstd}
+def unzip(data: bytes) -> bytes:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        assert archive.testzip() is None
+        return archive.read("rows.jsonl")
+
+
+READERS: dict[str, Callable[[bytes], bytes]] = {"none": bytes, "gzip": gzip.decompress, "zstd": unzstd, "zip": unzip}
 
 
 def encoded(form: Format, *batches: Sequence[bytes]) -> bytes:
@@ -78,13 +87,26 @@ def test_a_record_that_is_two_lines_is_refused_by_index():
 
 
 def test_extensions():
-    assert [form.extension for form in KINDS] == [".jsonl", ".jsonl.gz", ".jsonl.zst"]
+    assert [form.extension for form in KINDS] == [".jsonl", ".jsonl.gz", ".jsonl.zst", ".jsonl.zip"]
 
 
 @pytest.mark.parametrize(("kind", "compression"), [("avro", "none"), ("json", "lz4")])
 def test_unknown_formats_are_refused_with_the_known_ones(kind: str, compression: str):
     with pytest.raises(ValueError, match=r"not available.*; choose one of (csv, json, parquet|none, gzip, zstd)"):
         Format(kind, compression)
+
+
+def test_an_archive_with_a_password_opens_with_it_alone():
+    form = Format("csv", "zip", header=False, columns=(Column("id", "bigint"),), password="päss word")
+    data = encoded(form, [b"1", b"2"])
+    with pyzipper.AESZipFile(io.BytesIO(data)) as archive:
+        with pytest.raises(RuntimeError, match="password"):
+            archive.read("rows.csv")
+        archive.setpassword("päss word".encode())
+        assert archive.read("rows.csv") == b"1\n2\n"
+        assert archive.infolist()[0].wz_aes_strength == 3
+    assert "password" not in str(form.details())
+    assert "päss" not in repr(form)
 
 
 def test_every_available_format_can_be_made():

@@ -30,7 +30,7 @@ def update(given):
 
 
 def test_the_secret_fields_of_a_job_are_known_from_its_models() -> None:
-    assert {"password", "private_key", "api_key", "secret_access_key", "session_token"} == NAMES
+    assert {"file_password", "password", "private_key", "api_key", "secret_access_key", "session_token"} == NAMES
 
 
 def test_a_definition_is_stored_without_its_secrets_and_answered_with_stars() -> None:

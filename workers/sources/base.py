@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
 
-    from service.domain.inspection import Finding
+    from service.domain.inspection import Finding, TableColumn
     from sinks.formats.columns import Column
 
 Key = tuple[str, ...]
@@ -44,6 +44,8 @@ class Inspection:
     findings: tuple[Finding, ...]
     guarantee_note: str = ""
     """What the reading side can not promise in this mode, in one sentence; empty when nothing is to be said."""
+    all_columns: tuple[TableColumn, ...] = ()
+    """Those of the table or the query, whatever is selected."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -181,7 +181,8 @@ class Definition:
         for column in self.columns:
             if not column.varies or column.name not in self.selected:
                 continue
-            name, base = f"{page}.{quote_ident(column.name)}", column.exact.type.partition("(")[0]
+            name = f"{page}.{quote_ident(column.name)}"
+            base = "" if column.exact.dimensions else column.exact.type.partition("(")[0]
             if base in _TEXTS:
                 sizes.append(f"coalesce(octet_length({name}), 0)::bigint")
             elif base == "bytea":

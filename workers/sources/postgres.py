@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from service.domain.errors import Permanent, Transient
-from service.domain.inspection import Finding
+from service.domain.inspection import Finding, TableColumn
 from workers.sources import barrier as barriers
 from workers.sources import catalog, failures
 from workers.sources.barrier import Barrier, CommitFrontier, DelayFrontier
@@ -108,6 +108,7 @@ class PostgresSource:
             estimate,
             tuple(findings),
             self._guarantee_note(definition),
+            tuple(TableColumn(one.name, one.type, not one.not_null) for one in definition.columns),
         )
 
     async def columns(self) -> tuple[Column, ...]:

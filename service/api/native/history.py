@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _BATCH = 500
 
 
-async def _job_id(call: Call) -> str:
+async def id_of_job(call: Call) -> str:
     """The id of a job, also of one that was removed. Raises NotFound when there never was one."""
     ref, store = call.part("job"), call.services.store
     job = await store.get(call.account, ref)
@@ -44,7 +44,7 @@ async def runs(call: Call) -> web.StreamResponse:
 
 async def job_runs(call: Call) -> web.StreamResponse:
     """A page, newest first."""
-    return await _runs(call, {**cast("JobRunsQuery", call.query).filters(), "job_id": await _job_id(call)})
+    return await _runs(call, {**cast("JobRunsQuery", call.query).filters(), "job_id": await id_of_job(call)})
 
 
 async def _runs(call: Call, filters: dict[str, Any]) -> web.StreamResponse:
@@ -82,7 +82,7 @@ async def log(call: Call) -> web.StreamResponse:
 
 async def job_log(call: Call) -> web.StreamResponse:
     """Lines of one job."""
-    return await _log(call, {"job_id": await _job_id(call)})
+    return await _log(call, {"job_id": await id_of_job(call)})
 
 
 async def _log(call: Call, more: dict[str, Any]) -> web.StreamResponse:
@@ -120,7 +120,7 @@ async def events(call: Call) -> web.StreamResponse:
 
 async def job_events(call: Call) -> web.StreamResponse:
     """Events of one job."""
-    return await _events(call, await _job_id(call))
+    return await _events(call, await id_of_job(call))
 
 
 async def _events(call: Call, job_id: str | None) -> web.StreamResponse:

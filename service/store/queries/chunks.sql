@@ -29,6 +29,19 @@ INSERT INTO chunks (job_id, generation, ordinal, sequence, epoch, attempt, run_i
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
 ON CONFLICT DO NOTHING;
 
+-- name: draw_number
+-- $1 job, $2 generation, $3 ordinal, $4 sequence; under the lock of the job's row.
+WITH drawn AS (
+    INSERT INTO output_numbers (job_id, generation, ordinal, sequence, number)
+    SELECT $1, $2, $3, $4, coalesce(max(number), 0) + 1 FROM output_numbers WHERE job_id = $1
+    ON CONFLICT (job_id, generation, ordinal, sequence) DO NOTHING
+    RETURNING number
+)
+SELECT number FROM drawn
+UNION ALL
+SELECT number FROM output_numbers WHERE job_id = $1 AND generation = $2 AND ordinal = $3 AND sequence = $4
+LIMIT 1;
+
 -- name: draw_version
 SELECT nextval('chunk_versions');
 

@@ -15,7 +15,7 @@ SELECT j.id, :account::text AS account, j.name, j.owner, j.spec, j.secret_pointe
        j.state, j.desired, j.reason, j.generation, j.generation_unrun, j.guarantee, j.guarantee_note,
        j.totals_rows_read, j.totals_rows_sent, j.totals_rows_dead, j.totals_bytes_sent, j.totals_runs, j.last_id,
        j.waiting_for, j.retrying, j.horizon, j.lag, s.stalled, j.last_progress_at, j.errors, j.labels,
-       j.created_at, j.updated_at, j.state_changed_at, j.next_run_at,
+       j.created_at, j.updated_at, j.state_changed_at, j.next_run_at, k.parked,
        (SELECT jsonb_agg(jsonb_build_array(p.ordinal, p.lower, p.upper, p.position, p.done_at IS NOT NULL)
                          ORDER BY p.ordinal)
           FROM splits p WHERE p.job_id = j.id AND p.generation = j.generation) AS splits,
@@ -29,6 +29,11 @@ SELECT j.id, :account::text AS account, j.name, j.owner, j.spec, j.secret_pointe
  CROSS JOIN LATERAL (
        SELECT j.state IN ('running', 'stopping', 'aborting', 'failing') AND j.waiting_for IS NULL
               AND greatest(j.last_progress_at, j.state_changed_at) < now() - interval '60 seconds' AS stalled) s
+  -- Between two steps nothing is leased for a moment.
+ CROSS JOIN LATERAL (
+       SELECT CASE WHEN j.state = 'running' AND j.updated_at < now() - interval '2 seconds'
+                   THEN NOT EXISTS (SELECT FROM steps t WHERE t.job_id = j.id AND t.state = 'leased')
+                   ELSE false END AS parked) k
   -- Looked up job by job: a join would be planned for a page of any length, and read all runs there are.
   LEFT JOIN LATERAL (SELECT * FROM runs WHERE id = j.run_id OFFSET 0) r ON true
  WHERE j.account_id = (SELECT id FROM accounts WHERE name = :account)

@@ -14,7 +14,7 @@ SELECT job_id, generation, kind, ordinal FROM (
     SELECT s.job_id, s.generation, s.kind, s.ordinal, s.ready_at
     FROM jobs j JOIN steps s ON s.job_id = j.id AND s.generation = j.generation
     WHERE j.desired = 'run' AND j.state IN ('queued', 'running') AND j.removed_at IS NULL
-        AND s.state = 'ready' AND s.kind = ANY ($1) AND s.kind NOT IN ('clean_up', 'retry')
+        AND s.state = 'ready' AND s.kind = ANY ($1) AND s.kind NOT IN ('clean_up', 'retry', 'verify')
         AND ($3::uuid[] IS NULL OR s.job_id = ANY ($3))
         AND (s.not_before IS NULL OR s.not_before <= now())
     UNION ALL
@@ -23,6 +23,9 @@ SELECT job_id, generation, kind, ordinal FROM (
     UNION ALL
     SELECT job_id, generation, kind, ordinal, ready_at FROM steps
     WHERE state = 'ready' AND kind = 'retry' AND kind = ANY ($1) AND (not_before IS NULL OR not_before <= now())
+    UNION ALL
+    SELECT job_id, generation, kind, ordinal, ready_at FROM steps
+    WHERE state = 'ready' AND kind = 'verify' AND kind = ANY ($1) AND (not_before IS NULL OR not_before <= now())
 ) found
 ORDER BY ready_at, job_id, generation, ordinal LIMIT $2;
 
@@ -37,7 +40,8 @@ UPDATE steps s SET
 FROM jobs j
 WHERE j.id = s.job_id AND s.job_id = $1 AND s.generation = $2 AND s.kind = $3 AND s.ordinal = $4 AND s.state = 'ready'
     AND (s.not_before IS NULL OR s.not_before <= clock_timestamp())
-    AND CASE WHEN s.kind = 'clean_up' THEN j.removed_at IS NOT NULL WHEN s.kind = 'retry' THEN j.removed_at IS NULL
+    AND CASE WHEN s.kind = 'clean_up' THEN j.removed_at IS NOT NULL
+        WHEN s.kind IN ('retry', 'verify') THEN j.removed_at IS NULL
         ELSE j.removed_at IS NULL AND j.desired = 'run'
         AND j.state IN ('queued', 'running') AND j.generation = s.generation END
 RETURNING s.epoch;
@@ -110,7 +114,9 @@ UPDATE jobs SET reason = $2 WHERE id = $1;
 UPDATE steps SET condition = $5 WHERE job_id = $1 AND generation = $2 AND kind = $3 AND ordinal = $4;
 
 -- name: conditions
-SELECT condition FROM steps WHERE job_id = $1 AND state = 'leased' AND condition IS NOT NULL ORDER BY kind, ordinal;
+-- A verification shows its own.
+SELECT condition FROM steps WHERE job_id = $1 AND state = 'leased' AND kind <> 'verify' AND condition IS NOT NULL
+ORDER BY kind, ordinal;
 
 -- name: show_condition
 -- Only when something else is to be shown: every update of a job wakes whoever waits for it.
@@ -129,7 +135,7 @@ SELECT job_id AS id FROM steps WHERE state = 'leased' AND leased_until < now()
 UNION
 SELECT j.id FROM jobs j WHERE j.state IN ('stopping', 'aborting', 'failing') AND (j.stop_deadline < now()
     OR NOT EXISTS (SELECT FROM steps s WHERE s.job_id = j.id AND s.state = 'leased'
-        AND s.kind NOT IN ('clean_up', 'retry')))
+        AND s.kind NOT IN ('clean_up', 'retry', 'verify')))
 UNION
 SELECT id FROM jobs WHERE run_deadline IS NOT NULL AND state = 'running' AND run_deadline < now();
 
@@ -146,7 +152,8 @@ FROM jobs WHERE id = $1;
 -- on, not only from the next lease on.
 WITH old AS (
     SELECT job_id, generation, kind, ordinal, owner, epoch FROM steps
-    WHERE job_id = $1 AND state = 'leased' AND (leased_until < clock_timestamp() OR ($2 AND kind NOT IN ('clean_up', 'retry')))
+    WHERE job_id = $1 AND state = 'leased'
+        AND (leased_until < clock_timestamp() OR ($2 AND kind NOT IN ('clean_up', 'retry', 'verify')))
     ORDER BY job_id, generation, kind, ordinal
     FOR UPDATE
 )

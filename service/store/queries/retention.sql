@@ -5,6 +5,11 @@ DELETE FROM runs WHERE id IN (
     SELECT id FROM runs WHERE ended_at < clock_timestamp() - make_interval(secs => $1)
      ORDER BY ended_at LIMIT $2 FOR UPDATE SKIP LOCKED)
 
+-- name: verifications
+DELETE FROM verifications WHERE id IN (
+    SELECT id FROM verifications WHERE ended_at < clock_timestamp() - make_interval(secs => $1)
+     ORDER BY ended_at LIMIT $2 FOR UPDATE SKIP LOCKED)
+
 -- name: log
 DELETE FROM log WHERE seq IN (
     SELECT seq FROM log WHERE at < clock_timestamp() - make_interval(secs => $1) ORDER BY at LIMIT $2)

@@ -14,6 +14,14 @@ SELECT c.run_id, c.generation, c.ordinal, c.sequence, c.target, c.partition, c.f
  ORDER BY c.settled_at, c.generation, c.ordinal, c.sequence
  LIMIT :limit
 
+-- name: output_targets
+SELECT c.job_id, c.target
+  FROM chunks c
+  JOIN jobs j ON j.id = c.job_id
+  JOIN accounts a ON a.id = j.account_id
+ WHERE a.name = $1 AND c.job_id = ANY ($2) AND j.removed_at IS NULL AND c.state = 'settled'
+ ORDER BY c.job_id, c.settled_at, c.generation, c.ordinal, c.sequence
+
 -- name: delivered_splits
 -- The current generation's splits, and those of every generation before it that it goes on from: what any of them
 -- delivered is durable. A generation from the beginning delivers all again, so nothing before it counts. A chunk that is

@@ -57,8 +57,8 @@ INSERT INTO events (account_id, event, job_id, job_name, run_id, actor, origin, 
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11);
 
 -- name: has_leased_step
--- Clean-up and retries are no part of a run.
-SELECT EXISTS (SELECT FROM steps WHERE job_id = $1 AND state = 'leased' AND kind NOT IN ('clean_up', 'retry'));
+-- Clean-up, retries and verifications are no part of a run.
+SELECT EXISTS (SELECT FROM steps WHERE job_id = $1 AND state = 'leased' AND kind NOT IN ('clean_up', 'retry', 'verify'));
 
 -- name: retire
 UPDATE jobs SET removed_at = clock_timestamp(), desired = NULL, next_run_at = NULL

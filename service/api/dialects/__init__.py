@@ -1,0 +1,1 @@
+"""Languages of other products, presented over the same use cases as `/v1`."""

@@ -1,0 +1,48 @@
+"""The rows of a definition for somebody who waits for them: page after page, nothing held between two."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from service.domain.errors import RowsRejected
+from service.domain.inspection import RowsPage
+from workers.feed import End, Idle, Unreadable, bounded, following
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from service.domain.spec import JobSpec
+    from workers.sources.base import Source
+
+
+async def rows(source: Source, spec: JobSpec) -> AsyncGenerator[RowsPage, None]:
+    """Every page, in key order; of a continuous definition what comes later too, with empty pages while there is
+    nothing. Raises Transient, Permanent and RowsRejected; nothing is read again after an error. The source stays the
+    caller's to close."""
+    reader = source.reader()
+    frontier = source.frontier(None) if spec.mode == "continuous" else None
+    span = spec.source.time
+
+    async def over() -> bool:
+        return span is not None and span.to is not None and await source.now() >= span.to
+
+    items = bounded(reader, None, None, spec.source.limit)
+    if frontier is not None:
+        items = following(reader, frontier, None, poll_seconds=spec.options.poll_seconds, over=over)
+    try:
+        async for item in items:
+            match item:
+                case Idle():
+                    yield RowsPage((), None)
+                case End():
+                    break
+                case Unreadable():
+                    raise RowsRejected(item.code, item.message, key=item.key)
+                case page if page.values:
+                    yield RowsPage(page.values, page.key(len(page.values) - 1))
+                case _:
+                    yield RowsPage((), None)
+    finally:
+        if frontier is not None:
+            await frontier.close()
+        await reader.close()

@@ -1,0 +1,196 @@
+"""A verification: every settled chunk of a generation, read once from the source and once from the sink.
+
+One chunk at a time. What was found and how far it came are stored together after a chunk, so whoever goes on after a
+kill begins with the next one. Nothing is written outside the control database; the source is read as a run reads it, by
+short keyset pages of the key alone, under the job's rate.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from config.names import LogEvent
+from service.domain.errors import Permanent, Stopped
+from service.domain.records import Condition
+from service.domain.spec import JobSpec
+from service.domain.verification import END_OF_SPLIT, Findings, VerifyProgress
+from sinks.formats.decoding import KINDS
+from sinks.reading import Wanted
+from workers.closing import put_down
+from workers.comparing import Comparison
+from workers.metrics import VERIFIED_ROWS, VERIFY_DIFFERENCES
+from workers.owners import owner
+from workers.retrying import Retry
+from workers.signals import Point
+from workers.verdicts import Judge, beyond
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from service.domain.control import Control
+    from service.domain.records import ChunkRecord, Step
+    from service.domain.verification import Difference, SplitCounts, VerifyTask
+    from sinks.base import Sink
+    from workers.ports import Workplace
+    from workers.sources.base import Source
+
+KEEP_EVERY_SECONDS: Final = 1.0
+PUT_DOWN_SECONDS: Final = 0.4
+NO_KEY_NOTE: Final = (
+    "the records do not hold the key's columns (source.columns leaves them out): rows are counted, not told apart"
+)
+
+log = structlog.get_logger(__name__)
+
+
+class VerifyWork:
+    """The work of one leased verify step."""
+
+    def __init__(self, step: Step, control: Control, workplace: Workplace, sink: Sink) -> None:
+        """The sink stays the caller's to close."""
+        self._step, self._control, self._place, self._sink = step, control, workplace, sink
+        self._spec = JobSpec.model_validate(step.spec)
+        self._retry = Retry(control)
+        self._task: VerifyTask | None = None
+        self._position = (-1, 0)
+        self._findings = Findings()
+        self._chunks_done = self._rows_done = 0
+        self._next_keep = 0.0
+
+    async def run(self) -> None:
+        """Returns when everything is compared. Raises Stopped when it was parked in between, LeaseLost, Permanent."""
+        task = self._task = await self._place.store.verify_task(self._step.lease)
+        self._position, self._findings = task.position, task.findings
+        self._chunks_done, self._rows_done = task.chunks_done, task.rows_done
+        await self._retry.run(self._pass)
+        log.info(LogEvent.VERIFIED, chunks=self._chunks_done, **{k.value: n for k, n in self._findings.counts.items()})
+
+    async def _pass(self) -> None:
+        assert self._task is not None, "set by run"
+        if self._spec.format.kind not in KINDS:
+            raise Permanent("not_verifiable", f"files of format.kind {self._spec.format.kind} can not be verified yet")
+        key = await self._key_columns()
+        held = key if _holds(self._spec, key) or self._sink.upserts else None
+        if held is None:
+            self._findings.note(NO_KEY_NOTE)
+        wanted = Wanted(held, values=self._task.checksums and held is not None)
+        reader = self._sink.reader(owner(self._step), wanted)
+        if reader is None:
+            raise Permanent("not_verifiable", f"sink {self._sink.kind} keeps nothing that could be compared")
+        source = await self._source(_reading(self._step.spec, None if wanted.values else key))
+        try:
+            comparison = Comparison(reader, source, wanted, self._control, self._rate, newest=self._task.newest)
+            await self._compare_all(comparison)
+            with self._control.last_write():
+                await self._place.store.verify_ended(self._step.lease, self._progress())
+        finally:
+            await put_down("reader", reader.close(), PUT_DOWN_SECONDS)
+            await put_down("source", source.close(), PUT_DOWN_SECONDS)
+
+    async def _compare_all(self, comparison: Comparison) -> None:
+        assert self._task is not None, "set by run"
+        store, lease = self._place.store, self._step.lease
+        try:
+            for split in self._task.splits:
+                done, after = self._position
+                if split.ordinal < done or (split.ordinal == done and after >= END_OF_SPLIT):
+                    continue
+                after = after if split.ordinal == done else 0
+                async for chunk, dead in store.verify_chunks(lease, split.ordinal, after):
+                    await self._compare(comparison, split, chunk, dead)
+                await self._behind(comparison, split)
+        except Stopped:
+            await store.verify_progress(lease, self._progress())
+            raise
+
+    async def _compare(self, comparison: Comparison, split: SplitCounts, chunk: ChunkRecord, dead: int) -> None:
+        seen = await comparison.chunk(chunk, frozenset())
+        judge = Judge(split.ordinal, chunk, comparison.read_key, comparison.read_token)
+        self._findings.compared(
+            split, upto=chunk.last_key, chunks=1, recorded=chunk.rows, source=seen.source, sink=seen.sink, dead=dead
+        )
+        VERIFIED_ROWS.labels(sink=self._sink.kind).inc(chunk.rows)
+        self._add(judge.judge(seen))
+        self._chunks_done += 1
+        self._rows_done += chunk.rows
+        await self._reached(split.ordinal, chunk.sequence)
+
+    async def _behind(self, comparison: Comparison, split: SplitCounts) -> None:
+        """A split that was done had read everything up to its end: what is there now came later."""
+        assert self._task is not None, "set by run"
+        whole = self._task.run_id is None and self._spec.source.limit is None
+        if whole and split.upper is not None and split.ordinal in self._task.ended:
+            last = self._task.ended[split.ordinal] or split.lower
+            keys, count = await comparison.count(last, split.upper)
+            self._findings.compared(split, upto=split.upper, source=count)
+            self._add(list(beyond(split.ordinal, keys, count)))
+        await self._reached(split.ordinal, END_OF_SPLIT)
+
+    def _add(self, differences: list[Difference]) -> None:
+        self._findings.add(differences)
+        for one in differences:
+            VERIFY_DIFFERENCES.labels(kind=one.kind.value).inc(one.count)
+
+    async def _reached(self, ordinal: int, sequence: int) -> None:
+        """Found and position go together; stored now and then, since a chunk may be small."""
+        self._position = (ordinal, sequence)
+        self._retry.progressed()
+        await self._retry.recovered()
+        if (now := time.monotonic()) >= self._next_keep:
+            self._next_keep = now + KEEP_EVERY_SECONDS
+            await self._place.store.verify_progress(self._step.lease, self._progress())
+        await self._place.signals.reached(Point.COMPARED, self._step.lease)
+        if self._control.stopping:
+            raise Stopped
+
+    def _progress(self) -> VerifyProgress:
+        return VerifyProgress(self._position, self._chunks_done, self._rows_done, self._findings)
+
+    async def _rate(self, rows: int, size: int) -> None:
+        """As a run of the job: its limits are those of its source."""
+        limit, control = self._place.rate(self._step.lease.job_id), self._control
+        limit.take(rows, size, control.rows_per_second, control.bytes_per_second)
+        if (delay := limit.delay()) > 1:
+            await control.report(Condition(waiting_for="rate"))
+        while delay > 0:
+            await control.pause(min(delay, 0.5))
+            delay = limit.delay()
+
+    async def _key_columns(self) -> tuple[str, ...]:
+        source = await self._source(_reading(self._step.spec, None))
+        try:
+            inspection = await source.inspect()
+        finally:
+            await put_down("source", source.close(), PUT_DOWN_SECONDS)
+        for finding in inspection.findings:
+            if finding.severity == "error":
+                raise Permanent(finding.code, finding.message, hint=finding.hint)
+        return tuple(column.name for column in inspection.key)
+
+    async def _source(self, spec: Mapping[str, object]) -> Source:
+        return await self._place.sources.source(
+            self._step.account,
+            spec,
+            name=self._place.title(self._step),
+            waiting=lambda waiting: self._control.report_soon(
+                Condition(waiting_for="connections" if waiting else None)
+            ),
+        )
+
+
+def _holds(spec: JobSpec, key: tuple[str, ...]) -> bool:
+    return spec.source.columns == ["*"] or set(key) <= set(spec.source.columns)
+
+
+def _reading(spec: Mapping[str, object], key: tuple[str, ...] | None) -> Mapping[str, object]:
+    """The definition as a verification reads its source: the same rows, in the sink's format, the key's columns alone
+    where it is given; without the checks of modes that move on, and without Kafka's message key."""
+    source, sink = spec["source"], spec["sink"]
+    assert isinstance(source, dict), "a stored definition"
+    assert isinstance(sink, dict), "a stored definition"
+    columns = source if key is None else {**source, "columns": list(key)}
+    routing = {"kind": sink["kind"]} | ({"routing": sink["routing"]} if sink.get("routing") else {})
+    return {**spec, "mode": "once", "source": columns, "sink": routing}
