@@ -199,9 +199,10 @@ def _cards(sink: str) -> list[tuple[Kind, str]]:
     return deck
 
 
-POINTS: Final = tuple(point for point in Point if point is not Point.DAY_WRITTEN)
-"""All that a job reaches again and again; the manifest of a day comes after midnight, and has a module of its own
-(tests/integration/test_daily_manifests.py)."""
+_ELSEWHERE = {Point.DAY_WRITTEN, Point.COMPARED}
+"""A manifest of a day comes after midnight, a comparison when somebody asks: each has tests of its own."""
+POINTS: Final = tuple(point for point in Point if point not in _ELSEWHERE)
+"""All that a job reaches again and again."""
 
 
 def _points() -> list[str]:
