@@ -128,7 +128,7 @@ async def test_health_needs_no_token_and_tells_more_with_one(api: ApiCase) -> No
     assert await api.ok("GET", "/readyz", token=None) == {"ready": True, "checks": {"database": {"ok": True}}}
     info = await api.ok("GET", "/v1/info", token=None)
     assert info["sinks"] == ["donothing", "elasticsearch", "file", "hdfs", "kafka", "s3"]
-    assert (info["engine"], info["formats"]) == ("local", ["json"])
+    assert (info["engine"], info["formats"]) == ("local", ["json", "csv", "parquet"])
     metrics = await api.call("GET", "/metrics")
     assert metrics.headers["Content-Type"].startswith("text/plain")
     await api.store.close()
