@@ -5,14 +5,19 @@ BIN := $(VENV)/bin
 KEEP ?=
 TESTS ?=
 BENCH ?=
+SEED ?=
+SINK ?=
+FAULTS ?= 200
+MINUTES ?=
+ROWS ?= 1000000
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check lint format types imports bench docs lock clean
+.PHONY: help venv demo test faults check lint format types imports bench bench-files docs lock clean
 # One recipe at a time: the tests and the demo measure.
 .NOTPARALLEL:
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(VENV)/.installed ## the virtual environment, from the lock
 
@@ -31,6 +36,13 @@ demo: venv ## real servers, real rows, a stop, a kill -9, and the proof; KEEP=1 
 
 test: venv ## all tests, the quick ones first; TESTS="tests/unit -k name" for some
 	$(BIN)/python -m pytest $(TESTS)
+
+# After the faults, the long form of the contract's case of a million rows.
+faults: venv ## 200 faults for each sink, then a million rows; SEED=7 SINK=kafka FAULTS=50 replays one
+	ROWFERRY_FAULTS=$(FAULTS) ROWFERRY_FAULT_SEED=$(SEED) ROWFERRY_FAULT_MINUTES=$(MINUTES) \
+	  $(BIN)/python -m pytest -s tests/fault/test_fault_suite.py -k "whatever_breaks $(if $(SINK),and $(SINK))"
+	$(if $(SEED),,ROWFERRY_TEST_ROWS=$(ROWS) \
+	  $(BIN)/python -m pytest tests/contract/test_sink.py -k "million_rows $(if $(SINK),and $(SINK))")
 
 check: lint types imports test ## what CI runs: lint, format, types, import rules, tests
 
@@ -54,6 +66,9 @@ bench: venv ## rows/s beside psql | kcat; BENCH="--rows 100000 --repeat 1", or B
 docs: venv ## make the pages that are made from code
 	$(BIN)/python -m docs.make
 	$(BIN)/python -m config.names > docs/metrics-and-log-events.md
+
+bench-files: venv ## jobs into files and S3 beside psql's COPY; BENCH=--peers adds sling and dlt
+	@$(BIN)/python -m bench.files $(BENCH)
 
 # Run by hand when dependencies change. uv resolves for every Python and platform at once, which pip cannot.
 lock: venv ## resolve both locks anew (needs uv)

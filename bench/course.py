@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import subprocess
 import tempfile
@@ -20,7 +21,7 @@ from tests.support.service import ServiceProcess
 from tests.support.topics import topic_ends
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 _LONGEST_LAP_SECONDS = 1800
 
@@ -36,30 +37,33 @@ class Lap:
 
 
 class Course:
-    """An async context manager around Postgres, with a table of `rows` rows in it, and Kafka; all gone afterwards."""
+    """An async context manager around Postgres, with a table of `rows` rows in it, and Kafka where it is wanted; all
+    gone afterwards."""
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows: int, *, kafka: bool = True) -> None:
         self.rows = rows
+        self._with_kafka = kafka
         self.row_bytes = 0.0
-        self._folder = Path(tempfile.mkdtemp(prefix="rowferry-bench-"))
-        self._folder.chmod(0o711)  # Postgres runs as another user when we are root
+        self.folder = Path(tempfile.mkdtemp(prefix="rowferry-bench-"))
+        self.folder.chmod(0o711)  # Postgres runs as another user when we are root
         self._laps = 0
         # As a production server would keep the service's own tables.
         self._postgres = PostgresServer(
-            folder=self._folder / "postgres",
+            folder=self.folder / "postgres",
             fsync=True,
             settings={"shared_buffers": "256MB", "max_wal_size": "4GB", **watch.SETTINGS},
         )
-        self._kafka = KafkaServer(folder=self._folder / "kafka")
-        self._source = ""
+        self._kafka = KafkaServer(folder=self.folder / "kafka")
+        self.source = ""
 
     async def __aenter__(self) -> Self:
         """Start both and fill the table."""
         try:
             self._postgres.start()
-            await self._kafka.start_async()
-            self._source = await self._postgres.create_database("bench")
-            self.row_bytes = await table.make(self._source, self.rows)
+            if self._with_kafka:
+                await self._kafka.start_async()
+            self.source = await self._postgres.create_database("bench")
+            self.row_bytes = await table.make(self.source, self.rows)
             await self._log_statements()
         except BaseException:
             self.close()
@@ -74,7 +78,7 @@ class Course:
         """End the servers and remove their data."""
         self._kafka.close()
         self._postgres.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     async def pipe(self) -> Lap:
         """The command `psql -c "COPY (SELECT row_to_json…) TO STDOUT" | kcat -P`."""
@@ -90,28 +94,40 @@ class Course:
         """Our job, exactly once."""
         topic = await asyncio.to_thread(self._kafka.create_topic)
         sink = {"kind": "kafka", "bootstrap_servers": self._kafka.bootstrap, "topic": topic, "delivery": "exactly_once"}
-        lap = await self._job(sink, splits)
+        lap = await self.job(sink, splits)
         await asyncio.to_thread(self._kafka.delete_topic, topic)
         return lap
 
-    async def file(self, splits: int) -> Lap:
-        """Our job into JSON-lines files."""
-        return await self._job({"kind": "file", "path": "bench"}, splits)
+    async def file(self, splits: int, form: Mapping[str, Any] | None = None) -> Lap:
+        """Our job into files; JSON lines, unless `form` is another format of a job."""
+        return await self.job({"kind": "file", "path": "bench"}, splits, form)
 
-    async def _job(self, sink: Mapping[str, Any], splits: int) -> Lap:
-        """A service of its own for each lap: its peak memory is then the lap's."""
+    async def command(self, *arguments: str | Path, into: Path | None = None) -> Lap:
+        """A program that copies the table, timed from its start to its end; its output goes to `into`."""
+        log, began = self._log(), time.monotonic()
+        await asyncio.to_thread(_run, arguments, into)
+        return Lap(self.rows / (time.monotonic() - began), log.longest())
+
+    def psql(self, copy: str) -> tuple[str | Path, ...]:
+        """The command that runs a COPY … TO STDOUT of the table."""
+        return (self._postgres.program("psql"), "-X", "-q", "-d", self.source, "-c", copy)
+
+    async def job(self, sink: Mapping[str, Any], splits: int, form: Mapping[str, Any] | None = None) -> Lap:
+        """Our job. A service of its own for each lap: its peak memory is then the lap's."""
         self._laps += 1
         control = await self._postgres.create_database()
-        folder = self._folder / f"service-{self._laps}"
-        spec = {
+        folder = self.folder / f"service-{self._laps}"
+        spec: dict[str, Any] = {
             "name": "bench",
             "source": {"datasource": "bench", "table": table.NAME},
             "sink": dict(sink),
             "options": {"splits": splits},
         }
+        if form is not None:
+            spec["format"] = dict(form)
         try:
             async with ServiceProcess(control, folder=folder) as service, service.client() as api:
-                await api.put_datasource("bench", self._source)
+                await api.put_datasource("bench", self.source)
                 await api.create(spec)
                 log, cpu, began = self._log(), service.cpu_seconds(), time.monotonic()
                 await api.start("bench")
@@ -127,9 +143,7 @@ class Course:
     def _pipe(self, topic: str) -> float:
         copy = f"COPY (SELECT row_to_json(t) FROM {table.NAME} t) TO STDOUT"
         began = time.monotonic()
-        with subprocess.Popen(
-            [self._postgres.program("psql"), "-X", "-q", "-d", self._source, "-c", copy], stdout=subprocess.PIPE
-        ) as reader:
+        with subprocess.Popen(self.psql(copy), stdout=subprocess.PIPE) as reader:
             kcat = ["kcat", "-P", "-q", "-b", self._kafka.bootstrap, "-t", topic]
             subprocess.run(kcat, stdin=reader.stdout, check=True, timeout=_LONGEST_LAP_SECONDS)
         if reader.returncode:
@@ -150,3 +164,14 @@ class Course:
                 await connection.execute(f"ALTER DATABASE {table.NAME} SET {name} = {value}")
         finally:
             await connection.close()
+
+
+def _run(arguments: Sequence[str | Path], into: Path | None) -> None:
+    with contextlib.ExitStack() as stack:
+        output = subprocess.DEVNULL if into is None else stack.enter_context(into.open("wb"))
+        done = subprocess.run(
+            arguments, stdout=output, stderr=subprocess.PIPE, check=False, timeout=_LONGEST_LAP_SECONDS
+        )
+    if done.returncode:
+        said = done.stderr.decode(errors="replace")[-2000:]
+        raise RuntimeError(f"{Path(arguments[0]).name} ended with {done.returncode}: {said}")

@@ -44,7 +44,7 @@ def _command(
     options: argparse.Namespace, settings: Settings, signals: Signals | None, lease_seconds: float
 ) -> Coroutine[object, object, int | None]:
     # Imported here: `rowferry version` and wrong settings answer without loading drivers.
-    from service import app, check, keys  # noqa: PLC0415
+    from service import app, check, keys, rekey  # noqa: PLC0415
 
     match options.command:
         case "serve":
@@ -53,6 +53,8 @@ def _command(
             return app.work(settings, signals=signals, lease_seconds=lease_seconds)
         case "migrate":
             return check.migrate_only(settings)
+        case "secrets":
+            return rekey.secrets(settings)
         case "keys":
             return keys.create(settings, name=options.name, role=options.role, account=options.account)
         case _:
@@ -87,6 +89,10 @@ def _parser() -> argparse.ArgumentParser:
     create.add_argument("name", help="whose it is, for lists and events")
     create.add_argument("--role", choices=("viewer", "operator", "admin"), default="operator", help="default: operator")
     create.add_argument("--account", default="default", metavar="NAME", help="default: default")
+    secrets = commands.add_parser("secrets", help="what is stored encrypted")
+    secrets.add_subparsers(dest="action", required=True, metavar="ACTION").add_parser(
+        "rekey", help="encrypt every stored secret anew under the newest key, so that an older one can go"
+    )
     commands.add_parser("check", help="try the settings and every dependency, one by one")
     commands.add_parser("version", help="print the version")
     return parser

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from sinks import tries
-from sinks.formats.decoding import Damaged, Decoder
+from sinks.formats.decoding import Damaged, decoder, source_tokens
 from sinks.lanes import Lane
 from sinks.reading import Flaw, Records
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from sinks.base import Prepared
     from sinks.formats import Format
+    from sinks.formats.decoding import Decoder, ParquetDecoder
     from sinks.reading import Wanted
 
 LEAVING: Final = 0.2
@@ -33,7 +34,7 @@ class Decoding:
 
     async def read(self, chunk: Prepared, blocks: AsyncIterator[bytes]) -> AsyncGenerator[Records | Flaw]:
         """The records of `blocks`, then whatever is wrong with their size and checksum."""
-        file = _File(Decoder(tries.format_of(chunk, self._form), self._wanted))
+        file = _File(decoder(tries.format_of(chunk, self._form), self._wanted))
         async for block in blocks:
             for records in await self._lane.run(partial(file.feed, block), DECODING_SECONDS):
                 yield records
@@ -47,6 +48,11 @@ class Decoding:
         elif file.checksum != chunk.checksum or file.damage:
             yield Flaw("checksum", chunk.target, chunk.checksum, file.checksum, file.damage or "another checksum")
 
+    async def tokens(self, chunk: Prepared, records: list[bytes]) -> list[bytes | None]:
+        """See `sinks.reading.ContentReader`."""
+        form = tries.format_of(chunk, self._form)
+        return await self._lane.run(partial(source_tokens, form, records, self._wanted), DECODING_SECONDS)
+
     async def close(self) -> None:
         """Give the thread back."""
         await self._lane.close(LEAVING)
@@ -55,8 +61,8 @@ class Decoding:
 class _File:
     """The thread's side of one chunk."""
 
-    def __init__(self, decoder: Decoder) -> None:
-        self._decoder = decoder
+    def __init__(self, reading: Decoder | ParquetDecoder) -> None:
+        self._decoder = reading
         self._digest = hashlib.sha256()
         self._end: Iterator[Records] = iter(())
         self.size = 0

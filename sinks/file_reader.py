@@ -43,6 +43,10 @@ class FileReader:
         finally:
             self._lane.submit(partial(os.close, file))
 
+    async def tokens(self, chunk: Prepared, records: list[bytes]) -> list[bytes | None]:
+        """By the chunk's format."""
+        return await self._decoding.tokens(chunk, records)
+
     async def close(self) -> None:
         """Give the threads back."""
         await self._decoding.close()

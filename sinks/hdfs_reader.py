@@ -40,6 +40,10 @@ class HdfsReader:
         async for item in self._decoding.read(chunk, self._blocks(chunk.target, found.length)):
             yield item
 
+    async def tokens(self, chunk: Prepared, records: list[bytes]) -> list[bytes | None]:
+        """By the chunk's format."""
+        return await self._decoding.tokens(chunk, records)
+
     async def close(self) -> None:
         """Give back thread and connections."""
         await self._decoding.close()

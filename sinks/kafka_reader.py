@@ -87,6 +87,11 @@ class KafkaReader:
         if rows < chunk.rows and (note := self._why_fewer(chunk)):
             yield Flaw("not_verifiable", chunk.target, chunk.rows, rows, note)
 
+    async def tokens(self, chunk: Prepared, records: list[bytes]) -> list[bytes | None]:
+        """A row is one JSON document."""
+        form = format_of(chunk, Format())
+        return await self._lane.run(partial(tokens, form, records, self._wanted.key or ()), DECODING_SECONDS)
+
     async def close(self) -> None:
         """Give back thread and connections."""
         await self._lane.close(LEAVING)

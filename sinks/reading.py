@@ -6,9 +6,9 @@ rows are found by their key (Elasticsearch), None where nothing is kept (donothi
 Errors are those of `sinks.base`: SinkUnavailable comes back, SinkRefused does not. That something was delivered and is
 not there is no error but what is asked for: a `Flaw`.
 
-A *token* is a row's key as the records hold it, in a form that is equal for equal keys and for nothing else. The same
-function (`sinks.formats.tokens`) makes the tokens of what the source gives in the sink's format, so that no type has to
-be read: both sides were written by the same Postgres.
+A *token* is a row's key as the records hold it, in a form that is equal for equal keys and for nothing else. The reader
+makes the tokens of what the source gives in the sink's format too, so that no type has to be understood: both sides
+were written by the same Postgres.
 """
 
 from __future__ import annotations
@@ -72,6 +72,10 @@ class ContentReader(Protocol):
         """Every record that readers of the target see of this chunk, in slices of about a megabyte, in constant memory.
         Without a `Flaw` and with as many records as were delivered, it holds what was delivered. A target that is not
         there at all is one flaw `gone` and no record."""
+
+    async def tokens(self, chunk: Prepared, records: list[bytes]) -> list[bytes | None]:
+        """The tokens of records as the source gives them in the chunk's format: of the key's columns alone, in the
+        key's order, or whole where values are compared. Only where a key was asked for."""
 
     async def close(self) -> None:
         """Give everything back. Never raises."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sinks import naming, s3_prefix
 from sinks.file_path import joined
-from sinks.manifest_text import ManifestText, differs, gone
+from sinks.manifest_text import PIECE_BYTES, ManifestText, differs, gone
 from sinks.s3_upload import Abilities, Cutter, Upload, drop
 from sinks.s3_writer import TOKEN
 
@@ -38,6 +38,7 @@ class Closing:
         self._folder = s3_prefix.common_folder(spec.prefix, owner)
         self._text = ManifestText(owner, self._folder.removesuffix("/"))
         self._cutter = Cutter()
+        self._waiting = bytearray()
         # The same finish step may be taken twice: its manifest replaces the one before.
         own = Abilities(conditional=False, checksums=abilities.checksums)
         key = self._folder + naming.manifest_name(owner.job_id, owner.generation)
@@ -50,8 +51,8 @@ class Closing:
             await self._write(self._text.head())
             await self._compare(chunks)
             await self._check_nothing_else()
-            await self._write(self._text.tail())
-            await self._upload.send(self._cutter.end())
+            await self._write(self._text.tail(), at_once=True)
+            await self._upload.send(await asyncio.to_thread(self._cutter.end))
             await self._upload.finished()
             await self._upload.complete()
         except BaseException:
@@ -86,9 +87,14 @@ class Closing:
                 there += self._text.is_planned(key.removeprefix(joined(folder, "")))
             self._text.check_nothing_else(folder, there)
 
-    async def _write(self, data: bytes) -> None:
-        for part in self._cutter.put(data):
-            await self._upload.send(part)
+    async def _write(self, data: bytes, *, at_once: bool = False) -> None:
+        """In pieces and in a thread: each part is hashed twice, and the event loop is everybody's."""
+        self._waiting += data
+        if at_once or len(self._waiting) >= PIECE_BYTES:
+            piece = bytes(self._waiting)
+            self._waiting.clear()
+            for part in await asyncio.to_thread(self._cutter.put, piece):
+                await self._upload.send(part)
 
 
 async def list_day(
@@ -102,9 +108,9 @@ async def list_day(
     try:
         await upload.begin({"rowferry-job": owner.job_id})
         async for piece in ManifestText(owner, folder.removesuffix("/"), day).pieces(chunks):
-            for part in cutter.put(piece):
+            for part in await asyncio.to_thread(cutter.put, piece):
                 await upload.send(part)
-        await upload.send(cutter.end())
+        await upload.send(await asyncio.to_thread(cutter.end))
         await upload.finished()
         if _is_there(await client.head(upload.key), cutter, upload):
             await drop(upload, LEAVING)

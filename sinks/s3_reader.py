@@ -47,6 +47,10 @@ class S3Reader:
             # Not read to its end, the connection is of no use to the next call.
             body.close()
 
+    async def tokens(self, chunk: Prepared, records: list[bytes]) -> list[bytes | None]:
+        """By the chunk's format."""
+        return await self._decoding.tokens(chunk, records)
+
     async def close(self) -> None:
         """Give the thread back."""
         await self._decoding.close()

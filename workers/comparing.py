@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
 from service.domain.errors import Stopped
 from sinks.base import Batch
-from sinks.formats import Format
-from sinks.formats.decoding import tokens
 from sinks.reading import ContentReader, Flaw
-from sinks.tries import format_of
 from workers.chunks import row_ids, to_prepared
 from workers.matching import FIRST, Matching, TooMany
 from workers.sources.page import decode_key
@@ -58,8 +54,28 @@ class Comparison:
         """A token as the texts of its columns."""
         return tuple(one if isinstance(one, str) else json.dumps(one) for one in json.loads(token))
 
-    async def chunk(self, chunk: ChunkRecord, dead: frozenset[Key]) -> Seen:
-        """What both sides show of it; `dead` are its dead letters, which nobody misses."""
+    async def counted(self, chunk: ChunkRecord) -> Seen:
+        """What the sink shows of a chunk that a retry of dead letters sent: its rows have no range in the source, so
+        they are counted."""
+        seen = Seen(keyed=False, source=chunk.rows, sink=chunk.rows)
+        if isinstance(self._reader, ContentReader):
+            seen.sink = 0
+            async with aclosing(self._reader.contents(to_prepared(chunk))) as contents:
+                async for item in contents:
+                    if isinstance(item, Flaw):
+                        seen.flaws.append(item)
+                    else:
+                        seen.sink += item.rows
+        return seen
+
+    async def chunk(self, chunk: ChunkRecord, dead: frozenset[Key], *, forgotten: int = 0) -> Seen:
+        """What both sides show of it; `dead` are its dead letters, which nobody misses, and `forgotten` those that were
+        sent or deleted since, whose keys nobody knows."""
+        seen = await self._seen(chunk, dead, forgotten)
+        seen.forgotten = forgotten
+        return seen
+
+    async def _seen(self, chunk: ChunkRecord, dead: frozenset[Key], forgotten: int) -> Seen:
         prepared = to_prepared(chunk)
         if isinstance(self._reader, ContentReader):
             parts = 1
@@ -68,7 +84,7 @@ class Comparison:
                     return await self._listed(self._reader, prepared, dead, parts)
                 except TooMany:
                     parts *= MORE_PARTS
-        return await self._looked_up(self._reader, prepared, dead)
+        return await self._looked_up(self._reader, prepared, dead, forgotten)
 
     async def count(self, lower: Key | None, upper: Key) -> tuple[list[Key], int]:
         """The first keys of a range of the source, and how many there are."""
@@ -86,23 +102,18 @@ class Comparison:
         for part in range(parts):
             matching = Matching(parts, part)
             now = Seen(seen.keyed)
-            await _InTurns(self, matching, now, dead, chunk).run(reader.contents(chunk))
+            await _InTurns(self, matching, now, dead, chunk).run(reader)
             if seen.keyed:
-                doubled = await self._known(matching, chunk) if matching.lonely else set()
+                doubled = await self._known(reader, matching, chunk) if matching.lonely else set()
                 matching.end(seen.left, doubled)
             seen.source, seen.sink, seen.flaws = now.source, now.sink, now.flaws
         return seen
 
-    async def _known(self, matching: Matching, chunk: Prepared) -> set[bytes]:
+    async def _known(self, reader: ContentReader, matching: Matching, chunk: Prepared) -> set[bytes]:
         known: set[bytes] = set()
         async for page in self._pages(chunk.lower, chunk.last_key):
-            known |= matching.known(await self.tokens(chunk, page.values))
+            known |= matching.known(await reader.tokens(chunk, page.values))
         return known
-
-    async def tokens(self, chunk: Prepared, values: list[bytes]) -> list[bytes | None]:
-        """The tokens of what the source gave."""
-        assert self._wanted.key is not None, "asked for with keys only"
-        return await asyncio.to_thread(tokens, format_of(chunk, Format()), values, self._wanted.key)
 
     async def pages(self, chunk: Prepared, dead: frozenset[Key]) -> AsyncGenerator[Page]:
         """The source's rows of a chunk, without its dead letters."""
@@ -122,8 +133,9 @@ class Comparison:
 
     # -- a target that is asked by key ----------------------------------------------------------------------------
 
-    async def _looked_up(self, reader: KeyReader, chunk: Prepared, dead: frozenset[Key]) -> Seen:
+    async def _looked_up(self, reader: KeyReader, chunk: Prepared, dead: frozenset[Key], forgotten: int) -> Seen:
         seen = Seen(keyed=True, by_key=True)
+        sent_again = 0
         async for page in self.pages(chunk, dead):
             seen.source += len(page.values)
             for begin in range(0, len(page.values), LOOK_UP_ROWS):
@@ -139,6 +151,11 @@ class Comparison:
                     standing = standings[offset] if standings else None
                     if standing is None or not standing.there:
                         seen.left.source.add(page.raw_keys[begin + offset])
+                        continue
+                    if standing.flaw is not None and standing.flaw.kind == "foreign" and sent_again < forgotten:
+                        # A dead letter that a retry has sent, under that one's version.
+                        sent_again += 1
+                        seen.source -= 1
                         continue
                     seen.sink += 1
                     if standing.flaw is not None and (self._newest or standing.flaw.kind != "foreign"):
@@ -168,26 +185,29 @@ class _InTurns:
         self._comparison, self._matching, self._seen = comparison, matching, seen
         self._dead, self._chunk = dead, chunk
 
-    async def run(self, contents: AsyncGenerator[Records | Flaw]) -> None:
+    async def run(self, reader: ContentReader) -> None:
         """Until both are at their end."""
-        async with aclosing(contents), aclosing(self._comparison.pages(self._chunk, self._dead)) as pages:
+        async with (
+            aclosing(reader.contents(self._chunk)) as contents,
+            aclosing(self._comparison.pages(self._chunk, self._dead)) as pages,
+        ):
             more_pages = more_records = True
             while more_pages or more_records:
                 if more_pages and (not more_records or self._seen.source <= self._seen.sink):
                     page = await anext(pages, None)
                     more_pages = page is not None
                     if page is not None:
-                        await self._take_page(page)
+                        await self._take_page(page, reader)
                 else:
                     item = await anext(contents, None)
                     more_records = item is not None
                     if item is not None:
                         self._take(item)
 
-    async def _take_page(self, page: Page) -> None:
+    async def _take_page(self, page: Page, reader: ContentReader) -> None:
         self._seen.source += len(page.values)
         if self._seen.keyed:
-            found = await self._comparison.tokens(self._chunk, page.values)
+            found = await reader.tokens(self._chunk, page.values)
             self._matching.source(found, page.raw_keys, page.values if self._comparison.compares_values else None)
 
     def _take(self, item: Records | Flaw) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 from structlog.contextvars import bound_contextvars
@@ -40,13 +40,13 @@ from workers.finisher import CleanUpWork, FinishWork
 from workers.metrics import STEPS_ENDED, STEPS_RUNNING
 from workers.planner import PlanWork
 from workers.retries import RetryWork
-from workers.retrying import from_sink
+from workers.retrying import Retry, from_sink
 from workers.signals import Point
 from workers.splits import SplitWork
 from workers.verifier import VerifyWork
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
 
     from service.domain.control import Control
     from service.domain.records import Step
@@ -54,6 +54,8 @@ if TYPE_CHECKING:
     from workers.delivery import Delivery
     from workers.ports import Workplace
     from workers.sources.base import Source
+
+T = TypeVar("T")
 
 PAGES_HELD = 5
 """Pages that a split holds at most: one written, one waiting, one on its way, and what the sink has not sent yet."""
@@ -209,8 +211,10 @@ class _Work:
     async def _with_sink(self) -> None:
         step, control, place = self._step, self._control, self._place
         lease = step.lease
-        sink = await place.sinks.sink(
-            step.account, step.spec, step.secrets, step.target, job_id=lease.job_id, generation=lease.generation
+        sink = await self._built(
+            lambda: place.sinks.sink(
+                step.account, step.spec, step.secrets, step.target, job_id=lease.job_id, generation=lease.generation
+            )
         )
         try:
             match step.lease.kind:
@@ -221,12 +225,14 @@ class _Work:
                 case StepKind.VERIFY:
                     await VerifyWork(step, control, place, sink).run()
                 case _:
-                    source = await place.sources.source(
-                        step.account,
-                        step.spec,
-                        step.target,
-                        name=place.title(step),
-                        waiting=self._waits_for_connection,
+                    source = await self._built(
+                        lambda: place.sources.source(
+                            step.account,
+                            step.spec,
+                            step.target,
+                            name=place.title(step),
+                            waiting=self._waits_for_connection,
+                        )
                     )
                     try:
                         if step.lease.kind is StepKind.PLAN:
@@ -237,6 +243,13 @@ class _Work:
                         await put_down("source", source.close(), PUT_DOWN_SECONDS)
         finally:
             await put_down("sink", sink.close(), PUT_DOWN_SECONDS)
+
+    async def _built(self, build: Callable[[], Awaitable[T]]) -> T:
+        """What `build` makes out of stored datasources and credentials. The store may be away for a moment: that ends
+        no job. (A clean-up comes back by itself, for as long as it takes.)"""
+        if self._step.lease.kind is StepKind.CLEAN_UP:
+            return await build()
+        return await Retry(self._control).run(build)
 
     async def _deliver(self, sink: Sink, source: Source) -> None:
         step, control, place = self._step, self._control, self._place

@@ -42,6 +42,8 @@ class Seen:
     sink: int = 0
     flaws: list[Flaw] = field(default_factory=list)
     left: LeftOver = field(default_factory=LeftOver)
+    forgotten: int = 0
+    """Rows that were dead letters of the chunk once: they may be in the source and not in it."""
     by_key: bool = False
     """Rows were looked up by the keys of the source: of what it does not have any more nothing is known."""
     odd: list[tuple[bytes, Flaw]] = field(default_factory=list)
@@ -94,7 +96,8 @@ class Judge:
         left, delivered = seen.left, self.chunk.rows
         yield from self._each(DifferenceKind.DOUBLED, left.doubled, self.read_token, expected=1, found="more than once")
         if not seen.flaws and seen.sink - left.doubled.count == delivered:
-            yield from self._changed(left.source, self.read_key, "in the source only")
+            if left.source.count > seen.forgotten:
+                yield from self._changed(left.source, self.read_key, "in the source only")
             yield from self._changed(left.sink, self.read_token, "in the sink only")
             yield from self._changed(left.changed, self.read_key, "another value")
             return
@@ -111,7 +114,7 @@ class Judge:
             yield from self._uncertain(seen)
 
     def _looked_up(self, seen: Seen) -> Iterator[Difference]:
-        changed = seen.source - self.chunk.rows
+        changed = self._surplus(seen)
         note = UNCERTAIN if changed else ""
         missing = self._each(DifferenceKind.MISSING, seen.left.source, self.read_key, note=note)
         # Of rows that came later, none is missing.
@@ -132,9 +135,15 @@ class Judge:
             yield self._difference(DifferenceKind.MISSING, note=note, count=shortage - left.source.count)
         foreign = self._each(DifferenceKind.FOREIGN, left.sink, self.read_token, note=UNCERTAIN)
         yield from _at_most(foreign, excess)
-        yield self._difference(
-            DifferenceKind.SOURCE_CHANGED, expected=delivered, found=seen.source, count=abs(seen.source - delivered)
-        )
+        if changed := self._surplus(seen):
+            yield self._difference(
+                DifferenceKind.SOURCE_CHANGED, expected=delivered, found=seen.source, count=abs(changed)
+            )
+
+    def _surplus(self, seen: Seen) -> int:
+        """How many rows more than were delivered the source has, but for what may have been a dead letter."""
+        more = seen.source - self.chunk.rows
+        return 0 if 0 < more <= seen.forgotten else more
 
     def _counted(self, seen: Seen, *, silent: bool) -> Iterator[Difference]:
         delivered = self.chunk.rows
@@ -146,12 +155,9 @@ class Judge:
             yield self._difference(
                 DifferenceKind.FOREIGN, expected=delivered, found=seen.sink, count=seen.sink - delivered
             )
-        if seen.source != delivered:
+        if changed := self._surplus(seen):
             yield self._difference(
-                DifferenceKind.SOURCE_CHANGED,
-                expected=delivered,
-                found=seen.source,
-                count=abs(seen.source - delivered),
+                DifferenceKind.SOURCE_CHANGED, expected=delivered, found=seen.source, count=abs(changed)
             )
 
     def _changed(self, named: Named, read: Read, note: str) -> Iterator[Difference]:

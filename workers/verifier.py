@@ -17,7 +17,6 @@ from service.domain.errors import Permanent, Stopped
 from service.domain.records import Condition
 from service.domain.spec import JobSpec
 from service.domain.verification import END_OF_SPLIT, Findings, VerifyProgress
-from sinks.formats.decoding import KINDS
 from sinks.reading import Wanted
 from workers.closing import put_down
 from workers.comparing import Comparison
@@ -43,6 +42,8 @@ NO_KEY_NOTE: Final = (
     "the records do not hold the key's columns (source.columns leaves them out): rows are counted, not told apart"
 )
 
+PARQUET_NOTE: Final = "values in Parquet are compared by the checksum of the whole file alone"
+
 log = structlog.get_logger(__name__)
 
 
@@ -55,7 +56,7 @@ class VerifyWork:
         self._spec = JobSpec.model_validate(step.spec)
         self._retry = Retry(control)
         self._task: VerifyTask | None = None
-        self._position = (-1, 0)
+        self._position = (-(2**31), 0)
         self._findings = Findings()
         self._chunks_done = self._rows_done = 0
         self._next_keep = 0.0
@@ -70,17 +71,19 @@ class VerifyWork:
 
     async def _pass(self) -> None:
         assert self._task is not None, "set by run"
-        if self._spec.format.kind not in KINDS:
-            raise Permanent("not_verifiable", f"files of format.kind {self._spec.format.kind} can not be verified yet")
         key = await self._key_columns()
         held = key if _holds(self._spec, key) or self._sink.upserts else None
         if held is None:
             self._findings.note(NO_KEY_NOTE)
-        wanted = Wanted(held, values=self._task.checksums and held is not None)
+        values = self._task.checksums and held is not None
+        if values and self._spec.format.kind == "parquet":
+            self._findings.note(PARQUET_NOTE)
+            values = False
+        wanted = Wanted(held, values=values)
         reader = self._sink.reader(owner(self._step), wanted)
         if reader is None:
             raise Permanent("not_verifiable", f"sink {self._sink.kind} keeps nothing that could be compared")
-        source = await self._source(_reading(self._step.spec, None if wanted.values else key))
+        source = await self._source(_reading(self._step.spec, None if wanted.values else key), whole=wanted.values)
         try:
             comparison = Comparison(reader, source, wanted, self._control, self._rate, newest=self._task.newest)
             await self._compare_all(comparison)
@@ -107,7 +110,11 @@ class VerifyWork:
             raise
 
     async def _compare(self, comparison: Comparison, split: SplitCounts, chunk: ChunkRecord, dead: int) -> None:
-        seen = await comparison.chunk(chunk, frozenset())
+        if split.ordinal < 0:
+            seen = await comparison.counted(chunk)
+        else:
+            known = await self._place.store.verify_dead(self._step.lease, split.ordinal, chunk.sequence) if dead else ()
+            seen = await comparison.chunk(chunk, frozenset(known), forgotten=max(0, dead - len(known)))
         judge = Judge(split.ordinal, chunk, comparison.read_key, comparison.read_token)
         self._findings.compared(
             split, upto=chunk.last_key, chunks=1, recorded=chunk.rows, source=seen.source, sink=seen.sink, dead=dead
@@ -170,10 +177,11 @@ class VerifyWork:
                 raise Permanent(finding.code, finding.message, hint=finding.hint)
         return tuple(column.name for column in inspection.key)
 
-    async def _source(self, spec: Mapping[str, object]) -> Source:
+    async def _source(self, spec: Mapping[str, object], *, whole: bool = False) -> Source:
         return await self._place.sources.source(
             self._step.account,
             spec,
+            self._step.target if whole else None,
             name=self._place.title(self._step),
             waiting=lambda waiting: self._control.report_soon(
                 Condition(waiting_for="connections" if waiting else None)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from service.domain.datasource import Datasource
     from service.domain.dead_letters import DeadLetter
-    from service.domain.errors import Cause, Conflict
+    from service.domain.errors import Cause
     from service.domain.inspection import Finding, PreviewRow, RowsPage, SourceShape, TableInfo
     from service.domain.records import (
         Actor,
@@ -320,10 +320,11 @@ class ScheduleStore(Protocol):
     async def until_due(self) -> float | None:
         """Seconds until the next one is, below zero when one is already; None when no job has a next run."""
 
-    async def tick(self, due: DueJob, by: Actor, *, blocked: Conflict | None = None) -> Tick | None:
-        """Take the tick: start the job, or say in an event why not (`schedule_skipped`: it can not start, or what
-        `blocked` says; `schedule_missed`: nobody was there, and its policy is `skip`), and move on to the next. None
-        when somebody else took it or the schedule was changed. However many ticks have passed, at most one run."""
+    async def tick(self, due: DueJob, by: Actor) -> Tick | None:
+        """Take the tick: start the job, or say in an event why not (`schedule_skipped`: it can not start, or another
+        job writes into its folder; `schedule_missed`: nobody was there, and its policy is `skip`), and move on to the
+        next. None when somebody else took it or the schedule was changed. However many ticks have passed, at most one
+        run."""
 
 
 class Registry(Protocol):

@@ -198,7 +198,8 @@ class VerifyTask:
     newest: bool
     """No later generation of the job has begun."""
     splits: Sequence[SplitCounts]
-    """The ranges, in order, nothing counted yet; `upper` None: without end."""
+    """The ranges, in order, nothing counted yet; `upper` None: without end. Retries of dead letters stand before them,
+    under ordinals below zero and without a range."""
     ended: Mapping[int, Key | None]
     """Splits that were done when it was asked for, and the last key that was delivered of each."""
     position: tuple[int, int]
@@ -228,6 +229,9 @@ class VerifySteps(Protocol):
     def verify_chunks(self, lease: Lease, ordinal: int, after: int) -> AsyncIterator[tuple[ChunkRecord, int]]:
         """(chunk, its dead letters) of a split above the sequence `after` in order: what was settled when the
         verification was asked for; in pages."""
+
+    async def verify_dead(self, lease: Lease, ordinal: int, sequence: int) -> frozenset[Key]:
+        """The keys of a chunk's dead letters that are still kept: some may have been deleted, or sent by a retry."""
 
     async def verify_progress(self, lease: Lease, progress: VerifyProgress) -> None:
         """Keep it: whoever leases the step next goes on there."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from service.domain.errors import Conflict, NotFound, RowferryError
+from service.domain.folders import folder_of, meet, refusal
 from service.domain.states import FINAL, LIVE, UNCHANGED, Event, may_start, verbs
 
 if TYPE_CHECKING:
@@ -50,7 +50,6 @@ class Verbs:
         self._store, self._schedules = store, schedules
         self.wake = wake
         self._closing = closing
-        self._starting: dict[str, asyncio.Lock] = {}
 
     async def act(
         self,
@@ -65,12 +64,7 @@ class Verbs:
     ) -> tuple[Job, bool]:
         """Start, stop or abort; the job afterwards, and whether its answer is final: nothing was to be done, or the
         run that the verb concerns ended within `wait_seconds`. Raises Conflict `verb_refused`, `path_in_use`."""
-        if event is Event.START:
-            async with self._starting.setdefault(account, asyncio.Lock()):
-                await self.refuse_shared_path(account, job.name, job.spec, but=job.id)
-                after, moved = await self._apply(account, actor, job, event, trigger, from_beginning=from_beginning)
-        else:
-            after, moved = await self._apply(account, actor, job, event, trigger)
+        after, moved = await self._apply(account, actor, job, event, trigger, from_beginning=from_beginning)
         if after.state not in LIVE:
             return after, not moved or wait_seconds is not None
         if wait_seconds is None:
@@ -96,16 +90,7 @@ class Verbs:
     async def tick(self, due: DueJob, actor: Actor) -> Tick | None:
         """Start what is due by its schedule, or say in an event why not; None when another service did. Raises
         NotFound when the job was removed meanwhile."""
-        async with self._starting.setdefault(due.account, asyncio.Lock()):
-            job = await self._store.get(due.account, due.job_id)
-            if job is None:
-                raise NotFound("job", due.job_id)
-            try:
-                await self.refuse_shared_path(due.account, job.name, job.spec, but=job.id)
-                blocked = None
-            except Conflict as conflict:
-                blocked = conflict
-            tick = await self._schedules.tick(due, actor, blocked=blocked)
+        tick = await self._schedules.tick(due, actor)
         if tick is not None and tick.outcome == "started":
             await self.wake(due.job_id)
         return tick
@@ -137,27 +122,15 @@ class Verbs:
             await self._store.wait_changed(min(remaining, _LOOK_SECONDS))
         return None
 
-    async def refuse_shared_path(
-        self, account: str, name: str, definition: Mapping[str, Any], *, but: str | None = None
-    ) -> None:
-        """Two live jobs never write below one path: one would adopt or remove what is the other's. Raises Conflict
-        `path_in_use`."""
-        path = _path(definition)
-        if path is None:
+    async def refuse_shared_path(self, account: str, name: str, definition: Mapping[str, Any]) -> None:
+        """What a start of this definition would meet now: before a job is stored that is to start at once. The start
+        itself looks again, in its own transaction. Raises Conflict `path_in_use`."""
+        sink: Any = definition.get("sink")
+        if folder_of(sink) is None:
             return
-        mine = _folder(path, name, but)
-        for other in await self._matching(account, {"sink": "file", "state": [state.value for state in LIVE]}):
-            theirs = _path(other.spec)
-            if other.id == but or theirs is None or (theirs == path and _OF_ONE_JOB.search(path)):
-                continue
-            there = _folder(theirs, other.name, other.id)
-            if _below(mine, there) or _below(there, mine):
-                raise Conflict(
-                    "path_in_use",
-                    f"sink.path {path!r} of job {name!r} is in use by job {other.name!r}, which is {other.state}",
-                    hint="let that one end, or give this one another path",
-                    job=other.name,
-                )
+        for other in await self._matching(account, {"sink": sink["kind"], "state": [state.value for state in LIVE]}):
+            if meet(sink, other.spec["sink"]):
+                raise refusal(sink["path"], name, other.name, other.state)
 
     async def bulk(
         self, account: str, actor: Actor, event: Event, targets: Sequence[str] | Mapping[str, Any], *, dry_run: bool
@@ -221,22 +194,3 @@ def _foreseen(job: Job, event: Event) -> BulkResult:
         return BulkResult(job.id, job.name, 202, job.state.value)
     detail = f"{event} is not possible while job {job.name!r} is {job.state}"
     return BulkResult(job.id, job.name, 409, job.state.value, "verb_refused", detail)
-
-
-def _path(definition: Mapping[str, Any]) -> str | None:
-    """Also of a definition that nobody has looked at yet."""
-    sink = definition.get("sink")
-    if not isinstance(sink, dict) or sink.get("kind") != "file" or not isinstance(sink.get("path"), str):
-        return None
-    return str(sink["path"])
-
-
-def _folder(path: str, name: str, job_id: str | None) -> str:
-    """What all files of a job lie in or below: the template up to what differs between them."""
-    text = path.replace("{job}", name).replace("{job_id}", job_id or "{job_id}")
-    moving = _MOVING.search(text)
-    return text if moving is None else text[: moving.start()].rpartition("/")[0]
-
-
-def _below(path: str, other: str) -> bool:
-    return path == other or path.startswith(other + "/")

@@ -170,6 +170,7 @@ def split_state(row: Row, prepared: Iterable[Row]) -> SplitState:
         rows_read=row["rows_read"],
         anchored_at=row["anchored_at"],
         prepared=tuple(chunk_record(p) for p in prepared if p["ordinal"] == row["ordinal"]),
+        done=row["done_at"] is not None,
     )
 
 

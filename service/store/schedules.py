@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from service.domain.records import DueJob, Tick
 from service.domain.schedules import Schedule
 from service.domain.states import State, may_start
+from service.store.folders import path_in_use
 from service.store.part import Part, locked
 from service.store.sql import load
 from service.store.transitions import record_event
@@ -46,7 +47,7 @@ class Schedules(Part):
             found: float | None = await connection.fetchval(SQL["until_due"])
         return found
 
-    async def tick(self, due: DueJob, by: Actor, *, blocked: Conflict | None = None) -> Tick | None:
+    async def tick(self, due: DueJob, by: Actor) -> Tick | None:
         """As `ScheduleStore.tick`. Raises NotFound when the job was removed meanwhile."""
         async with self._pool.transaction() as connection:
             job = await locked(connection, due.account, due.job_id)
@@ -66,7 +67,7 @@ class Schedules(Part):
                 details = {**facts, "next_run_at": None if following is None else following.isoformat()}
                 await record_event(connection, job, "schedule_missed", by, details=details)
                 return Tick("missed", ticks, following)
-            blocked = blocked or await retry_running(connection, job, "a start")
+            blocked = await retry_running(connection, job, "a start") or await path_in_use(connection, job)
             if blocked is not None or not _startable(job):
                 await _skip(connection, job, now, ticks, facts, by, blocked)
                 return Tick("skipped", ticks, following)

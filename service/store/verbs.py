@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from service.domain.errors import Conflict
 from service.domain.states import LIVE, UNCHANGED, Event, State, may_start, verbs
 from service.store import generations
+from service.store.folders import path_in_use
 from service.store.ids import uuid7
 from service.store.letters import SQL as LETTERS
 from service.store.part import SQL, Part, locked, read_job
@@ -126,13 +127,16 @@ async def start(
     from_beginning: bool = False,
     details: Mapping[str, object] | None = None,
 ) -> None:
-    """Begin a run of the locked job; `details` are further ones of the event. Raises Conflict `verb_refused`."""
+    """Begin a run of the locked job; `details` are further ones of the event. Raises Conflict `verb_refused`,
+    `path_in_use`."""
     allowed = may_start(
         State(job["state"]), job["mode"], from_beginning=from_beginning, generation_unrun=job["generation_unrun"]
     )
     if not allowed:
         raise _refused(job, Event.START, from_beginning=from_beginning)
     await refuse_while_retrying(connection, job, "a start")
+    if (conflict := await path_in_use(connection, job)) is not None:
+        raise conflict
     number = await generations.for_start(connection, job, from_beginning=from_beginning)
     facts = {"trigger": trigger, "generation": number, "from_beginning": from_beginning, **(details or {})}
     await transition(connection, job["id"], Event.START, actor, run=NewRun(uuid7(), trigger), details=facts)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from service.domain.errors import Cause
-    from service.domain.records import Actor, ChunkRecord, Lease
+    from service.domain.records import Actor, ChunkRecord, Key, Lease
     from service.domain.verification import VerifyProgress
     from service.store.pool import Connection, Row
 
@@ -71,6 +71,13 @@ class VerifySteps(Held):
             if len(rows) < _PAGE:
                 return
             after = rows[-1]["sequence"]
+
+    async def verify_dead(self, lease: Lease, ordinal: int, sequence: int) -> frozenset[Key]:
+        """As the protocol says."""
+        place = (lease.job_id, lease.generation, ordinal, sequence)
+        async with self._held(lease, StepKind.VERIFY) as (connection, _):
+            rows = await connection.fetch(SQL["dead_keys"], *place)
+        return frozenset(tuple(row["key"]) for row in rows)
 
     async def verify_progress(self, lease: Lease, progress: VerifyProgress) -> None:
         """As the protocol says."""

@@ -103,12 +103,7 @@ class Format:
             return _Lines(self)
         if not self.columns:
             raise columns_unknown()
-        # pyarrow costs some 50 MB, so whoever writes no Parquet never loads it.
-        from sinks.formats import parquet  # noqa: PLC0415 - see above
-
-        return parquet.Stream(
-            self.columns, self.compression, group_rows=self.row_group_rows, group_bytes=self.row_group_bytes
-        )
+        return _Parquet(self)
 
     def details(self) -> dict[str, object]:
         """What a chunk's record keeps of it; `again` reads it. Not the columns: those are the generation's."""
@@ -159,6 +154,31 @@ class _Lines:
             return data
         head, self._head = self._head, b""
         return head + data
+
+
+class _Parquet:
+    """A Parquet file. Begun by the first call, in the thread of that call: the library takes half a second to load,
+    and 40 MB, so whoever writes no Parquet never loads it, and the event loop never does."""
+
+    def __init__(self, form: Format) -> None:
+        self._form = form
+        self._stream: Stream | None = None
+
+    def encode(self, values: Sequence[bytes]) -> bytes:
+        return self._begun().encode(values)
+
+    def end(self) -> bytes:
+        return self._begun().end()
+
+    def _begun(self) -> Stream:
+        if self._stream is None:
+            from sinks.formats import parquet  # noqa: PLC0415 - see the class
+
+            form = self._form
+            self._stream = parquet.Stream(
+                form.columns, form.compression, group_rows=form.row_group_rows, group_bytes=form.row_group_bytes
+            )
+        return self._stream
 
 
 def columns_unknown() -> SinkRefused:

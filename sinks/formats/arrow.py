@@ -1,27 +1,45 @@
-"""pyarrow, imported once and in one way, and only where a Parquet file is written: it costs 40 to 60 MB of memory."""
+"""pyarrow, imported once and in one way, and only where a Parquet file is written: it costs 40 MB of memory."""
 
 from __future__ import annotations
 
 import os
+import sys
 from array import array
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-# Read once, when the library is loaded. Its own choice, mimalloc, keeps three times what a stream needs: 97 MB against
-# 35 MB for row groups of 8 MB (docs/decisions/0012-parquet.md). Where jemalloc is not built in, it stays with its own.
-_VARIABLE = "ARROW_DEFAULT_MEMORY_POOL"
-_GIVEN = os.environ.get(_VARIABLE)
-os.environ.setdefault(_VARIABLE, "jemalloc")
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
-import pyarrow as pa  # noqa: E402 - see above
-import pyarrow.compute as pc  # noqa: E402
-from pyarrow import csv, parquet  # noqa: E402
+_POOL = "ARROW_DEFAULT_MEMORY_POOL"
 
-ALLOCATOR: str = pa.default_memory_pool().backend_name
-"""Which one it is."""
 
-if _GIVEN is None:
-    del os.environ[_VARIABLE]
+@contextmanager
+def _sparing() -> Iterator[None]:
+    """Loads the library with less memory (docs/decisions/0012-parquet.md). Its own allocator, mimalloc, keeps twice
+    what a stream needs; where jemalloc is not built in, it stays with its own. numpy is optional to it and unused here:
+    11 MB, where there is one."""
+    chosen, numpy = os.environ.get(_POOL), sys.modules.get("numpy")
+    os.environ.setdefault(_POOL, "jemalloc")
+    if numpy is None:
+        sys.modules["numpy"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if numpy is None:
+            del sys.modules["numpy"]
+        if chosen is None:
+            del os.environ[_POOL]
 
-__all__ = ["ALLOCATOR", "csv", "integers", "number", "pa", "parquet", "pc", "text"]
+
+with _sparing():
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    from pyarrow import csv, parquet
+
+    pa.default_memory_pool()  # the choice is made by the first call
+
+__all__ = ["csv", "integers", "number", "pa", "parquet", "pc", "text"]
 
 
 def integers(numbers: array[int]) -> pa.Array:

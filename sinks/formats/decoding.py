@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Protocol
 
 import zstandard
 
-from sinks.formats import json_lines
+from sinks.formats import columns_unknown, csv_reading, json_lines
 from sinks.reading import Records
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from sinks.formats import Format
     from sinks.reading import Wanted
@@ -109,25 +109,64 @@ class Lines:
         return []
 
 
-_LAYOUTS: Mapping[str, Callable[[Format], Layout]] = {"json": lambda _: Lines()}
+class CsvRecords(Lines):
+    """Records of CSV: a line feed inside quotes ends none."""
 
-KINDS = frozenset(_LAYOUTS)
-"""Formats that can be read back."""
+    def __init__(self, *, header: bool) -> None:
+        super().__init__()
+        self._records = csv_reading.Records(header=header)
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """See `Layout`."""
+        records = self._records.of(super().feed(data))
+        if self._records.held > LONGEST_RECORD:
+            raise Damaged("a quote has no end")
+        return records
+
+    def end(self) -> list[bytes]:
+        """See `Layout`."""
+        if self._records.held:
+            raise Damaged("a quote has no end")
+        return super().end()
 
 
 def tokens(form: Format, records: Sequence[bytes], key: Sequence[str]) -> list[bytes | None]:
-    """The token of each record (`sinks.reading`), None where no key can be read."""
-    del form
+    """The token of each record of a file (`sinks.reading`), None where no key can be read."""
+    if form.kind == "csv":
+        if not form.columns:
+            raise columns_unknown()
+        return csv_reading.tokens(records, key, [column.name for column in form.columns], form.delimiter)
     return json_lines.tokens(records, key)
 
 
+def source_tokens(form: Format, records: Sequence[bytes], wanted: Wanted) -> list[bytes | None]:
+    """The token of each record as the source gives it: the key's columns alone, or the whole with `wanted.values`."""
+    key = wanted.key or ()
+    if wanted.values or form.kind == "json":
+        return tokens(form, records, key)
+    if form.kind == "csv":
+        return csv_reading.tokens(records, key, key, form.delimiter)
+    # pyarrow costs some 50 MB, so whoever reads no Parquet never loads it.
+    from sinks.formats import parquet_reading  # noqa: PLC0415 - see above
+
+    by_name = {column.name: column for column in form.columns}
+    if not by_name.keys() >= set(key):
+        raise columns_unknown()
+    return parquet_reading.source_tokens(records, [by_name[name] for name in key])
+
+
+def decoder(form: Format, wanted: Wanted) -> Decoder | ParquetDecoder:
+    """What reads one file of this format."""
+    return ParquetDecoder(wanted) if form.kind == "parquet" else Decoder(form, wanted)
+
+
 class Decoder:
-    """One file, from its first byte to its last."""
+    """One file of lines, from its first byte to its last."""
 
     def __init__(self, form: Format, wanted: Wanted) -> None:
         self._form, self._wanted = form, wanted
         self._inner: Decompressor = _Plain() if form.compression == "none" else _Compressed(form.compression)
-        self._layout = _LAYOUTS[form.kind](form)
+        self._layout: Layout = CsvRecords(header=form.header) if form.kind == "csv" else Lines()
 
     def feed(self, data: bytes) -> Iterator[Records]:
         """What is whole after `data`. Raises Damaged."""
@@ -148,3 +187,24 @@ class Decoder:
         key = self._wanted.key
         keys = None if key is None else tokens(self._form, records, key)
         return Records(len(records), keys, records if self._wanted.values else None)
+
+
+class ParquetDecoder:
+    """One Parquet file, which tells nothing before its end."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        from sinks.formats import parquet_reading  # noqa: PLC0415 - see `source_tokens`
+
+        self._spooled = parquet_reading.Spooled(wanted.key)
+
+    def feed(self, data: bytes) -> Iterator[Records]:
+        """Nothing yet."""
+        self._spooled.write(data)
+        return iter(())
+
+    def end(self) -> Iterator[Records]:
+        """Every row. Raises Damaged."""
+        try:
+            yield from self._spooled.read()
+        except ValueError as error:
+            raise Damaged(str(error)) from error

@@ -1,15 +1,16 @@
 """Parquet: rows of CSV to one file with the source's types. https://parquet.apache.org/docs/file-format/
 
-A row group is cut by rows and bytes of the data alone and written as one piece, so that the same rows give the same
-bytes, however they were batched. Until then its rows wait as Arrow columns: that, and one column more while the group
-is written, is what a stream holds.
+Row groups, and the pieces that one is written in, are cut by rows and bytes of the data alone, so that the same rows
+give the same bytes, however they were batched: a page of the file ends where a piece does. Until its row group is full
+a row waits as Arrow columns: that, and what the writer makes of a column, is what a stream holds.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
+from copy import copy
 from itertools import accumulate
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sinks.base import RowRejected
 from sinks.formats import GROUP_BYTES, GROUP_ROWS
@@ -21,12 +22,12 @@ if TYPE_CHECKING:
 
     from sinks.formats.columns import Column
 
-EXTENSION: Final = ".parquet"
 COMPRESSIONS: Final[Mapping[str, str]] = {"none": "NONE", "gzip": "GZIP", "snappy": "SNAPPY", "zstd": "ZSTD"}
 """By the API's words. Pages are compressed inside the file; its name does not tell."""
-SLICE_ROWS: Final = 8192
+PIECE_ROWS: Final = 8192
 """Rows that are converted at once."""
-SLICE_BYTES: Final = 1 << 20
+PIECE_BYTES: Final = 1 << 20
+"""Bytes of CSV in a piece of more than one row."""
 
 
 class Stream:
@@ -50,61 +51,100 @@ class Stream:
             write_page_index=True,
             write_page_checksum=True,
         )
-        self._group_rows = group_rows
-        self._group_bytes = group_bytes
+        self._cutter = _Cutter(group_rows, group_bytes)
         self._group: list[pa.RecordBatch] = []
-        self._rows = 0
-        self._bytes = 0
+        """Pieces that are whole."""
+        self._piece: list[pa.RecordBatch] = []
+        """Parts of the next one."""
 
     def encode(self, values: Sequence[bytes]) -> bytes:
         """The bytes that are ready after these rows, mostly none. Raises RowRejected for the first row with a value
-        that the file can not hold exactly: then none of these rows is in the file, and it takes others."""
-        cuts = list(self._cuts(values))
-        batches = [self._read(values, first, last) for first, last, _ in cuts]
-        for (first, last, begins), batch in zip(cuts, batches, strict=True):
-            if begins:
+        that the file can not hold exactly, and for others that are known: then none of these rows is in the file."""
+        cutter = copy(self._cutter)
+        cuts = list(cutter.cuts(values))
+        batches = [self._read(values, cut) for cut in cuts]
+        self._cutter = cutter
+        for cut, batch in zip(cuts, batches, strict=True):
+            if cut.begins_piece:
+                self._end_piece()
+            if cut.begins_group:
                 self._end_group()
-            self._group.append(batch)
-            self._rows += last - first
-            self._bytes += sum(map(len, values[first:last]))
+            self._piece.append(batch)
         return self._file.take()
 
     def end(self) -> bytes:
         """The last bytes, of a file without rows all of them. Nothing may be encoded after it."""
+        self._end_piece()
         self._end_group()
         self._writer.close()
         return self._file.take()
 
-    def _read(self, values: Sequence[bytes], first: int, last: int) -> pa.RecordBatch:
+    def _read(self, values: Sequence[bytes], cut: _Cut) -> pa.RecordBatch:
         try:
-            return self._values.read(values[first:last])
+            return self._values.read(values[cut.first : cut.last])
         except RowRejected as rejected:
-            raise RowRejected(rejected.code, rejected.message, first + rejected.index) from None
+            found = [RowRejected(one.code, one.message, cut.first + one.index) for one in (rejected, *rejected.others)]
+            raise RowRejected(found[0].code, found[0].message, found[0].index, others=found[1:]) from None
 
-    def _cuts(self, values: Sequence[bytes]) -> Iterator[tuple[int, int, bool]]:
-        """First and last row (not included) of each slice, and whether a new row group begins with it."""
-        rows, size, first, begins = self._rows, self._bytes, 0, False
-        while first < len(values):
-            window = values[first : first + min(SLICE_ROWS, self._group_rows - rows)]
-            sizes = list(accumulate(map(len, window)))
-            if rows and (not window or size + sizes[0] > self._group_bytes):
-                rows, size, begins = 0, 0, True
-                continue
-            count = max(1, bisect_right(sizes, min(SLICE_BYTES, self._group_bytes - size)))
-            yield first, first + count, begins
-            rows, size, first, begins = rows + count, size + sizes[count - 1], first + count, False
+    def _end_piece(self) -> None:
+        parts, self._piece = self._piece, []
+        if len(parts) > 1:
+            columns = zip(*(part.columns for part in parts), strict=True)
+            whole = [pa.concat_arrays(column) for column in columns]
+            parts = [pa.RecordBatch.from_arrays(whole, schema=self._values.schema)]
+        self._group += parts
 
     def _end_group(self) -> None:
-        if not self._group:
-            return
-        columns = [list(chunks) for chunks in zip(*(batch.columns for batch in self._group), strict=True)]
-        self._group, self._rows, self._bytes = [], 0, 0
-        whole: list[pa.Array] = []
-        for chunks in columns:
-            # One piece: where pages end depends on the pieces, and those on how the rows were batched.
-            whole.append(pa.concat_arrays(chunks))
-            chunks.clear()
-        self._writer.write_table(pa.Table.from_arrays(whole, schema=self._values.schema))
+        pieces, self._group = self._group, []
+        if pieces:
+            self._writer.write_table(pa.Table.from_batches(pieces))
+
+
+class _Cut(NamedTuple):
+    first: int
+    last: int
+    """Not included."""
+    begins_piece: bool
+    begins_group: bool
+
+
+class _Cutter:
+    """Where pieces and row groups end: known by the rows before, in this batch and in earlier ones."""
+
+    def __init__(self, group_rows: int, group_bytes: int) -> None:
+        self._most = group_rows, group_bytes
+        self._group = 0, 0
+        """Rows and bytes so far."""
+        self._piece = 0, 0
+
+    def cuts(self, values: Sequence[bytes]) -> Iterator[_Cut]:
+        """The parts of pieces that these rows are, in order."""
+        first = 0
+        while first < len(values):
+            size = len(values[first])
+            begins_group = self._full(self._group, self._most, size)
+            if begins_group:
+                self._group = 0, 0
+            begins_piece = begins_group or self._full(self._piece, (PIECE_ROWS, PIECE_BYTES), size)
+            if begins_piece:
+                self._piece = 0, 0
+            last, taken = self._fitting(values, first)
+            self._group = self._group[0] + last - first, self._group[1] + taken
+            self._piece = self._piece[0] + last - first, self._piece[1] + taken
+            yield _Cut(first, last, begins_piece, begins_group)
+            first = last
+
+    def _fitting(self, values: Sequence[bytes], first: int) -> tuple[int, int]:
+        """Up to where rows from `first` on belong to the same piece, and their bytes. The first one always does."""
+        rows = min(self._most[0] - self._group[0], PIECE_ROWS - self._piece[0])
+        room = min(self._most[1] - self._group[1], PIECE_BYTES - self._piece[1])
+        sizes = list(accumulate(map(len, values[first : first + rows])))
+        count = max(1, bisect_right(sizes, room))
+        return first + count, sizes[count - 1]
+
+    @staticmethod
+    def _full(held: tuple[int, int], most: tuple[int, int], size: int) -> bool:
+        return held[0] > 0 and (held[0] >= most[0] or held[1] + size > most[1])
 
 
 class _Written:

@@ -196,3 +196,26 @@ async def test_a_key_is_made_and_its_secret_is_told_this_once(tmp_path, control_
     code, _, err = await rowferry("keys", "create", "second", folder=tmp_path, **settings)
     assert code == 1
     assert "ROWFERRY_SECRET_KEY" in err
+
+
+async def test_secrets_are_encrypted_anew_and_the_old_key_may_go(tmp_path, control_database: str):
+    await migrate(control_database)
+    old, new = (Fernet.generate_key().decode() for _ in range(2))
+    at = {"ROWFERRY_DATABASE_URL": control_database}
+
+    async def rekey(keys: str) -> tuple[int, str, str]:
+        return await rowferry("secrets", "rekey", folder=tmp_path, ROWFERRY_SECRET_KEY=keys, **at)
+
+    assert (await rowferry("keys", "create", "a", folder=tmp_path, ROWFERRY_SECRET_KEY=old, **at))[0] == 0
+    code, out, _ = await rekey(new)
+    assert code == 1
+    assert "none of the keys opens the secret of: key a" in out
+    code, out, _ = await rekey(f"{new},{old}")
+    assert code == 0
+    assert "renewed: 1" in out
+    code, out, _ = await rekey(new)
+    assert code == 0
+    assert "renewed: 0" in out
+    code, _, err = await rowferry("secrets", "rekey", folder=tmp_path, **at)
+    assert code == 1
+    assert "ROWFERRY_SECRET_KEY" in err

@@ -11,12 +11,14 @@ import uuid
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from pyarrow import parquet
 
 from sinks.formats import Format
 from sinks.formats.columns import Column
 from sinks.kafka import KafkaSink
 from sinks.specs import ElasticsearchSinkSpec, FileSinkSpec, HdfsSinkSpec, KafkaSinkSpec
+from tests.support.disk import fill, make_room, mounted, unmounted
 from tests.support.hdfs import HdfsProxies
 from tests.support.proxy import FaultProxy
 from tests.support.topics import read_topic
@@ -25,13 +27,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    import pytest
-
     from sinks.base import Sink
     from tests.support.elasticsearch import SearchServer
     from tests.support.hdfs import HdfsServer
     from tests.support.kafka import KafkaServer
     from tests.support.s3 import S3Server
+
+
+def filled(disk: Path) -> None:
+    """No room is left on a file system of our own; skips the test where it is not one."""
+    if not disk.is_mount():
+        pytest.skip("no file system of our own can be mounted here: it takes root")
+    fill(disk)
 
 
 class SinkCase(ABC):
@@ -88,6 +95,14 @@ class SinkCase(ABC):
         """Undo `lose`."""
         raise NotImplementedError
 
+    async def fill(self) -> None:
+        """From now on the target has no room for another row. Skips the test where nobody can do that here."""
+        pytest.skip("this target has no limit that somebody could reach")
+
+    async def make_room(self) -> None:
+        """Undo `fill`."""
+        raise NotImplementedError
+
 
 class KafkaCase(SinkCase):
     """Exactly once, through a fault proxy; read back with librdkafka and `read_committed`."""
@@ -110,6 +125,9 @@ class KafkaCase(SinkCase):
 
     async def read(self) -> list[bytes]:
         return [record.value or b"" for record in read_topic(self.server.bootstrap, self.topic)]
+
+    async def fill(self) -> None:
+        pytest.skip("a broker whose disk is full ends itself, and is then a target that is away")
 
     async def lose(self) -> None:
         await self.proxy.refuse()
@@ -175,9 +193,13 @@ class FileCase(SinkCase):
     async def start(self) -> None:
         self.root: Path = self.request.getfixturevalue("tmp_path") / "files" / "default"
         self._away = self.root / "away"
+        self.root.mkdir(parents=True)
+        self._own_disk = mounted(self.root)
 
     async def stop(self) -> None:
         """pytest removes the folder."""
+        if self._own_disk:
+            unmounted(self.root)
 
     def sink(self, **changes: Any) -> Sink:
         from sinks.file import FileSink
@@ -204,6 +226,12 @@ class FileCase(SinkCase):
         folder = self.root / self.path
         folder.unlink()
         self._away.rename(folder)
+
+    async def fill(self) -> None:
+        filled(self.root)
+
+    async def make_room(self) -> None:
+        make_room(self.root)
 
 
 class FileCsvCase(CsvRows, FileCase):
@@ -263,6 +291,16 @@ class OpenSearchCase(SinkCase):
         found = await asyncio.to_thread(self.server.documents, self.index)
         return [found[key] for key in sorted(found, key=lambda key: int(json.loads(key)[0]))]
 
+    async def fill(self) -> None:
+        # What a node does by itself at its flood-stage watermark.
+        self._block(True)
+
+    async def make_room(self) -> None:
+        self._block(None)
+
+    def _block(self, how: bool | None) -> None:
+        self.server.call("PUT", f"/{self.index}/_settings", {"index.blocks.read_only_allow_delete": how})
+
     async def lose(self) -> None:
         await self.proxy.refuse()
         self.proxy.cut()
@@ -292,6 +330,7 @@ class S3Case(SinkCase):
     async def start(self) -> None:
         self.server: S3Server = self.request.getfixturevalue("s3_server")
         self.bucket = self.server.create_bucket()
+        self._own_disk = mounted(self.server.data / self.bucket)
         self.proxy = FaultProxy(self.server.port)
         await self.proxy.__aenter__()
         self._sinks: list[Sink] = []
@@ -300,6 +339,14 @@ class S3Case(SinkCase):
         for sink in self._sinks:
             await sink.close()
         await self.proxy.__aexit__(None, None, None)
+        if self._own_disk:
+            unmounted(self.server.data / self.bucket)
+
+    async def fill(self) -> None:
+        filled(self.server.data / self.bucket)
+
+    async def make_room(self) -> None:
+        make_room(self.server.data / self.bucket)
 
     def sink(self, **changes: Any) -> Sink:
         from sinks.s3 import S3Sink
@@ -379,6 +426,12 @@ class HdfsCase(SinkCase):
             return [row for name in names for row in self.records(self.server.read(f"{self.path}/{name}"))]
 
         return await asyncio.to_thread(rows)
+
+    async def fill(self) -> None:
+        await asyncio.to_thread(self.server.administer, "-setSpaceQuota", "1", self.path)
+
+    async def make_room(self) -> None:
+        await asyncio.to_thread(self.server.administer, "-clrSpaceQuota", self.path)
 
     async def manifest(self, name: str, content: bytes | None = None) -> tuple[bytes, str] | None:
         def look() -> tuple[bytes, str] | None:

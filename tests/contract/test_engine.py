@@ -328,6 +328,8 @@ async def test_incremental_runs_take_up_where_the_last_one_ended(shop):
     job = await shop.run(job)
     assert job.run is not None
     assert (job.state, job.run.rows_sent, job.last_id) == (State.SUCCESSFUL, 500, ("1500",))
+    # What the generations before have read to the end is not a split of this one.
+    assert [(split.lower, split.upper) for split in job.splits] == [(("1000",), ("1500",))]
     await every_row_once(shop, job)
 
 

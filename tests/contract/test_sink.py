@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
 import time
 from dataclasses import asdict, replace
 from datetime import date
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 OWNER = Owner(account="default", job_id="0199a1b2", job_name="orders", run_id="r1", generation=3, split="0", epoch=5)
 VERSIONS = itertools.count(1)
 """As the store draws them: each larger than every one before."""
+MANY_ROWS = int(os.environ.get("ROWFERRY_TEST_ROWS") or 100_000)
+CHUNK_ROWS = 50_000
 MOMENT = 1.3
 """A second, and what a busy machine adds."""
 
@@ -310,6 +313,23 @@ async def test_a_lost_target_is_an_error_in_time_and_nobody_hangs(case: SinkCase
         await shows(case, rows(case, 1, 10))
 
 
+async def test_a_target_without_room_says_so_and_goes_on_once_there_is_some(case: SinkCase, sink: Sink):
+    writer = await opened(sink, OWNER)
+    await writer.make_visible(await prepare(case, writer, 1, 1, 10))
+    await case.fill()
+    with pytest.raises(SinkError) as caught:
+        await writer.make_visible(await prepare(case, writer, 2, 11, 5_000))
+    assert (caught.value.code, caught.value.retryable) == ("no_space", True), caught.value.message
+    await writer.discard()
+    await writer.close()
+    await case.make_room()
+    writer = await opened(case.sink(), replace(OWNER, epoch=6))
+    assert await writer.visible([]) is None or sink.shows is Shows.POSITION
+    await writer.make_visible(await prepare(case, writer, 2, 11, 5_000))
+    await writer.close()
+    await shows(case, rows(case, 1, 5_000))
+
+
 async def test_check_finds_no_error_in_a_good_target_and_changes_nothing(case: SinkCase, sink: Sink):
     findings = await sink.check()
     assert [finding for finding in findings if finding.severity == "error"] == []
@@ -367,6 +387,22 @@ async def test_many_rows_go_through_in_one_chunk(case: SinkCase, sink: Sink):
     assert prepared.rows == len(values)
     if case.keeps_rows:
         await shows(case, values)
+
+
+@pytest.mark.timeout(900)
+async def test_a_million_rows_go_through_in_chunks(case: SinkCase, sink: Sink):
+    """A tenth of it, but for `make faults`."""
+    writer = await opened(sink, OWNER)
+    for sequence, first in enumerate(range(1, MANY_ROWS + 1, CHUNK_ROWS), start=1):
+        last = first + CHUNK_ROWS - 1
+        for start in range(first, last, 5_000):
+            await writer.stage(batch([case.row(number, "x" * 280) for number in range(start, start + 5_000)]))
+        await writer.make_visible(await writer.prepare(cut(sequence, first, last)))
+    await writer.close()
+    if case.keeps_rows:
+        found = await case.read()
+        assert (len(found), len(set(found))) == (MANY_ROWS, MANY_ROWS)
+        assert (found[0], found[-1]) == (case.row(1, "x" * 280), case.row(MANY_ROWS, "x" * 280))
 
 
 async def test_a_repeat_of_the_same_rows_has_the_same_bytes(case: SinkCase, sink: Sink):

@@ -300,6 +300,7 @@ WRITES: dict[str, Callable[[StepStore, Lease], Awaitable[Any]]] = {
     "postpone": lambda store, lease: store.postpone(lease, 5, FAILURE),
     "verify_task": lambda store, lease: store.verify_task(lease),
     "verify_chunks": lambda store, lease: anext(store.verify_chunks(lease, 0, 0)),
+    "verify_dead": lambda store, lease: store.verify_dead(lease, 0, 1),
     "verify_progress": lambda store, lease: store.verify_progress(lease, PROGRESS),
     "verify_ended": lambda store, lease: store.verify_ended(lease, PROGRESS),
     "verify_failed": lambda store, lease: store.verify_failed(lease, [FAILURE]),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from service.domain.errors import Conflict, NotFound
+from service.domain.errors import NotFound
 from service.domain.records import Actor, DueJob, StepKind
 from service.domain.states import Event, State
 from service.engine.ticker import Ticker
@@ -138,10 +138,13 @@ async def test_a_tick_starts_a_job_that_has_ended_in_any_way(case: StoreCase, st
 
 async def test_what_blocks_the_job_elsewhere_is_told(case: StoreCase) -> None:
     await scheduled(case, due_ago=5)
-    blocked = Conflict("path_in_use", "sink.path 'a' is in use by job 'other'")
-    assert [tick.outcome for tick in await taken(case, blocked=blocked)] == ["skipped"]
+    other = await case.create("other")
+    await case.sql("""UPDATE jobs SET spec = jsonb_set(spec, '{sink}', '{"kind": "file", "path": "a"}')""")
+    await case.start(other)
+    assert [tick.outcome for tick in await taken(case)] == ["skipped"]
     [event] = await told(case, "schedule_skipped")
-    assert event.details["reason"] == "sink.path 'a' is in use by job 'other'"
+    assert event.details["reason"].startswith("sink.path 'a' of job ")
+    assert "is in use by job 'other'" in event.details["reason"]
 
 
 async def test_a_tick_while_dead_letters_are_sent_again_is_skipped(case: StoreCase) -> None:
@@ -286,8 +289,8 @@ class Asked:
     async def until_due(self) -> float | None:
         return await self._store.until_due()
 
-    async def tick(self, due: DueJob, by: Actor, *, blocked: Conflict | None = None) -> Any:
-        return await self._store.tick(due, by, blocked=blocked)
+    async def tick(self, due: DueJob, by: Actor) -> Any:
+        return await self._store.tick(due, by)
 
 
 @pytest.fixture

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import gzip
+import io
 import json
 import uuid
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import quote
 
+import pyarrow as pa
 from confluent_kafka import Producer, TopicPartition
+from pyarrow import parquet
 
 from tests.support.topics import topic_ends
 
@@ -133,9 +137,13 @@ class BytesCase(VerifyCase):
 
     async def _edit(self, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> None:
         target = (await self.outputs())[0]["target"]
-        rows = [json.loads(line) for line in gzip.decompress(await self.read(target)).splitlines()]
+        await self.write(target, self.edited(await self.read(target), change))
+
+    def edited(self, content: bytes, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> bytes:
+        """The object with other rows, in the format it had."""
+        rows = [json.loads(line) for line in gzip.decompress(content).splitlines()]
         lines = [json.dumps(row, separators=(",", ":")) + "\n" for row in change(rows)]
-        await self.write(target, gzip.compress("".join(lines).encode()))
+        return gzip.compress("".join(lines).encode())
 
 
 class FileCase(BytesCase):
@@ -154,7 +162,40 @@ class FileCase(BytesCase):
         (self.api.folder / "files" / "default" / target).unlink()
 
 
-CASES: dict[str, Callable[[pytest.FixtureRequest], VerifyCase]] = {"file": FileCase}
+class CsvCase(FileCase):
+    """Files of CSV, written again by Python's own module."""
+
+    form: ClassVar[dict[str, str] | None] = {"kind": "csv", "compression": "gzip", "delimiter": ";"}
+
+    def edited(self, content: bytes, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> bytes:
+        rows = list(csv.DictReader(io.StringIO(gzip.decompress(content).decode()), delimiter=";"))
+        for row in rows:
+            row["id"] = int(row["id"])
+        out = io.StringIO()
+        writer = csv.DictWriter(out, list(rows[0]), delimiter=";", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(change(rows))
+        return gzip.compress(out.getvalue().encode())
+
+
+class ParquetCase(FileCase):
+    """Files of Parquet, written again by pyarrow."""
+
+    form: ClassVar[dict[str, str] | None] = {"kind": "parquet", "compression": "zstd"}
+
+    def edited(self, content: bytes, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> bytes:
+        table = parquet.read_table(pa.BufferReader(content))
+        out = pa.BufferOutputStream()
+        parquet.write_table(pa.Table.from_pylist(change(table.to_pylist()), schema=table.schema), out)
+        written: bytes = out.getvalue().to_pybytes()
+        return written
+
+
+CASES: dict[str, Callable[[pytest.FixtureRequest], VerifyCase]] = {
+    "file": FileCase,
+    "file-csv": CsvCase,
+    "file-parquet": ParquetCase,
+}
 
 
 class S3Case(BytesCase):

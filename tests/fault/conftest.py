@@ -8,12 +8,41 @@ import pytest
 
 from tests.fault.kafka_target import KafkaTarget
 from tests.fault.scenario import Scenario
+from tests.fault.summary import RESULTS, table
 from tests.support.kafka import KafkaServer
+from tests.support.postgres import PostgresServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from tests.support.proxy import FaultProxy
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The table of all runs of the fault suite."""
+    if RESULTS:
+        terminalreporter.section("faults")
+        terminalreporter.write_line("\n".join(table(RESULTS)))
+
+
+def _postgres() -> Iterator[PostgresServer]:
+    server = PostgresServer()
+    try:
+        yield server.start()
+    finally:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def source_server() -> Iterator[PostgresServer]:
+    """A source that other tests do not share: it is killed and frozen."""
+    yield from _postgres()
+
+
+@pytest.fixture(scope="session")
+def control_server() -> Iterator[PostgresServer]:
+    """The same for the control database."""
+    yield from _postgres()
 
 
 @pytest.fixture(scope="session")

@@ -6,10 +6,10 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from tests.support.reconcile import Delivered
+from tests.support.reconcile import Delivered, parquet_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from tests.support.s3 import S3Server
 
@@ -31,10 +31,10 @@ class S3Target:
         return [
             Delivered("objects", (str(json.loads(line)["id"]),), line)
             for key in sorted(self._objects(job), key=lambda key: key.rpartition("/")[2])
-            for line in self._server.read(self.bucket, key).splitlines()
+            for line in _lines(key, self._server.read(self.bucket, key))
         ]
 
-    def check_outputs(self, job: str, outputs: Sequence[dict[str, Any]]) -> None:
+    def check_outputs(self, job: str, outputs: Sequence[dict[str, Any]], *, finished: bool = True) -> None:
         """Each output is an object of that size, checksum, ETag and rows, each object an output, the manifest lists
         them all, and no upload is left open."""
         assert sorted(output["target"] for output in outputs) == sorted(self._objects(job)), f"{job}: {outputs}"
@@ -44,9 +44,10 @@ class S3Target:
             assert output["bytes"] == len(content), f"{job}: {output} and {len(content)} bytes"
             assert output["checksum"] == f"sha256:{hashlib.sha256(content).hexdigest()}", f"{job}: {output}"
             assert output["etag"] == reply["ETag"].strip('"'), f"{job}: {output} and {reply['ETag']}"
-            keys = [str(json.loads(line)["id"]) for line in content.splitlines()]
+            keys = [str(json.loads(line)["id"]) for line in _lines(output["target"], content)]
             assert (len(keys), keys[0], keys[-1]) == (output["rows"], output["first_id"], output["last_id"]), output
-        self._check_manifest(job, outputs)
+        if finished:
+            self._check_manifest(job, outputs)
         left = [key for key in self._server.uploads(self.bucket) if key.startswith(f"exports/{job}/")]
         assert not left, f"{job}: uploads left open: {left}"
 
@@ -65,3 +66,7 @@ class S3Target:
     def _objects(self, job: str) -> list[str]:
         keys = self._server.objects(self.bucket, f"exports/{job}/")
         return [key for key in keys if not key.rpartition("/")[2].startswith("_")]
+
+
+def _lines(name: str, content: bytes) -> Iterable[bytes]:
+    return parquet_lines(content) if name.endswith(".parquet") else content.splitlines()

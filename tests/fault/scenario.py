@@ -21,6 +21,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
+from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
 import asyncpg
@@ -32,7 +33,10 @@ from tests.support.signalled import Hold, Points
 from tests.support.waiting import happened, until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from tests.support.proxy import FaultProxy
+    from tests.support.reconcile import Report
 
 LEASE_SECONDS = 3.0
 ROWS = 1200
@@ -51,9 +55,9 @@ class Target(Protocol):
     def rows(self, job: str) -> Sequence[Delivered]:
         """What readers see, in their order. Blocks."""
 
-    def check_outputs(self, job: str, outputs: Sequence[Json]) -> None:
-        """Every output names a place whose rows are its rows, and no row is without one; else AssertionError. It
-        blocks."""
+    def check_outputs(self, job: str, outputs: Sequence[Json], *, finished: bool = True) -> None:
+        """Every output names a place whose rows are its rows, and no row is without one; else AssertionError.
+        `finished`: the finish step of the last generation is done. It blocks."""
 
     def check_watch(self, job: str) -> None:
         """What was watched all the time was as promised; AssertionError else."""
@@ -66,6 +70,7 @@ class FaultJob:
     name: str
     id: str
     spec: Json
+    table: str = "orders"
     uppers: set[Key] = field(default_factory=set)
     """Where the splits of all its generations end, as far as they were seen."""
 
@@ -82,8 +87,10 @@ class Scenario:
         rows: int = ROWS,
         lease_seconds: float = LEASE_SECONDS,
         datasource_dsn: str | None = None,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
-        """`datasource_dsn` is how the service reaches the source, where that is not `source_dsn`."""
+        """`datasource_dsn` is how the service reaches the source, where that is not `source_dsn`. `settings`: more of
+        the service's."""
         self.source_dsn, self.target, self.row_count = source_dsn, target, rows
         self._datasource_dsn = datasource_dsn or source_dsn
         # A short path: a unix socket's name has 108 characters.
@@ -98,6 +105,7 @@ class Scenario:
                 "ROWFERRY_MAX_CONNECTIONS_PER_DATASOURCE": "48",
                 "ROWFERRY_MEMORY_BYTES": str(4 * 1024**3),
                 "ROWFERRY_RATE_LIMIT": "10000",
+                **(settings or {}),
             },
             signals=self.points.path,
             module="tests.support.signalled",
@@ -148,19 +156,21 @@ class Scenario:
         self._others.append(other)
         return other
 
-    async def create(self, name: str, *, splits: int = 1, chunk_rows: int = CHUNK_ROWS, **changes: Any) -> FaultJob:
-        """A job over the table, not started; `changes` replace top-level fields, `options` and `sink` are merged."""
+    async def create(
+        self, name: str, *, splits: int = 1, chunk_rows: int = CHUNK_ROWS, table: str = "orders", **changes: Any
+    ) -> FaultJob:
+        """A job over a table, not started; `changes` replace top-level fields, `options` and `sink` are merged."""
         options = {"splits": splits, "page_bytes": 65536, "chunk": {"rows": chunk_rows}, **changes.pop("options", {})}
         spec = {
             "name": name,
-            "source": {"datasource": "shop", "table": "public.orders"},
+            "source": {"datasource": "shop", "table": f"public.{table}"},
             "sink": {**self.target.sink(name), **changes.pop("sink", {})},
             "options": options,
             **changes,
         }
         async with self.client() as api:
             made = await api.create(spec)
-        return FaultJob(name, made["id"], spec)
+        return FaultJob(name, made["id"], spec, table)
 
     def client(self, service: ServiceProcess | None = None) -> Client:
         """A client of the first service that runs and is not frozen, or of the given one."""
@@ -210,14 +220,18 @@ class Scenario:
 
     async def reconcile(self, job: FaultJob, *, times: int = 1, service: ServiceProcess | None = None) -> None:
         """Every key `times` times, values exact, in order within its split, and the service's own books agree."""
+        report = await self.compare(job, times=times, service=service)
+        assert report.exact, f"{job.name}: {report.describe()}"
+        await self.check_books(job, report.rows, service=service)
+
+    async def compare(self, job: FaultJob, *, times: int = 1, service: ServiceProcess | None = None) -> Report:
+        """What readers see, against what the table holds now."""
         async with self.client(service) as api:
             answer = await api.get(job.name)
         job.uppers.update(split_uppers(answer))
-        expected = await expected_rows(self.source_dsn, "orders", values=True, uppers=sorted(job.uppers))
+        expected = await expected_rows(self.source_dsn, job.table, values=True, uppers=sorted(job.uppers))
         delivered = await asyncio.to_thread(self.target.rows, job.name)
-        report = reconcile(delivered, expected, times=times)
-        assert report.exact, f"{job.name}: {report.describe()}"
-        await self.check_books(job, len(delivered), service=service)
+        return await asyncio.to_thread(reconcile, delivered, expected, times=times)
 
     async def reconcile_with(self, job: FaultJob, before: Sequence[Delivered], *, where: str) -> None:
         """As `reconcile`, after a generation that began elsewhere: what readers saw `before` is still there, and then
@@ -231,7 +245,9 @@ class Scenario:
         assert report.exact, f"{job.name}: {report.describe()}"
         await self.check_books(job, len(delivered))
 
-    async def check_books(self, job: FaultJob, rows: int, *, service: ServiceProcess | None = None) -> None:
+    async def check_books(
+        self, job: FaultJob, rows: int, *, service: ServiceProcess | None = None, finished: bool = True
+    ) -> None:
         """Totals, runs and outputs say what readers see, and nobody was held up."""
         async with self.client(service) as api:
             answer, runs, outputs = await api.get(job.name), await api.runs(job.name), await api.outputs(job.name)
@@ -240,7 +256,7 @@ class Scenario:
         assert sum(output["rows"] for output in outputs) == rows, f"{job.name}: {outputs}"
         sequences = Counter((o["generation"], o["split"], o["sequence"]) for o in outputs)
         assert max(sequences.values(), default=1) == 1, f"{job.name}: a sequence was settled twice: {sequences}"
-        await asyncio.to_thread(self.target.check_outputs, job.name, outputs)
+        await asyncio.to_thread(self.target.check_outputs, job.name, outputs, finished=finished)
         self.target.check_watch(job.name)
 
     async def ended(self, job: FaultJob) -> Json | None:
@@ -264,6 +280,13 @@ class Scenario:
         line: Json | None = await until(found, REACHED_SECONDS, f"{service.name} logs {event} of {job.name}")
         assert line is not None
         return line
+
+
+def through(proxy: FaultProxy, dsn: str) -> str:
+    """The same database by way of the proxy."""
+    parts = urlsplit(dsn)
+    user = f"{parts.username}@" if parts.username else ""
+    return urlunsplit(parts._replace(netloc=f"{user}{proxy.address}"))
 
 
 def split_off(delivered: Iterable[Delivered], before: Sequence[Delivered]) -> tuple[list[Delivered], list[Delivered]]:

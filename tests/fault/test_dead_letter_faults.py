@@ -18,7 +18,7 @@ from tests.fault.kafka_target import KafkaTarget
 from tests.fault.s3_target import S3Target
 from tests.fault.scenario import ROWS, Scenario
 from tests.fault.search_target import SearchTarget
-from tests.fault.test_kafka_kills import AND_THE_NEXT_STEP, BETWEEN_STEPS
+from tests.fault.steps import AND_THE_NEXT_STEP, BETWEEN_STEPS
 from tests.support.waiting import until
 
 if TYPE_CHECKING:

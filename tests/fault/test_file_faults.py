@@ -12,7 +12,7 @@ import pytest
 
 from tests.fault.file_target import FileTarget
 from tests.fault.scenario import CHUNK_ROWS, ROWS, Scenario
-from tests.fault.test_kafka_kills import AND_THE_NEXT_STEP, BETWEEN_STEPS
+from tests.fault.steps import held_between_steps
 from tests.support.reconcile import expected_rows, reconcile
 from tests.support.waiting import until
 
@@ -53,16 +53,7 @@ def packed(compression: str) -> dict[str, Any]:
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 async def test_a_kill_between_any_two_steps_loses_nothing_and_doubles_nothing(scenario: Scenario, compression: str):
     """`prepared` is a link() that was never executed, `visible` one whose reply was never heard."""
-    jobs, holds = [], []
-    for name, (point, skip) in BETWEEN_STEPS.items():
-        job = await scenario.create(name, **packed(compression))
-        jobs.append(job)
-        holds.append(scenario.points.hold(point, job_id=job.id, skip=skip))
-        if name in AND_THE_NEXT_STEP:
-            following, passed = AND_THE_NEXT_STEP[name]
-            holds.append(scenario.points.hold(following, job_id=job.id, skip=passed))
-    await scenario.start(*jobs)
-    await scenario.reach(*holds)
+    jobs, _ = await held_between_steps(scenario, **packed(compression))
     await scenario.restart_after_kill()
     await scenario.finish_and_reconcile(*jobs)
 

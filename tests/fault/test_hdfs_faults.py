@@ -1,22 +1,21 @@
-"""Kills, freezes, lost answers and a cluster that is away, on the way from Postgres into HDFS: every key once."""
+"""What only HDFS does on a bad day, on the way from Postgres into it; the rest is in test_every_sink.py."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.fault.hdfs_target import HdfsTarget
 from tests.fault.scenario import Scenario
-from tests.fault.test_kafka_kills import AND_THE_NEXT_STEP, BETWEEN_STEPS
 from tests.support.client import ApiError
-from tests.support.waiting import happened, until
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from tests.fault.scenario import FaultJob
-    from tests.support.hdfs import HdfsProxies, HdfsServer
+    from tests.support.hdfs import HdfsServer
 
 pytestmark = [pytest.mark.fault]
 
@@ -25,60 +24,6 @@ pytestmark = [pytest.mark.fault]
 async def scenario(database: str, control_database: str, hdfs_server: HdfsServer) -> AsyncIterator[Scenario]:
     async with Scenario(database, control_database, HdfsTarget(hdfs_server)) as scenario:
         yield scenario
-
-
-@pytest.fixture
-async def proxied(
-    database: str, control_database: str, hdfs_server: HdfsServer, hdfs_proxies: HdfsProxies
-) -> AsyncIterator[Scenario]:
-    async with Scenario(database, control_database, HdfsTarget(hdfs_server, hdfs_proxies.url)) as scenario:
-        yield scenario
-
-
-async def test_a_kill_between_any_two_steps_loses_nothing_and_doubles_nothing(scenario: Scenario):
-    """`prepared` is a rename that was never sent, `visible` one whose answer was never heard."""
-    jobs, holds = [], []
-    for name, (point, skip) in BETWEEN_STEPS.items():
-        job = await scenario.create(name)
-        jobs.append(job)
-        holds.append(scenario.points.hold(point, job_id=job.id, skip=skip))
-        if name in AND_THE_NEXT_STEP:
-            following, passed = AND_THE_NEXT_STEP[name]
-            holds.append(scenario.points.hold(following, job_id=job.id, skip=passed))
-    await scenario.start(*jobs)
-    await scenario.reach(*holds)
-    await scenario.restart_after_kill()
-    await scenario.finish_and_reconcile(*jobs)
-
-
-async def test_a_frozen_service_that_wakes_after_its_lease_changes_nothing(scenario: Scenario):
-    jobs = {point: await scenario.create(f"frozen-{point}") for point in ("staged", "complete", "prepared", "visible")}
-    holds = [scenario.points.hold(point, job_id=job.id, skip=1) for point, job in jobs.items()]
-    await scenario.start(*jobs.values())
-    await scenario.reach(*holds)
-    scenario.service.process.freeze()
-    other = await scenario.second().start()
-    for job in jobs.values():
-        await scenario.wait_for_state(job, "successful", service=other)
-    for hold in holds:
-        hold.release()
-    scenario.service.process.thaw()
-    await scenario.service.wait_ready()
-    for job in jobs.values():
-        await scenario.reconcile(job, service=other)
-
-
-@pytest.mark.parametrize("action", ["cut_after", "cut_before"])
-async def test_a_lost_answer_to_a_rename_costs_nothing(proxied: Scenario, hdfs_proxies: HdfsProxies, action: Any):
-    job = await proxied.create("orders")
-    hold = proxied.points.hold("prepared", job_id=job.id, skip=2)
-    await proxied.start(job)
-    await proxied.reach(hold)
-    rule = hdfs_proxies.namenode.on_request(action, predicate=lambda request: b"op=RENAME" in request)
-    hold.release()
-    await happened(rule.triggered, 20, "the rename was cut")
-    await proxied.finish_and_reconcile(job)
-    assert rule.hits == 1
 
 
 async def _retrying(scenario: Scenario, job: FaultJob) -> str:

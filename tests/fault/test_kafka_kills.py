@@ -11,43 +11,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.fault.scenario import Scenario
+from tests.fault.steps import held_between_steps
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from tests.fault.kafka_target import KafkaTarget
-    from tests.fault.scenario import FaultJob
     from tests.support.service import ServiceProcess
-    from tests.support.signalled import Hold
 
 pytestmark = [pytest.mark.kafka, pytest.mark.fault, pytest.mark.timeout(240)]
-
-BETWEEN_STEPS = {
-    # name: point, how many pass before
-    "plan-leased": ("leased", 0),
-    "bounded": ("bounded", 0),
-    "planned": ("planned", 0),
-    "split-leased": ("leased", 1),
-    "opened": ("opened", 0),
-    "read": ("read", 0),
-    "staged": ("staged", 0),
-    "complete": ("complete", 0),
-    "prepared": ("prepared", 0),
-    "visible": ("visible", 0),
-    "settled": ("settled", 0),
-    "read-later": ("read", 1),
-    "staged-later": ("staged", 3),
-    "complete-later": ("complete", 3),
-    "prepared-later": ("prepared", 3),
-    "visible-later": ("visible", 3),
-    "settled-later": ("settled", 3),
-    "last-settled": ("settled", 5),
-    "split-done": ("split_done", 0),
-    "finish-leased": ("leased", 2),
-    "checked": ("checked", 0),
-    "finished": ("finished", 0),
-}
-AND_THE_NEXT_STEP = {"planned": ("leased", 1), "split-done": ("leased", 2)}
-"""Held too: when a step has ended the next one is anybody's."""
 
 KILLS = 20
 KILL_ROWS = 12_000
@@ -75,21 +46,6 @@ async def test_an_orderly_end_at_any_point_parks_what_runs_and_the_next_start_go
     # The first owner after a parked one; later epochs are leases lost on a busy machine.
     recovered = [line for line in kafka_scenario.service.log_events("chunk_recovered") if line["epoch"] <= 2]
     assert not recovered, f"nothing was in flight any more when it ended: {recovered}"
-
-
-async def held_between_steps(scenario: Scenario) -> tuple[list[FaultJob], list[Hold]]:
-    """A job for each line of `BETWEEN_STEPS`, each of them held there."""
-    jobs, holds = [], []
-    for name, (point, skip) in BETWEEN_STEPS.items():
-        job = await scenario.create(name)
-        jobs.append(job)
-        holds.append(scenario.points.hold(point, job_id=job.id, skip=skip))
-        if name in AND_THE_NEXT_STEP:
-            following, passed = AND_THE_NEXT_STEP[name]
-            holds.append(scenario.points.hold(following, job_id=job.id, skip=passed))
-    await scenario.start(*jobs)
-    await scenario.reach(*holds)
-    return jobs, holds
 
 
 async def test_twenty_kills_at_random_of_two_services_that_share_four_splits(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import random
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
-from tests.fault.scenario import LEASE_SECONDS, Scenario
+from tests.fault.scenario import LEASE_SECONDS, Scenario, through
 from tests.support.postgres import PostgresServer
 from tests.support.proxy import FaultProxy
 from tests.support.waiting import until
@@ -40,13 +39,6 @@ async def control_proxy(postgres_server: PostgresServer) -> AsyncIterator[FaultP
     """In front of the control database."""
     async with FaultProxy(postgres_server.port) as proxy:
         yield proxy
-
-
-def through(proxy: FaultProxy, dsn: str) -> str:
-    """The same database by way of the proxy."""
-    parts = urlsplit(dsn)
-    user = f"{parts.username}@" if parts.username else ""
-    return urlunsplit(parts._replace(netloc=f"{user}{proxy.address}"))
 
 
 async def _held_everywhere(scenario: Scenario) -> tuple[list[FaultJob], list[Hold]]:

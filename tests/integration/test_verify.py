@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.support.client import Client
+    from tests.support.elasticsearch import SearchServer
 
 FILES = {"kind": "file", "path": "out/orders"}
 
@@ -237,6 +238,34 @@ async def test_chunk_records_that_retention_removed_are_not_taken_for_rows_that_
     await api.control("DELETE FROM rowferry.chunks WHERE sequence = 1")
     problem = await api.refused("POST", "/v1/jobs/j/verify", {}, 422, "not_verifiable")
     assert "RETENTION" in problem["detail"]
+
+
+async def test_dead_letters_are_accounted_for_kept_sent_or_deleted(api: ApiCase, opensearch_server: SearchServer):
+    index = opensearch_server.index_name()
+    mapping = {"mappings": {"properties": {"note": {"type": "long", "ignore_malformed": False}}}}
+    sink = {"kind": "elasticsearch", "url": opensearch_server.url, "index": index, "mapping": mapping}
+    await api.rows(300)
+    await api.source.execute("UPDATE orders SET note = CASE WHEN id IN (7, 150, 151) THEN 'x' ELSE id::text END")
+    await api.engine.start()
+    options = {"chunk": {"rows": 100}, "dead_letters": {"max_rows": 10}}
+    await api.ok("POST", "/v1/jobs?start=true", definition(sink=sink, options=options), 201)
+    ended_job = await api.until_state("j", "successful", "error")
+    assert ended_job["totals"]["rows_dead"] == 3, ended_job["errors"]
+    found = await verified(api)
+    assert (found["differences"], sum(split["rows_dead"] for split in found["splits"])) == ([], 3)
+    await api.source.execute("UPDATE orders SET note = '7' WHERE id = 7")
+    await api.ok("POST", "/v1/jobs/j/dead-letters:retry", {}, 202)
+
+    async def sent() -> Any:
+        events = (await api.ok("GET", "/v1/jobs/j/events?limit=500"))["events"]
+        return any(one["event"] == "dead_letters_retried" for one in events)
+
+    await until(sent, 30, "the dead letters are sent again")
+    assert (await verified(api))["differences"] == []
+    await api.ok("DELETE", "/v1/jobs/j/dead-letters?all=true")
+    assert (await verified(api))["missing"] == 0
+    await asyncio.to_thread(opensearch_server.call, "DELETE", f"/{index}/_doc/%5B%22200%22%5D")
+    assert (await verified(api))["missing"] == 1
 
 
 # -- kills ---------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import secrets
@@ -104,6 +105,12 @@ class PostgresServer:
             self._initialise()
         self.process.launch()
         self.process.wait_ready(self._ready, 30)
+        return self
+
+    async def start_async(self) -> Self:
+        """As `start` of a server that has data already, the event loop stays free while it recovers."""
+        self.process.launch()
+        await asyncio.to_thread(self.process.wait_ready, self._ready, 30)
         return self
 
     def stop(self) -> None:

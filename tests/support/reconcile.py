@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import asyncpg
 import zstandard
+from pyarrow.parquet import ParquetFile
 
 from tests.support.topics import iterate_topic
 
@@ -197,7 +198,11 @@ def visible_files(folder: Path) -> list[Path]:
 
 
 def file_lines(path: Path) -> Iterator[bytes]:
-    """The lines of one file without their ends; ValueError when the last one is cut off."""
+    """The lines of one file without their ends; ValueError when the last one is cut off. Of a Parquet file its rows,
+    as `row_to_json` would write them."""
+    if path.suffix == ".parquet":
+        yield from parquet_lines(path.read_bytes())
+        return
     with path.open("rb") as raw:
         source: io.BufferedIOBase
         if path.suffix == ".gz":
@@ -211,6 +216,16 @@ def file_lines(path: Path) -> Iterator[bytes]:
             if not line.endswith(b"\n"):
                 raise ValueError(f"{path}: the last line has no end")
             yield line[:-1]
+
+
+def parquet_lines(content: bytes) -> Iterator[bytes]:
+    """The rows of a Parquet file of integers, texts and numerics without precision (which it has as texts)."""
+    table = ParquetFile(io.BytesIO(content), page_checksum_verification=True).read()
+    names = [json.dumps(field.name) for field in table.schema]
+    bare = [field.metadata[b"postgres_type"] == b"numeric" for field in table.schema]
+    for row in zip(*(column.to_pylist() for column in table.columns), strict=True):
+        values = [value if is_bare else json.dumps(value) for value, is_bare in zip(row, bare, strict=True)]
+        yield ("{" + ",".join(map(":".join, zip(names, values, strict=True))) + "}").encode()
 
 
 def _key_of(value: bytes, key: Sequence[str]) -> Key:

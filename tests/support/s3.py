@@ -192,6 +192,10 @@ class S3Server(_Server):
         self._launch([*command, "--health", "/health", "--iam-dir", self.folder / "iam", "posix", self.data])
         return self
 
+    async def start_async(self) -> Self:
+        """As `start`, which takes 50 ms once the program is built."""
+        return self.start()
+
     def create_user(self) -> tuple[str, str]:
         """Keys of somebody who may use no bucket that is there."""
         access, hidden = f"STRANGER{secrets.token_hex(4).upper()}", secret(f"s3-{secrets.token_urlsafe(24)}")

@@ -215,6 +215,10 @@ class ServiceProcess:
         """Largest resident memory since its last start."""
         return self.process.peak_rss_bytes()
 
+    def open_files(self) -> int:
+        """How many file descriptors it has open now."""
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
     def cpu_seconds(self) -> float:
         """User and system time since its last start."""
         return self.process.cpu_seconds()

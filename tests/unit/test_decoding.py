@@ -7,7 +7,9 @@ import random
 import pytest
 
 from sinks.formats import Format
-from sinks.formats.decoding import Damaged, Decoder, tokens
+from sinks.formats.columns import Column
+from sinks.formats.csv_reading import fields
+from sinks.formats.decoding import Damaged, Decoder, decoder, source_tokens, tokens
 from sinks.reading import Wanted
 
 ROWS = [b'{"id":%d,"text":"%s"}' % (number, b"x" * (number % 700)) for number in range(3000)]
@@ -88,3 +90,55 @@ def test_without_a_key_records_are_counted_alone():
     decoder = Decoder(Format(), Wanted(None))
     (found,) = decoder.feed(b"not json\nat all\n")
     assert (found.rows, found.keys, found.values) == (2, None, None)
+
+
+COLUMNS = (Column("note", "text"), Column("at", "timestamp(3) with time zone"), Column("id", "numeric(12,2)"))
+KEY = Wanted(("id", "at"))
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_keys_of_files_with_columns_are_those_that_the_source_gives_alone(kind: str):
+    form = Format(kind, "zstd", columns=COLUMNS)
+    rows = [
+        b'"a ""quoted"", one\nwith a line feed",2026-01-01 10:00:00.5+00,7.10',
+        b",2026-06-30 00:00:00+00,-0.05",
+        b'"",1999-12-31 23:59:59.999+00,1234567890.00',
+    ]
+    alone = [
+        b"7.10,2026-01-01 10:00:00.5+00",
+        b"-0.05,2026-06-30 00:00:00+00",
+        b"1234567890.00,1999-12-31 23:59:59.999+00",
+    ]
+    stream = form.stream()
+    data = stream.encode(rows) + stream.end()
+    reading = decoder(form, KEY)
+    pieces = [data[at : at + 7] for at in range(0, len(data), 7)]
+    found = [one for piece in pieces for one in reading.feed(piece)]
+    found += reading.end()
+    keys = [key for one in found for key in one.keys or []]
+    assert sum(one.rows for one in found) == len(keys) == 3
+    assert len({*keys}) == 3
+    assert None not in keys
+    assert keys == source_tokens(form, alone, KEY)
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1", b"no parquet at all"])
+def test_what_is_no_parquet_is_said(damage: bytes):
+    reading = decoder(Format("parquet", "zstd", columns=COLUMNS), KEY)
+    assert list(reading.feed(damage)) == []
+    with pytest.raises(Damaged):
+        list(reading.end())
+
+
+def test_fields_of_a_csv_record_as_copy_writes_it():
+    assert fields(b'a;"b;""c""\nd";;"";e', ";") == ["a", 'b;"c"\nd', "", "", "e"]
+    assert fields(b'"a', ";") is None
+    assert fields(b'"a"b;c', ";") is None
+    assert fields(b"\xff", ";") is None
+
+
+def test_a_csv_file_that_ends_inside_quotes_is_damaged():
+    reading = decoder(Format("csv", "none", columns=COLUMNS), KEY)
+    list(reading.feed(b'note,at,id\n"open,2026-01-01,1\n'))
+    with pytest.raises(Damaged):
+        list(reading.end())

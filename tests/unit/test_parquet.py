@@ -282,11 +282,11 @@ def test_what_can_not_be_held_is_refused_by_row_and_the_others_are_kept(written:
         assert done + stream.encode(good) + stream.end() == filed(made, good[:2], good)
 
 
-def test_the_first_of_several_is_refused_wherever_a_slice_ends():
+def test_the_first_of_several_is_refused_wherever_a_piece_ends():
     made = columns("integer", "numeric(5,2)")
-    rows = [record(str(number), "1.00") for number in range(2 * parquet.SLICE_ROWS + 10)]
+    rows = [record(str(number), "1.00") for number in range(2 * parquet.PIECE_ROWS + 10)]
     whole = filed(made, rows)
-    for place in (0, 1, 4095, parquet.SLICE_ROWS - 1, parquet.SLICE_ROWS, 2 * parquet.SLICE_ROWS, len(rows) - 1):
+    for place in (0, 1, 4095, parquet.PIECE_ROWS - 1, parquet.PIECE_ROWS, 2 * parquet.PIECE_ROWS, len(rows) - 1):
         wrong = [*rows]
         wrong[place] = wrong[-1] = record("1", "NaN")
         stream = parquet.Stream(made)
@@ -294,6 +294,19 @@ def test_the_first_of_several_is_refused_wherever_a_slice_ends():
             stream.encode(wrong)
         assert caught.value.index == place
         assert stream.encode(rows) + stream.end() == whole
+
+
+def test_rows_of_a_piece_are_refused_together():
+    rows = [record(str(number), "NaN" if number % 100 == 7 else "1.00") for number in range(3000)]
+    stream = parquet.Stream(columns("integer", "numeric(5,2)"))
+    with pytest.raises(RowRejected) as caught:
+        stream.encode([record("1", "1.00")] * parquet.PIECE_ROWS + rows)
+    named = [one.index - parquet.PIECE_ROWS for one in (caught.value, *caught.value.others)]
+    assert named == list(range(7, 3000, 100))
+    every = [record("1", "NaN")] * parquet.PIECE_ROWS
+    with pytest.raises(RowRejected) as caught:
+        stream.encode(every)
+    assert [one.index for one in caught.value.others] == list(range(1, 100))
 
 
 def test_a_null_in_a_column_that_was_never_null_is_refused():

@@ -86,6 +86,20 @@ def test_rows_looked_up_by_key_are_missing_as_far_as_they_were_delivered():
     assert looked_up(3, 2, []) == {"source_changed": 1}
 
 
+def test_rows_that_were_dead_letters_once_are_not_missed():
+    seen = Seen(True, 5, 3, forgotten=2)
+    for number in (4, 5):
+        seen.left.source.add(b"%d" % number)
+    judge = Judge(0, chunk(3), Comparison.read_key, Comparison.read_token)
+    assert judge.judge(seen) == []
+    seen.left.source.add(b"6")
+    assert {one.kind.value for one in judge.judge(seen)} == {"source_changed"}
+    short = Seen(True, 5, 2, forgotten=2)
+    for number in (3, 4, 5):
+        short.left.source.add(b"%d" % number)
+    assert [(one.kind.value, one.count) for one in judge.judge(short)] == [("missing", 1)]
+
+
 def test_without_keys_only_the_numbers_are_compared():
     judge = Judge(0, chunk(5), Comparison.read_key, Comparison.read_token)
     kinds = {sink: [one.kind.value for one in judge.judge(Seen(False, 5, sink))] for sink in (4, 5, 6)}

@@ -18,7 +18,8 @@ CREATE TABLE rowferry.verifications (
     created_at timestamptz NOT NULL DEFAULT clock_timestamp(), -- what was settled until now is compared
     started_at timestamptz,
     ended_at timestamptz,
-    ordinal integer NOT NULL DEFAULT -1, -- with `sequence`: the chunk that was compared last
+    -- With `sequence`: the chunk that was compared last. Retries of dead letters have ordinals below zero, and come first.
+    ordinal integer NOT NULL DEFAULT -2147483648,
     sequence bigint NOT NULL DEFAULT 0,
     chunks_done bigint NOT NULL DEFAULT 0,
     chunks_total bigint NOT NULL,

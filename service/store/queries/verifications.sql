@@ -6,11 +6,11 @@ SELECT id FROM verifications WHERE job_id = $1 AND state IN ('queued', 'running'
 
 -- name: settled
 -- $3: of one run only. `sequences`: how many settled chunks there were, whatever retention has left of their records.
-SELECT count(*) FILTER (WHERE $3::uuid IS NULL OR c.run_id = $3) AS chunks, count(*) AS kept,
+SELECT count(*) FILTER (WHERE $3::uuid IS NULL OR c.run_id = $3) AS chunks, count(*) FILTER (WHERE c.ordinal >= 0) AS kept,
     coalesce(sum(c.rows) FILTER (WHERE $3::uuid IS NULL OR c.run_id = $3), 0)::bigint AS rows,
     (SELECT coalesce(sum(sequence), 0) FROM splits WHERE job_id = $1 AND generation = $2)::bigint AS sequences,
     (SELECT planned_at IS NOT NULL FROM generations WHERE job_id = $1 AND number = $2) AS planned
-FROM chunks c WHERE c.job_id = $1 AND c.generation = $2 AND c.ordinal >= 0 AND c.state = 'settled';
+FROM chunks c WHERE c.job_id = $1 AND c.generation = $2 AND c.state = 'settled';
 
 -- name: insert
 INSERT INTO verifications (id, account_id, job_id, job_name, generation, run_id, checksums, chunks_total, rows_total)
@@ -44,7 +44,14 @@ FROM splits s LEFT JOIN LATERAL (
         AND c.settled_at <= $3
     ORDER BY c.sequence DESC LIMIT 1
 ) c ON true
-WHERE s.job_id = $1 AND s.generation = $2 ORDER BY s.ordinal;
+WHERE s.job_id = $1 AND s.generation = $2
+UNION ALL
+SELECT -r.number, NULL, NULL, false, NULL FROM retries r WHERE r.job_id = $1 AND r.generation = $2
+ORDER BY ordinal;
+
+-- name: dead_keys
+SELECT key FROM dead_letters
+WHERE job_id = $1 AND generation = $2 AND ordinal = $3 AND sequence = $4 AND final_at IS NOT NULL;
 
 -- name: chunks
 SELECT c.ordinal, c.sequence, c.epoch, c.attempt, c.rows, c.bytes, c.first_key, c.last_key, c.lower, c.target,
