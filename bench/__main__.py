@@ -1,4 +1,4 @@
-"""`python -m bench [--rows N] [--repeat N] [--only NAME,…] [--memory] [--json FILE]`: exit code 0 when it measured."""
+"""`python -m bench [--rows N] [--repeat N] [--only NAME,…] [--memory | --search] [--json FILE]`: 0 if it measured."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Final
 
 from bench.course import Course, Lap
+from bench.search import search
 from bench.watch import Longest
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--repeat", type=int, default=3, help="laps of each, interleaved; medians count (default 3)")
     parser.add_argument("--only", default="", help="parts of names, separated by commas: pipe is 'psql'")
     parser.add_argument("--memory", action="store_true", help=f"peak memory for --rows and {_MEMORY_FACTOR} times that")
+    parser.add_argument("--search", action="store_true", help="pages of the job log over --rows stored runs")
     parser.add_argument("--json", type=Path, help="write every lap to this file")
     given = parser.parse_args()
     if given.rows < 1 or given.repeat < 1:
@@ -116,6 +118,11 @@ async def _run(given: argparse.Namespace) -> None:
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    if given.search:
+        times = await search(given.rows)
+        if given.json is not None:
+            given.json.write_text(json.dumps({"runs": given.rows, "milliseconds": times}, indent=1) + "\n")
+        return
     if given.memory:
         laps = await _memory(given.rows)
     else:

@@ -80,6 +80,16 @@ class Settings:
     """Metrics without a token."""
     rate_limit: float = 200.0
     """Requests a second per token."""
+    jwt_keys_file: Path | None = None
+    """Keys of an issuer of jwts: a JSON Web Key Set, or one public key as PEM; read again when it changes."""
+    jwt_issuer: str | None = None
+    """What `iss` must be."""
+    jwt_audience: str | None = None
+    """What `aud` must hold."""
+    jwt_account_claim: str = "account"
+    """The claim that names the account."""
+    jwt_role_claim: str = "role"
+    """The claim that names viewer, operator or admin, as a text or among a list."""
     dialect_wait_seconds: float = 10.0
     """How long stop, remove and abort wait for the end in the dialects."""
     dialect_delay_seconds: float = 10.0
@@ -141,6 +151,11 @@ _PARSERS: Final[Mapping[str, Callable[[object], Any]]] = {
     "event_retention_days": parsing.integer(1, 36_500),
     "metrics_public": parsing.boolean,
     "rate_limit": parsing.number(1, 1_000_000),
+    "jwt_keys_file": parsing.readable_file,
+    "jwt_issuer": parsing.text,
+    "jwt_audience": parsing.text,
+    "jwt_account_claim": parsing.text,
+    "jwt_role_claim": parsing.text,
     "dialect_wait_seconds": parsing.number(0, 60),
     "dialect_delay_seconds": parsing.number(0.1, 86_400),
     "devo_clock_skew_seconds": parsing.number(1, 86_400),
@@ -274,6 +289,14 @@ def _together(settings: Settings) -> Iterator[str]:
         yield f"ROWFERRY_TLS_LISTEN {str(settings.tls_listen)!r}: {' and '.join(missing)} must name PEM files"
     if settings.tls_listen is None and len(missing) < len(tls):
         yield "ROWFERRY_TLS_CERT and ROWFERRY_TLS_KEY are of no use alone; set ROWFERRY_TLS_LISTEN too, or remove them"
+    jwt = {
+        "ROWFERRY_JWT_KEYS_FILE": settings.jwt_keys_file,
+        "ROWFERRY_JWT_ISSUER": settings.jwt_issuer,
+        "ROWFERRY_JWT_AUDIENCE": settings.jwt_audience,
+    }
+    missing = [name for name, value in jwt.items() if value is None]
+    if 0 < len(missing) < len(jwt):
+        yield f"{' and '.join(missing)} must be set too: whose jwts are taken is said by keys, issuer and audience"
     if settings.listens_beyond_loopback and settings.allowed_destinations is None:
         beyond = next(str(one) for one in (settings.listen, settings.tls_listen) if one and not one.loopback)
         yield (

@@ -7,7 +7,6 @@ import os
 import secrets
 import signal
 import socket
-import ssl
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -30,6 +29,7 @@ from service.store.migrate import migrate, pending
 from service.store.retention import Retention
 from service.store.secrets import SecretBox
 from service.store.store import Store
+from service.tls import Certificate
 from workers.app import StoredSinks, StoredSources, workplace
 from workers.closing import all_put_down
 from workers.inspector import DefinitionInspector
@@ -38,8 +38,10 @@ from workers.signals import NoSignals
 from workers.sources.budget import ConnectionBudget
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator, Coroutine
 
+    from config.parsing import Listen
     from config.settings import Settings
     from workers.signals import Signals
 
@@ -72,7 +74,8 @@ async def work(settings: Settings, *, signals: Signals | None = None, lease_seco
 async def _run(
     settings: Settings, *, migrating: bool, signals: Signals | None, listening: bool, lease_seconds: float
 ) -> None:
-    asked_to_end = _asked_to_end()
+    asked_to_end, asked_to_reload = _asked_to_end(), asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked_to_reload.set)
     async with AsyncExitStack() as stack:
         job_log = JobLog()
         logs.configure(settings.log_level, settings.log_format, tap=job_log.tap)
@@ -81,7 +84,8 @@ async def _run(
         job_log.start(store)
         stack.push_async_callback(job_log.stop)
         await store.ensure_account("default")
-        if listening and settings.admin_token is None and not await store.any_token():
+        by_token = settings.admin_token is not None or settings.jwt_keys_file is not None
+        if listening and not by_token and not await store.any_token():
             raise _nobody_can_come_in()
         references = References(os.environ, settings.secrets_dir)
         owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -105,7 +109,7 @@ async def _run(
                 version=__version__,
                 metrics=REGISTRY,
             )
-            await stack.enter_async_context(_listening(settings, application))
+            await stack.enter_async_context(_listening(settings, application, asked_to_reload))
         log.info(LogEvent.SERVICE_STARTED, version=__version__, engine=settings.engine, **_addresses(settings))
         await asked_to_end.wait()
         log.info(LogEvent.SERVICE_STOPPING, steps=engine.steps)
@@ -177,38 +181,34 @@ def _nobody_can_come_in() -> Permanent:
 
 
 @asynccontextmanager
-async def _listening(settings: Settings, application: web.Application) -> AsyncIterator[None]:
+async def _listening(
+    settings: Settings, application: web.Application, asked_to_reload: asyncio.Event
+) -> AsyncIterator[None]:
     runner = web.AppRunner(
         application, access_log=None, handler_cancellation=False, shutdown_timeout=LEAVE_CONNECTIONS_SECONDS
     )
     await runner.setup()
+    certificate = Certificate.of(settings)
     try:
-        for address, context in ((settings.listen, None), (settings.tls_listen, _tls(settings))):
-            if address is None:
-                continue
-            try:
-                await web.TCPSite(runner, address.host, address.port, ssl_context=context).start()
-            except OSError as error:
-                raise Permanent(
-                    "address_not_available", f"can not listen on {address}: {error.strerror or error}; choose another"
-                ) from error
-        yield
+        if settings.listen is not None:
+            await _listen(runner, settings.listen, None)
+        if settings.tls_listen is None or certificate is None:
+            yield
+            return
+        await _listen(runner, settings.tls_listen, certificate.context)
+        async with _task(certificate.keep_fresh(asked_to_reload), "certificate"):
+            yield
     finally:
         await runner.cleanup()
 
 
-def _tls(settings: Settings) -> ssl.SSLContext | None:
-    if settings.tls_listen is None or settings.tls_cert is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+async def _listen(runner: web.AppRunner, address: Listen, context: ssl.SSLContext | None) -> None:
     try:
-        context.load_cert_chain(settings.tls_cert, settings.tls_key)
-    except (OSError, ssl.SSLError) as error:
+        await web.TCPSite(runner, address.host, address.port, ssl_context=context).start()
+    except OSError as error:
         raise Permanent(
-            "tls_files_not_usable",
-            f"ROWFERRY_TLS_CERT {str(settings.tls_cert)!r} and ROWFERRY_TLS_KEY do not give a certificate: {error}",
+            "address_not_available", f"can not listen on {address}: {error.strerror or error}; choose another"
         ) from error
-    return context
 
 
 def _addresses(settings: Settings) -> dict[str, str]:

@@ -7,6 +7,7 @@ that of a split (`workers.recovery`), so a kill at any moment sends nothing twic
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from config.names import LogEvent
@@ -15,7 +16,7 @@ from service.domain.dead_letters import Retried, Staying
 from service.domain.errors import Aborted, RowsRejected, Stopped
 from service.domain.spec import JobSpec
 from sinks.base import Batch, Cut, Numbered
-from workers.chunks import canonical
+from workers.chunks import SLICE_BYTES, canonical
 from workers.closing import put_down
 from workers.delivery import Delivery, Load, again, log
 from workers.metrics import sent_again
@@ -36,12 +37,19 @@ if TYPE_CHECKING:
     from workers.sources.base import Reader, Source
 
 MOST_LETTERS = 500
-"""Dead letters of one chunk; their payloads are in memory meanwhile."""
+"""Dead letters of one chunk, which ends sooner where they are many bytes."""
 PATIENCE_SECONDS = 60.0
 """Without progress: a retry holds up the job's next start."""
 GONE = "the source has no row with this key any more, or none that the job's conditions let through"
 NO_PAYLOAD = "its record was never read: send it from source"
 CUT_PAYLOAD = f"its record was kept only to {PAYLOAD_BYTES} bytes: send it from source"
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    letter: KeptLetter
+    value: bytes
+    message_key: bytes | None
 
 
 class RetryWork:
@@ -89,12 +97,15 @@ class RetryWork:
             await put_down("reader", reader.close(), PUT_DOWN_SECONDS)
 
     async def _send_all(self, writer: Writer, reader: Reader, sequence: int) -> None:
-        store, lease = self._place.store, self._lease
-        while found := await store.letters(lease, limit=MOST_LETTERS):
+        store, lease, most = self._place.store, self._lease, self._chunk_bytes
+        while found := await store.letters(lease, limit=MOST_LETTERS, most_bytes=most):
             if self._control.stopping:
                 raise Stopped
-            letters = self._together(found)
-            sent, stays = await self._stage(writer, reader, letters)
+            version, together = None, found
+            if self._sink.upserts and not self._from_source:
+                version = found[0].version
+                together = [one for one in found if one.version == version]
+            sent, stays = await self._stage(writer, reader, together, most)
             await self._reached(Point.STAGED)
             if not sent:
                 await store.keep(lease, stays)
@@ -109,10 +120,9 @@ class RetryWork:
                 first_key=sent[0].key,
                 last_key=sent[-1].key,
                 lower=None,
-                version=None if self._from_source else letters[0].version,
+                version=version,
             )
-            retried = Retried(tuple(one.id for one in sent), tuple(stays))
-            directive = await self.delivery.deliver(writer, Load(cut, retried=retried))
+            directive = await self.delivery.deliver(writer, Load(cut, retried=_retried(sent, stays)))
             self._retry.progressed()
             self._control.apply(directive)
             if self._control.ending is Ending.ABORT:
@@ -121,61 +131,68 @@ class RetryWork:
     async def _again(self, writer: Writer, reader: Reader, chunk: ChunkRecord, attempt: int) -> Load:
         """The dead letters of a prepared chunk once more, each judged anew, for a try under the chunk's own name."""
         ids = chunk.retried.ids if chunk.retried is not None else []
-        sent, stays = await self._stage(
-            writer, reader, await self._place.store.letters(self._lease, ids=ids, limit=len(ids))
+        letters = await self._place.store.letters(
+            self._lease, ids=ids, limit=len(ids), most_bytes=2 * self._chunk_bytes
         )
-        cut = again(chunk, attempt, len(sent), sent[0].key if sent else None)
-        return Load(cut, retried=Retried(tuple(one.id for one in sent), tuple(stays)))
-
-    def _together(self, found: Sequence[KeptLetter]) -> Sequence[KeptLetter]:
-        """What goes into one chunk: of one version where the target compares them, and not too many bytes."""
-        size = 0
-        for place, one in enumerate(found):
-            size += one.payload_bytes or 0
-            other = self._sink.upserts and not self._from_source and one.version != found[0].version
-            if place and (other or size > self._chunk_bytes):
-                return found[:place]
-        return found
+        sent, stays = await self._stage(writer, reader, letters)
+        return Load(again(chunk, attempt, len(sent), sent[0].key if sent else None), retried=_retried(sent, stays))
 
     async def _stage(
-        self, writer: Writer, reader: Reader, letters: Sequence[KeptLetter]
+        self, writer: Writer, reader: Reader, letters: Sequence[KeptLetter], most_bytes: int | None = None
     ) -> tuple[list[KeptLetter], list[Staying]]:
-        """Stage what can be sent; the dead letters of what was staged, in its order, and those that stay."""
+        """Stage what can be sent, until it reaches `most_bytes`; the dead letters of what was staged, in its order, and
+        those that stay."""
+        sent: list[KeptLetter] = []
         stays: list[Staying] = []
-        there: list[KeptLetter] = []
-        values: list[bytes] = []
-        keys: list[bytes | None] = []
+        waiting: list[_Row] = []
+        size = staged = 0
         for one in letters:
             row = await self._row(reader, one)
             if isinstance(row, Staying):
                 stays.append(row)
-            else:
-                there.append(one)
-                values.append(row[0])
-                keys.append(row[1])
-        if not there:
-            return [], stays
-        ids = [canonical(one.key) for one in there] if self._sink.upserts else None
-        batch = Batch(values, keys if any(key is not None for key in keys) else None, ids)
-        refused = await stage_what_can_be(writer, batch)
-        stays += [Staying(there[place].id, error.code, error.message) for place, error in refused.items()]
-        return [one for place, one in enumerate(there) if place not in refused], stays
+                continue
+            waiting.append(row)
+            size += len(row.value)
+            if size - staged >= SLICE_BYTES:
+                await self._hand_over(writer, waiting, sent, stays)
+                staged = size
+            if most_bytes is not None and size >= most_bytes:
+                break
+        await self._hand_over(writer, waiting, sent, stays)
+        return sent, stays
 
-    async def _row(self, reader: Reader, one: KeptLetter) -> tuple[bytes, bytes | None] | Staying:
+    async def _hand_over(
+        self, writer: Writer, waiting: list[_Row], sent: list[KeptLetter], stays: list[Staying]
+    ) -> None:
+        if not waiting:
+            return
+        rows, waiting[:] = list(waiting), []
+        keys = [row.message_key for row in rows]
+        ids = [canonical(row.letter.key) for row in rows] if self._sink.upserts else None
+        batch = Batch([row.value for row in rows], keys if any(key is not None for key in keys) else None, ids)
+        refused = await stage_what_can_be(writer, batch)
+        stays += [Staying(rows[place].letter.id, error.code, error.message) for place, error in refused.items()]
+        sent += [row.letter for place, row in enumerate(rows) if place not in refused]
+
+    async def _row(self, reader: Reader, one: KeptLetter) -> _Row | Staying:
         """Record and message key as they are to be sent, or why they are not."""
         if not self._from_source:
             if one.payload is None:
                 return Staying(one.id, note=NO_PAYLOAD)
             if len(one.payload) != one.payload_bytes:
                 return Staying(one.id, note=CUT_PAYLOAD)
-            return one.payload, one.message_key
+            return _Row(one, one.payload, one.message_key)
         try:
             page = await reader.one(one.key)
         except RowsRejected as error:
             return Staying(one.id, error.code, error.whole)
         if not page.values:
             return Staying(one.id, note=GONE)
-        return page.values[0], None if page.message_keys is None else page.message_keys[0]
+        return _Row(one, page.values[0], None if page.message_keys is None else page.message_keys[0])
 
     async def _reached(self, point: Point) -> None:
         await self._place.signals.reached(point, self._lease)
+
+
+def _retried(sent: Sequence[KeptLetter], stays: Sequence[Staying]) -> Retried:
+    return Retried(tuple(one.id for one in sent), tuple(stays))

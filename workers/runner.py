@@ -196,7 +196,7 @@ class _Work:
             if spec.sink.kind in HOLDS_ITS_CHUNK:
                 needed += spec.options.chunk.bytes
             if spec.format.kind == "parquet":
-                needed += 2 * int(getattr(spec.format, "row_group_bytes", 0))
+                needed += 6 * int(getattr(spec.format, "row_group_bytes", 0))  # docs/formats.md
             if not self._place.memory.fits(needed):
                 self._control.report_soon(Condition(waiting_for="memory"))
             async with self._place.memory.hold(needed):

@@ -23,6 +23,7 @@ from service.api import bodies, health, idempotency, not_available, openapi, pro
 from service.api.auth import Authenticator, Caller, anonymous, check_role, digest, unauthorized
 from service.api.dialects import devo
 from service.api.dialects.devo import Devo
+from service.api.jwts import Jwts
 from service.api.metrics import answered
 from service.api.models import CredentialDefinition, DatasourceDefinition, JobDefinition, TableDefinition
 from service.api.native import checkpoints, dead_letters, history, jobs, named, published, verbs, verifications
@@ -113,7 +114,7 @@ def build(
     register(*settings.secrets())
     health.install(app)
     openapi.install(app, TABLE, version)
-    authenticator = Authenticator(registry, settings.admin_token)
+    authenticator = Authenticator(registry, settings.admin_token, Jwts.of(settings))
     gate = Gate(app[SERVICES], authenticator, RateLimit(settings.rate_limit))
     for route in TABLE:
         handler = gate.behind(route)

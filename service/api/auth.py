@@ -1,7 +1,8 @@
 """Who asks: bearer tokens, the accounts they belong to, their roles.
 
-A token travels in `Authorization: Bearer` only. The token of `ROWFERRY_ADMIN_TOKEN` is admin of account `default` and
-may name another account in `X-Rowferry-Account`; a stored token belongs to one account.
+A token travels in `Authorization` only: `Bearer` for ours, `jwt` (or `Bearer`) for those of an issuer that the settings
+name. The token of `ROWFERRY_ADMIN_TOKEN` is admin of account `default` and may name another account in
+`X-Rowferry-Account`; a stored token and a jwt belong to one account.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from config.redaction import register
+from service.api.jwts import JwtRefused
 from service.api.problems import Problem
 from service.api.routes import Role
 from service.domain.records import Actor
@@ -21,12 +23,14 @@ from service.domain.spec import NAME_PATTERN
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from service.api.jwts import Jwts
     from service.domain.ports import Registry
 
 ACCOUNT_HEADER: Final = "X-Rowferry-Account"
 DEFAULT_ACCOUNT: Final = "default"
 _CHALLENGE: Final = 'Bearer realm="rowferry"'
 _NAME = re.compile(NAME_PATTERN)
+_JWT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +59,10 @@ def digest(token: str) -> bytes:
 class Authenticator:
     """Finds out who asks."""
 
-    def __init__(self, registry: Registry, admin_token: str | None) -> None:
+    def __init__(self, registry: Registry, admin_token: str | None, jwts: Jwts | None = None) -> None:
+        """`jwts` is None where the settings name no issuer."""
         self._registry = registry
+        self._jwts = jwts
         self._admin = digest(admin_token) if admin_token else None
         self._accounts = {DEFAULT_ACCOUNT}
 
@@ -67,26 +73,42 @@ class Authenticator:
         if not values:
             return None
         scheme, _, token = values[0].partition(" ")
-        if len(values) != 1 or scheme.lower() != "bearer" or not token.strip():
+        scheme, token = scheme.lower(), token.strip()
+        if len(values) != 1 or scheme not in {"bearer", "jwt"} or not token:
             raise unauthorized("the Authorization header is not 'Bearer <token>'")
-        token = token.strip()
         hashed = digest(token)
         named = request.headers.get(ACCOUNT_HEADER)
+        if scheme == "jwt":
+            return await self._of_jwt(request, token, named)
         if self._admin is not None and hmac.compare_digest(self._admin, hashed):
             account = await self._named(named, create=request.method not in {"GET", "HEAD"})
             return Caller(account, "admin", Role.ADMIN, _origin(request), hashed, from_setting=True)
+        if self._jwts is not None and _JWT.fullmatch(token):
+            return await self._of_jwt(request, token, named)
         found = await self._registry.token(hashed)
         if found is None:
             raise unauthorized("the token is unknown or has expired")
         # A token is never logged by us; a library's debug line might hold the header.
         register(token)
-        if named is not None and named != found.account:
-            raise Problem(
-                403,
-                "account_not_allowed",
-                f"the token belongs to another account than {ACCOUNT_HEADER} names; leave the header out",
-            )
+        _refuse_other(named, found.account)
         return Caller(found.account, found.name, Role[found.role.upper()], _origin(request), hashed)
+
+    async def _of_jwt(self, request: web.Request, token: str, named: str | None) -> Caller:
+        if self._jwts is None:
+            raise unauthorized("jwt authorization is off")
+        register(token)
+        try:
+            claims = self._jwts.claims(token)
+        except JwtRefused as error:
+            raise unauthorized(str(error)) from None
+        if not _NAME.fullmatch(claims.account):
+            raise unauthorized("the jwt names an account that can be none")
+        _refuse_other(named, claims.account)
+        # The issuer is the operator's: what it names comes to be as for the operator's own token.
+        account = await self._named(claims.account, create=request.method not in {"GET", "HEAD"})
+        # Tokens of one subject follow each other in minutes: the rate is the subject's.
+        key = digest(f"jwt {account} {claims.subject}")
+        return Caller(account, claims.subject, claims.role, _origin(request), key)
 
     async def _named(self, name: str | None, *, create: bool) -> str:
         if name is None:
@@ -99,6 +121,15 @@ class Authenticator:
             await self._registry.ensure_account(name)
             self._accounts.add(name)
         return name
+
+
+def _refuse_other(named: str | None, account: str) -> None:
+    if named is not None and named != account:
+        raise Problem(
+            403,
+            "account_not_allowed",
+            f"the token belongs to another account than {ACCOUNT_HEADER} names; leave the header out",
+        )
 
 
 def anonymous(request: web.Request) -> Caller:

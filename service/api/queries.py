@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
+    AfterValidator,
     AwareDatetime,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
-    field_validator,
     model_validator,
 )
 
@@ -43,6 +43,18 @@ def _words(value: Any) -> Any:
     return value
 
 
+def _labels(value: list[str] | None) -> list[str] | None:
+    for pair in value or ():
+        if ":" not in pair:
+            raise ValueError(f"{pair[:80]!r} is not k:v")
+    return value
+
+
+def _pairs(labels: list[str]) -> list[tuple[str, ...]]:
+    return [tuple(pair.split(":", 1)) for pair in labels]
+
+
+Labels = Annotated[list[str] | None, AfterValidator(_labels), Field(json_schema_extra={_LIST: True}, description="k:v")]
 Words = Annotated[list[State] | None, BeforeValidator(_words), Field(json_schema_extra={_LIST: True})]
 Limit = Annotated[int, Field(ge=1, le=LARGEST)]
 After = Annotated[str | None, Field(min_length=1, max_length=1024, description="from `next` of the page before")]
@@ -130,7 +142,7 @@ class JobsQuery(PageQuery):
     sink: str | None = None
     mode: str | None = None
     datasource: str | None = None
-    label: Annotated[list[str] | None, Field(json_schema_extra={_LIST: True}, description="k:v")] = None
+    label: Labels = None
     q: Annotated[str | None, Field(min_length=1, max_length=128, description="part of the name")] = None
     stalled: bool | None = None
     error_code: str | None = None
@@ -138,19 +150,11 @@ class JobsQuery(PageQuery):
     created_to: AwareDatetime | None = None
     sort: Literal["created_at", "-created_at", "name", "-name", "state_changed_at", "-state_changed_at"] = "-created_at"
 
-    @field_validator("label")
-    @classmethod
-    def _pairs(cls, value: list[str] | None) -> list[str] | None:
-        for pair in value or ():
-            if ":" not in pair:
-                raise ValueError(f"{pair[:80]!r} is not k:v")
-        return value
-
     def filters(self) -> dict[str, Any]:
         """As `JobStore.list` takes them."""
         given = self.model_dump(exclude_none=True, exclude={"limit", "after", "sort"})
         if self.label is not None:
-            given["label"] = [tuple(pair.split(":", 1)) for pair in self.label]
+            given["label"] = _pairs(self.label)
         if self.state is not None:
             given["state"] = [state.value for state in self.state]
         return given
@@ -162,13 +166,20 @@ class JobRunsQuery(PageQuery):
     state: Words = None
     sink: str | None = None
     trigger: str | None = None
-    error: Annotated[str | None, Field(description="code of the outermost cause")] = None
+    mode: str | None = None
+    label: Labels = None
+    error: Annotated[str | None, Field(description="code of a cause")] = None
+    q: Annotated[
+        str | None, Field(min_length=1, max_length=128, description="text in a cause's message, whole words")
+    ] = None
     started_from: AwareDatetime | None = None
     started_to: AwareDatetime | None = None
 
     def filters(self) -> dict[str, Any]:
         """As `JobStore.runs` takes them."""
         given = self.model_dump(exclude_none=True, exclude={"limit", "after"})
+        if self.label is not None:
+            given["label"] = _pairs(self.label)
         if self.state is not None:
             given["state"] = [state.value for state in self.state]
         return given

@@ -123,8 +123,11 @@ class DeadLetterSteps(Protocol):
     async def retry_origin(self, lease: Lease) -> str:
         """`source` or `payload`: what the leased retry sends."""
 
-    async def letters(self, lease: Lease, *, ids: Sequence[str] | None = None, limit: int) -> Sequence[KeptLetter]:
-        """Dead letters that the leased retry has in hand, in the order of their versions; only `ids` where given."""
+    async def letters(
+        self, lease: Lease, *, ids: Sequence[str] | None = None, limit: int, most_bytes: int
+    ) -> Sequence[KeptLetter]:
+        """Dead letters that the leased retry has in hand, in the order of their versions; only `ids` where given. At
+        most `limit`, and no more once their payloads reach `most_bytes`."""
 
     async def keep(self, lease: Lease, stays: Sequence[Staying]) -> None:
         """The leased retry sends none of these: they stay, one retry more each."""

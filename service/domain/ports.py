@@ -267,7 +267,12 @@ class JobStore(DeadLetterStore, Verifications, Protocol):
     async def runs(
         self, account: str, filters: Mapping[str, Any], *, limit: int, after: str | None
     ) -> tuple[Sequence[Run], str | None]:
-        """Newest first; removed jobs' runs too."""
+        """Newest first; removed jobs' runs too. `filters` has the query's names: `state` is a list, `label` a list of
+        pairs, `job` a name, `job_id` an id, `error` the code of any link of the cause chain, `q` a text in one of
+        their messages that begins and ends where words do."""
+
+    async def count_runs(self, account: str, filters: Mapping[str, Any]) -> int:
+        """How many there are. Takes as long as there are many: a page does not."""
 
     async def outputs(
         self, account: str, job_id: str, *, limit: int, after: str | None

@@ -34,10 +34,12 @@ class Retries(Held):
             origin: str = await connection.fetchval(SQL["origin"], *split_key(lease))
             return origin
 
-    async def letters(self, lease: Lease, *, ids: Sequence[str] | None = None, limit: int) -> Sequence[KeptLetter]:
+    async def letters(
+        self, lease: Lease, *, ids: Sequence[str] | None = None, limit: int, most_bytes: int
+    ) -> Sequence[KeptLetter]:
         """As `StepStore.letters`."""
         async with self._held(lease, StepKind.RETRY) as (connection, _):
-            rows = await connection.fetch(SQL["in_hand"], *split_key(lease), ids, limit)
+            rows = await connection.fetch(SQL["in_hand"], *split_key(lease), ids, limit, most_bytes)
             return [letter_of(row) for row in rows]
 
     async def keep(self, lease: Lease, stays: Sequence[Staying]) -> None:
@@ -97,7 +99,7 @@ async def _again(
 ) -> list[Staying]:
     if not refused:
         return []
-    rows = await connection.fetch(SQL["in_hand"], *place, list(retried.sent), len(retried.sent))
+    rows = await connection.fetch(SQL["keys"], place[0], list(retried.sent))
     ids = {tuple(row["key"]): row["id"] for row in rows}
     return [Staying(ids[one.key], one.code, one.message) for one in refused if one.key in ids]
 

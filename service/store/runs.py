@@ -1,4 +1,4 @@
-"""Reads the job log: runs, outputs, and the key ranges that are durable in the sink."""
+"""Reads the job log: a run, outputs, and the key ranges that are durable in the sink."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from service.domain.records import OpenRange
 from service.store import pages
 from service.store.clauses import compose
-from service.store.filters import checked
 from service.store.part import Part
 from service.store.rows import is_id, key_of, output_of, run_of
 from service.store.sql import load
@@ -20,10 +19,6 @@ if TYPE_CHECKING:
 
 SQL = load("runs")
 
-_TEXTS = ("job", "sink", "trigger", "error")
-_TIMES = ("started_from", "started_to")
-_FILTERS = frozenset({"state", "job_id", *_TEXTS, *_TIMES})
-_NEWEST_FIRST = "-started_at"
 _AS_SETTLED = "settled_at"
 
 
@@ -34,26 +29,9 @@ class Runs(Part):
         """As `JobStore.run`."""
         if not is_id(run_id):
             return None
-        query, arguments = compose(SQL["select_runs"], frozenset({"id"}), {"account": account, "id": run_id})
         async with self._pool.connection() as connection:
-            row = await connection.fetchrow(query, *arguments)
+            row = await connection.fetchrow(SQL["select_run"], account, run_id)
         return None if row is None else run_of(row)
-
-    async def runs(
-        self, account: str, filters: Mapping[str, Any], *, limit: int, after: str | None
-    ) -> tuple[Sequence[Run], str | None]:
-        """As `JobStore.runs`; `job` is a name, `job_id` an id, `error` the code of any link of the cause chain.
-        Raises ValueError naming the parameter that is wrong."""
-        given = checked(filters, known=_FILTERS, texts=(*_TEXTS, "job_id"), times=_TIMES)
-        if "job_id" in given and not is_id(given["job_id"]):
-            return [], None
-        query, arguments = runs_query(account, given, limit=limit, after=after)
-        async with self._pool.connection() as connection:
-            rows = await connection.fetch(query, *arguments)
-        token = None
-        if len(rows) > limit:
-            token = pages.encode(_NEWEST_FIRST, rows[limit - 1]["started_at"], rows[limit - 1]["id"])
-        return [run_of(row) for row in rows[:limit]], token
 
     async def outputs(
         self, account: str, job_id: str, *, limit: int, after: str | None
@@ -93,22 +71,6 @@ class Runs(Part):
         async with self._pool.connection() as connection:
             rows = await connection.fetch(SQL["delivered_splits"], account, job_id)
         return _joined(_delivered(rows))
-
-
-def runs_query(
-    account: str, given: Mapping[str, Any], *, limit: int, after: str | None
-) -> tuple[str, Sequence[object]]:
-    """The query of one page, one row longer than the page so that its end is known, and its arguments."""
-    values: dict[str, Any] = {"account": account, "limit": limit + 1, **given}
-    tags = {"page", *given}
-    if "state" in given:
-        values["state"] = [str(state) for state in given["state"]]
-    if "error" in given:
-        values["error"] = [{"code": given["error"]}]
-    if after is not None:
-        tags.add("after")
-        values["after_value"], values["after_id"] = pages.decode(after, _NEWEST_FIRST, pages.moment, pages.identity)
-    return compose(SQL["select_runs"], frozenset(tags), values)
 
 
 def _delivered(rows: Iterable[Row]) -> Iterable[OpenRange]:

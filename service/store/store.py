@@ -15,6 +15,7 @@ from service.store.published import Published
 from service.store.registry import Named
 from service.store.requests import Requests
 from service.store.retention import Forgetting
+from service.store.run_search import RunSearch
 from service.store.runs import Runs
 from service.store.schedules import Schedules
 from service.store.secrets import SecretBox
@@ -33,6 +34,7 @@ class Store(
     Jobs,
     Verbs,
     Runs,
+    RunSearch,
     DeadLetters,
     Verifications,
     Schedules,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 GROUP_ROWS: Final = 131_072
 """Rows of a row group: readers share out their work by them."""
-GROUP_BYTES: Final = 8 << 20
+GROUP_BYTES: Final = 4 << 20
 """Bytes of CSV in a row group of more than one row: this bounds a stream's memory."""
 
 _TEXT: Final = (*compression.SUFFIXES, "zip")

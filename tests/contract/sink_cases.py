@@ -52,6 +52,8 @@ class SinkCase(ABC):
 
     keeps_rows = True
     """False for a sink that only counts."""
+    rejected: bytes | None = None
+    """A row that this target never takes and that the writer knows of when it is staged; None: there is none."""
     unfit_row: bytes | None = None
     """A record that the case's format can not hold, where there is one."""
     takes_large_rows = True
@@ -108,6 +110,7 @@ class KafkaCase(SinkCase):
     """Exactly once, through a fault proxy; read back with librdkafka and `read_committed`."""
 
     delivery = "exactly_once"
+    rejected = b'{"id":0,"text":"%s"}' % (b"x" * 2_000_000)  # the topic takes a megabyte
     takes_large_rows = False
 
     async def start(self) -> None:

@@ -304,7 +304,7 @@ async def test_while_a_retry_is_under_way_another_and_a_delete_are_refused(contr
 
 async def test_what_a_retry_sends_leaves_the_list_and_counts_as_sent_in_its_run(control: Control) -> None:
     lease = await control.retrying("7", "8", "9")
-    letters = await control.store.letters(lease, limit=10)
+    letters = await control.store.letters(lease, limit=10, most_bytes=1000)
     assert [one.key for one in letters] == [("7",), ("8",), ("9",)]
     sent, stays = (letters[0].id, letters[2].id), (Staying(letters[1].id, note="gone"),)
     record = chunk(lease, rows=2, retried=Retried(sent, stays))
@@ -317,7 +317,7 @@ async def test_what_a_retry_sends_leaves_the_list_and_counts_as_sent_in_its_run(
     await control.store.settle(lease, settlement(record))
     (left,) = await kept(control, lease.job_id)
     assert (left.key, left.retries, left.note, left.retry, left.code) == (("8",), 1, "gone", None, "row_too_large")
-    assert await control.store.letters(lease, limit=10) == []
+    assert await control.store.letters(lease, limit=10, most_bytes=1000) == []
     state = await control.store.split(lease)
     assert (state.sequence, state.prepared, state.ordinal) == (1, (), -1)
     for table in ("runs", "jobs"):
@@ -330,9 +330,17 @@ async def test_what_a_retry_sends_leaves_the_list_and_counts_as_sent_in_its_run(
     assert [split["position"] for split in splits] == [["9"]]
 
 
+async def test_a_retry_gets_no_more_payload_at_once_than_it_asks_for(control: Control) -> None:
+    lease = await control.retrying("1", "2", "3", "4")  # eight bytes each
+    for most, count in ((1, 1), (8, 1), (9, 2), (24, 3), (100, 4)):
+        found = await control.store.letters(lease, limit=10, most_bytes=most)
+        assert [one.key for one in found] == [(str(n),) for n in range(1, count + 1)], most
+    assert len(await control.store.letters(lease, limit=2, most_bytes=100)) == 2
+
+
 async def test_a_row_that_is_refused_again_stays_with_its_new_reason(control: Control) -> None:
     lease = await control.retrying("7", "8")
-    letters = await control.store.letters(lease, limit=10)
+    letters = await control.store.letters(lease, limit=10, most_bytes=1000)
     record = chunk(lease, rows=2, retried=Retried(tuple(one.id for one in letters)))
     await control.store.prepare(lease, record)
     await control.store.settle(lease, settlement(record, refused=dead("8", code="mapping_conflict")))
@@ -344,9 +352,9 @@ async def test_a_row_that_is_refused_again_stays_with_its_new_reason(control: Co
 
 async def test_a_retry_without_a_visible_row_takes_no_sequence(control: Control) -> None:
     lease = await control.retrying("7")
-    (one,) = await control.store.letters(lease, limit=10)
+    (one,) = await control.store.letters(lease, limit=10, most_bytes=1000)
     await control.store.keep(lease, [Staying(one.id, "row_too_large", "still", None)])
-    assert await control.store.letters(lease, limit=10) == []
+    assert await control.store.letters(lease, limit=10, most_bytes=1000) == []
     assert (await control.store.split(lease)).sequence == 0
     (left,) = await kept(control, lease.job_id)
     assert (left.message, left.retries) == ("still", 1)
@@ -354,7 +362,7 @@ async def test_a_retry_without_a_visible_row_takes_no_sequence(control: Control)
 
 async def test_the_next_owner_of_a_retry_adopts_one_try_and_what_it_did(control: Control) -> None:
     old = await control.retrying("7", "8")
-    seven, eight = await control.store.letters(old, limit=10)
+    seven, eight = await control.store.letters(old, limit=10, most_bytes=1000)
     first = chunk(old, rows=2, retried=Retried((seven.id, eight.id)))
     await control.store.prepare(old, first)
     new = await next_owner(control, old.job_id, StepKind.RETRY)
@@ -369,10 +377,10 @@ async def test_the_next_owner_of_a_retry_adopts_one_try_and_what_it_did(control:
 
 async def test_a_dropped_try_of_a_retry_leaves_its_dead_letters_in_hand(control: Control) -> None:
     lease = await control.retrying("7", "8")
-    letters = await control.store.letters(lease, limit=10)
+    letters = await control.store.letters(lease, limit=10, most_bytes=1000)
     await control.store.prepare(lease, chunk(lease, rows=2, retried=Retried(tuple(one.id for one in letters))))
     await control.store.drop_prepared(lease)
-    assert [one.key for one in await control.store.letters(lease, limit=10)] == [("7",), ("8",)]
+    assert [one.key for one in await control.store.letters(lease, limit=10, most_bytes=1000)] == [("7",), ("8",)]
 
 
 async def test_a_retry_that_is_given_up_lets_go_of_what_it_did_not_send(control: Control) -> None:
@@ -389,7 +397,7 @@ async def test_a_chunk_of_unknown_outcome_is_found_out_by_the_next_retry_before_
     control: Control,
 ) -> None:
     lease = await control.retrying("7", "8")
-    seven, _ = await control.store.letters(lease, limit=10)
+    seven, _ = await control.store.letters(lease, limit=10, most_bytes=1000)
     record = chunk(lease, rows=1, retried=Retried((seven.id,)))
     await control.store.prepare(lease, record)
     await control.store.give_up_retry(lease, Cause("retries_exhausted", "away", await control.now(), retryable=False))
@@ -404,7 +412,7 @@ async def test_a_chunk_of_unknown_outcome_is_found_out_by_the_next_retry_before_
     first, second = sorted(leases, key=lambda one: one.ordinal)
     assert (first.ordinal, first.epoch, second.ordinal) == (1, lease.epoch + 1, 2)
     assert (await control.store.split(first)).prepared == (record,)
-    assert [one.key for one in await control.store.letters(second, limit=9)] == [("8",)]
+    assert [one.key for one in await control.store.letters(second, limit=9, most_bytes=1000)] == [("8",)]
     await control.store.settle(first, settlement(record))
     assert await keys(control, lease.job_id) == ["8"]
 
@@ -429,7 +437,7 @@ async def test_a_removed_job_takes_its_retries_leases_away(control: Control) -> 
     async with control.pool.transaction() as connection:
         assert await retire(connection, lease.job_id, ANA)
     with pytest.raises(LeaseLost):
-        await control.store.letters(lease, limit=1)
+        await control.store.letters(lease, limit=1, most_bytes=1000)
     assert not (await control.store.renew([lease], lease_seconds=30))[0].valid
     clean = await control.claimed(StepKind.CLEAN_UP)
     generation = await control.store.generation(clean.lease, 1)

@@ -119,6 +119,25 @@ async def test_nothing_is_visible_before_make_visible_and_all_of_it_after(case: 
     await writer.close()
 
 
+async def test_a_rejected_row_takes_nothing_along_and_the_writer_goes_on(case: SinkCase, sink: Sink):
+    if case.rejected is None:
+        pytest.skip("whatever is one record can be staged")
+    writer = await opened(sink, OWNER)
+    await writer.stage(batch(rows(1, 10)))
+    wrong = rows(11, 20)
+    wrong[3] = wrong[7] = case.rejected
+    with pytest.raises(RowRejected) as caught:
+        await writer.stage(batch(wrong))
+    assert [caught.value.index, *(one.index for one in caught.value.others)] == [3, 7]
+    await writer.stage(batch([value for value in wrong if value != case.rejected]))
+    prepared = await writer.prepare(replace(cut(1, 1, 20), rows=18))
+    await writer.make_visible(prepared)
+    await shows(case, [value for value in rows(1, 10) + wrong if value != case.rejected])
+    await writer.make_visible(await prepare(writer, 2, 21, 25))
+    await writer.close()
+    await shows(case, [value for value in rows(1, 10) + wrong + rows(21, 25) if value != case.rejected])
+
+
 async def test_chunks_follow_each_other_in_order(case: SinkCase, sink: Sink):
     writer = await opened(sink, OWNER)
     for sequence in range(1, 6):

@@ -287,7 +287,7 @@ WRITES: dict[str, Callable[[StepStore, Lease], Awaitable[Any]]] = {
     "check_dead_letters": lambda store, lease: store.check_dead_letters(lease, dead=1, read=1),
     "bury": lambda store, lease: store.bury(lease, dead("7"), last_key=("7",)),
     "retry_origin": lambda store, lease: store.retry_origin(lease),
-    "letters": lambda store, lease: store.letters(lease, limit=1),
+    "letters": lambda store, lease: store.letters(lease, limit=1, most_bytes=1000),
     "keep": lambda store, lease: store.keep(lease, []),
     "finish_retry": lambda store, lease: store.finish_retry(lease),
     "give_up_retry": lambda store, lease: store.give_up_retry(lease, FAILURE),

@@ -75,6 +75,16 @@ LEASE_SECONDS = 3.0
 _ON_THE_WAY = (Kind.CUT, Kind.REFUSE, Kind.STALL, Kind.DELAY, Kind.THROTTLE)
 LOST = (Kind.LOSE_REPLY, Kind.LOSE_REQUEST, Kind.CUT_REPLY, Kind.CUT_REQUEST)
 _RANDOM = ""
+_OFTEN = {
+    Point.LEASED,
+    Point.OPENED,
+    Point.READ,
+    Point.STAGED,
+    Point.COMPLETE,
+    Point.PREPARED,
+    Point.VISIBLE,
+    Point.SETTLED,
+}
 # Within a moment: a request that is lost must come by, a verb must be taken, a service that is told to end or looked at
 # must be ready; none of it would once something else is away.
 _FIRST: Final = {
@@ -149,7 +159,7 @@ def _moment(
 ) -> Moment:
     """`kept`: a fault that hits the same side as one before it, and comes first in the next moment."""
     point = next(points)
-    skip = chance.randrange(3) if point != _RANDOM else chance.randrange(12)
+    skip = chance.randrange(3) if point in _OFTEN else chance.randrange(12) if point == _RANDOM else 0
     faults = [kept.pop()] if kept else [_fault(*next(cards), chance)]
     for _ in range(chance.choice(AT_ONCE) - 1):
         faults.append(_fault(*next(cards), chance))
@@ -189,9 +199,10 @@ def _cards(sink: str) -> list[tuple[Kind, str]]:
     return deck
 
 
-POINTS: Final = tuple(point for point in Point if point is not Point.DAY_WRITTEN)
-"""All that a job reaches again and again; the manifest of a day comes after midnight, and has a module of its own
-(tests/integration/test_daily_manifests.py)."""
+_ELSEWHERE = {Point.DAY_WRITTEN, Point.COMPARED}
+"""A manifest of a day comes after midnight, a comparison when somebody asks: each has tests of its own."""
+POINTS: Final = tuple(point for point in Point if point not in _ELSEWHERE)
+"""All that a job reaches again and again."""
 
 
 def _points() -> list[str]:

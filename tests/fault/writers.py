@@ -19,6 +19,8 @@ LONGEST_SECONDS = 0.6
 AGAIN_SECONDS = 0.2
 ONE_IN_SIX = 1 / 6
 _ANSWER_SECONDS = 5.0
+# The last: what asyncpg says of a connection whose cancelled statement was never answered.
+UNANSWERED = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 class Writers:
@@ -61,7 +63,7 @@ class Writers:
     async def _write(self, number: int) -> None:
         chance = random.Random(f"{self._seed}/{number}")
         while not self._done.is_set():
-            with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+            with contextlib.suppress(*UNANSWERED):
                 await self._session(chance)
             await self._pause(AGAIN_SECONDS)
 

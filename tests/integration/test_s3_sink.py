@@ -394,6 +394,26 @@ async def test_the_finish_step_finds_what_is_not_as_recorded(
     assert s3_server.uploads(bucket) == []
 
 
+async def test_another_object_under_the_same_token_is_found_by_its_size_and_by_its_checksum(
+    make: Callable[..., S3Sink], s3_server: S3Server, bucket: str
+):
+    sink = make()
+    chunks = await finished(sink)
+    client, victim = s3_server.client(), chunks[4]
+    place = {"Bucket": bucket, "Key": victim.target}
+    kept = client.head_object(**place)["Metadata"]
+    content = s3_server.read(bucket, victim.target)
+    for other in (content + b"x", content[::-1]):
+        upload = client.create_multipart_upload(**place, Metadata=kept, ChecksumAlgorithm="SHA256")["UploadId"]
+        part = client.upload_part(**place, UploadId=upload, PartNumber=1, Body=other, ChecksumAlgorithm="SHA256")
+        sent = {"PartNumber": 1, "ETag": part["ETag"], "ChecksumSHA256": part["ChecksumSHA256"]}
+        client.complete_multipart_upload(**place, UploadId=upload, MultipartUpload={"Parts": [sent]})
+        with pytest.raises(PositionConflict) as caught:
+            await sink.finish(replace(OWNER, split="finish"), settled(chunks))
+        assert caught.value.code == "output_differs"
+        assert ("bytes, not" if len(other) != len(content) else "another checksum") in caught.value.message
+
+
 # -- what the store can do -------------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,6 @@ import pytest
 
 from service.domain.states import State
 from service.store.jobs import SORTS, page_query
-from service.store.runs import runs_query
 from service.store.store import Store
 from tests.contract.store_cases import ACCOUNT, StoreCase
 
@@ -138,17 +137,6 @@ async def test_no_filter_reads_the_table_from_end_to_end(store: Store, name: str
     query, arguments = page_query(ACCOUNT, FILTERS[name], sort=sort, limit=PAGE, after=None)
     plan = await planned(store, query, arguments)
     assert [how for how, _ in reads(plan, "jobs") if how == "Seq Scan"] == []
-
-
-@pytest.mark.parametrize(
-    "filters", [{}, {"job": "job-x"}, {"state": ["error"]}, {"error": "code_11"}, {"sink": "file"}]
-)
-async def test_no_page_of_runs_reads_the_table_from_end_to_end(store: Store, filters: dict[str, Any]) -> None:
-    query, arguments = runs_query(ACCOUNT, filters, limit=PAGE, after=None)
-    plan = await planned(store, query, arguments)
-    assert [how for how, _ in reads(plan, "runs") if how == "Seq Scan"] == []
-    if not filters:
-        assert reads(plan, "runs") == [("Index Scan", PAGE + 1)]
 
 
 async def test_all_pages_together_are_all_jobs_each_once(store: Store) -> None:

@@ -8,7 +8,7 @@ import random
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.sources.csv_page import CsvPageBuilder, Dialect
@@ -50,6 +50,7 @@ async def fed(built: CsvPageBuilder, *buffers: bytes) -> Page:
 
 @pytest.mark.parametrize("dialect", DIALECTS, ids=repr)
 @pytest.mark.parametrize("keys", [1, 2])
+@settings(deadline=None)
 @given(
     rows=st.lists(st.tuples(NASTY | TEXT, TEXT | NASTY, FIELDS, FIELDS), min_size=1, max_size=12), cut=st.integers(0)
 )
@@ -65,6 +66,7 @@ async def test_rows_come_apart_as_they_were(
 
 
 @pytest.mark.parametrize("dialect", DIALECTS, ids=repr)
+@settings(deadline=None)
 @given(rows=st.lists(st.tuples(NASTY | TEXT, TEXT | NASTY, FIELDS), min_size=1, max_size=12), values=st.integers(0, 1))
 async def test_a_key_that_leads_the_value_is_read_where_it_stands(
     dialect: Dialect, rows: list[tuple[str, str, str | None]], values: int
@@ -86,6 +88,7 @@ async def test_a_row_over_the_limit_keeps_the_key_that_it_begins_with() -> None:
     assert built.values[1] == b'"2,\n",'
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(NASTY, st.booleans(), NASTY), min_size=1, max_size=12))
 async def test_the_mark_of_a_repeat_stands_behind_the_key(rows: list[tuple[str, bool, str]]) -> None:
     plain = Dialect()
@@ -96,6 +99,7 @@ async def test_the_mark_of_a_repeat_stands_behind_the_key(rows: list[tuple[str, 
     assert page.values == [record([value, "end"], plain) for _, _, value in rows]
 
 
+@settings(deadline=None)
 @given(st.lists(FIELDS, min_size=1, max_size=12))
 async def test_a_value_of_one_column_stands_alone_as_in_a_copy_of_its_own(values: list[str | None]) -> None:
     plain = Dialect()

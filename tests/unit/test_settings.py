@@ -64,7 +64,7 @@ def test_an_unknown_setting_names_the_nearest(name: str, near: str) -> None:
     assert problems({name: "x"}) == [f"unknown setting {name}; did you mean {near}?"]
 
 
-@pytest.mark.parametrize("name", ["ROWFERRY_JWT_ISSUER", "ROWFERRY_SIREN_ELASTICSEARCH_URL", "ROWFERRY_X"])
+@pytest.mark.parametrize("name", ["ROWFERRY_SIREN_ELASTICSEARCH_URL", "ROWFERRY_X"])
 def test_settings_of_what_does_not_exist_yet_are_unknown(name: str) -> None:
     assert problems({name: "x"})[0].startswith(f"unknown setting {name}")
 
@@ -176,3 +176,14 @@ def test_buckets_for_the_hosts_own_credentials_are_named_one_by_one() -> None:
     assert load({"ROWFERRY_AMBIENT_S3_BUCKETS": "rows, rows.of-2026"}).ambient_s3_buckets == {"rows", "rows.of-2026"}
     for wrong in ("*", "s3://rows", "rows,", "a"):
         assert "no bucket's name" in problems({"ROWFERRY_AMBIENT_S3_BUCKETS": wrong})[0]
+
+
+def test_jwts_are_taken_by_keys_issuer_and_audience_together(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("{}")
+    given = {"ROWFERRY_JWT_KEYS_FILE": str(file), "ROWFERRY_JWT_ISSUER": "i", "ROWFERRY_JWT_AUDIENCE": "a"}
+    settings = load(given)
+    assert (settings.jwt_keys_file, settings.jwt_account_claim, settings.jwt_role_claim) == (file, "account", "role")
+    for name in given:
+        assert name in problems({other: value for other, value in given.items() if other != name})[0]
+    assert "can read" in problems({**given, "ROWFERRY_JWT_KEYS_FILE": str(tmp_path / "none")})[0]

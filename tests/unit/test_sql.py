@@ -80,6 +80,17 @@ def test_only_text_written_back_from_the_tree_is_kept(text: str, written: str) -
     assert parse_expression(text).text == written
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SELECT id, pieces::numeric(12,3) AS wide FROM orders WHERE id IN (2,3)",
+        "SELECT 1.50::numeric(4,2) AS a, ARRAY[1,2,3] AS b FROM orders",
+    ],
+)
+def test_a_list_that_is_written_back_at_another_place_is_still_the_same(text: str) -> None:
+    assert parse_query(text).relations == (("orders",),)
+
+
 def test_names_in_a_query_are_collected() -> None:
     parsed = parse_query(
         "WITH c AS (SELECT 1 AS x) SELECT lower(o.name), pg_catalog.upper('a')"

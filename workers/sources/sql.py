@@ -22,6 +22,8 @@ Name = tuple[str, ...]
 _EXPRESSION_PREFIX = "SELECT WHERE "
 _SETOP_NONE = 1
 _OPERATOR_FIELDS = {"A_Expr": "name", "SubLink": "oper_name", "SortBy": "use_op"}
+_POSITIONS = ("location", "list_start", "list_end")
+"""How fields end that say where in the text a node stood (PostgreSQL 18 knows where lists begin and end)."""
 _STATEMENTS = frozenset({"SelectStmt", "RawStmt"})
 _REFUSED_NODES = {
     "IntoClause": "INTO",
@@ -163,7 +165,7 @@ def _without_locations(tree: Any) -> bytes:
         statement.stmt_len = 0
     for _, node in postgast.walk(copy):
         for descriptor, _value in node.ListFields():
-            if descriptor.name.endswith("location"):
+            if descriptor.name.endswith(_POSITIONS):
                 node.ClearField(descriptor.name)
     content: bytes = copy.SerializeToString(deterministic=True)
     return content

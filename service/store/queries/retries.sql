@@ -16,12 +16,21 @@ UPDATE retries SET sequence = $4, anchored_at = CASE WHEN anchored_at IS NOT NUL
  WHERE job_id = $1 AND generation = $2 AND number = -$3::int
 
 -- name: in_hand
--- Those of one version together; $4 only these, $5 how many.
+-- Those of one version together; $4 only these, $5 how many, $6 bytes of payload that are enough. Lengths are known without
+-- the payloads being read.
 SELECT id, run_id, generation, ordinal, key, code, message, payload, payload_bytes, message_key, version, at, retries,
        note, retry
-  FROM dead_letters
- WHERE job_id = $1 AND generation = $2 AND retry = -$3::int AND ($4::uuid[] IS NULL OR id = ANY ($4))
- ORDER BY version NULLS FIRST, final_at, id LIMIT $5
+  FROM (
+    SELECT d.*, sum(coalesce(octet_length(payload), 0)) OVER w - coalesce(octet_length(payload), 0) AS before,
+           row_number() OVER w AS place
+      FROM dead_letters d
+     WHERE job_id = $1 AND generation = $2 AND retry = -$3::int AND ($4::uuid[] IS NULL OR id = ANY ($4))
+    WINDOW w AS (ORDER BY version NULLS FIRST, final_at, id)
+  ) ordered
+ WHERE before < $6 ORDER BY place LIMIT $5
+
+-- name: keys
+SELECT id, key FROM dead_letters WHERE job_id = $1 AND id = ANY ($2)
 
 -- name: sent
 -- They are sent now, in the run that had set them aside.

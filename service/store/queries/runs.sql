@@ -1,21 +1,7 @@
 -- The job log: runs, what they made visible, and what of the source is durable in the sink.
 
--- name: select_runs
-SELECT r.*
-  FROM runs r
- WHERE r.account_id = (SELECT id FROM accounts WHERE name = :account)
-   AND r.id = :id  --? id
-   AND r.job_id = :job_id  --? job_id
-   AND r.job_name = :job  --? job
-   AND r.state = ANY(:state)  --? state
-   AND r.sink = :sink  --? sink
-   AND r.trigger = :trigger  --? trigger
-   AND r.errors <> '[]' AND r.errors @> :error  --? error
-   AND r.started_at >= :started_from  --? started_from
-   AND r.started_at < :started_to  --? started_to
-   AND (r.started_at, r.id) < (:after_value, :after_id)  --? after
- ORDER BY r.started_at DESC, r.id DESC  --? page
- LIMIT :limit  --? page
+-- name: select_run
+SELECT r.* FROM runs r WHERE r.account_id = (SELECT id FROM accounts WHERE name = $1) AND r.id = $2
 
 -- name: select_outputs
 SELECT c.run_id, c.generation, c.ordinal, c.sequence, c.target, c.partition, c.first_offset, c.last_offset, c.rows,

@@ -1,13 +1,15 @@
-"""CSV jobs through the API: every row once over stop, kill and resume, in files that Postgres loads as they are."""
+"""Jobs of CSV and Parquet through the API: every row once over stop, kill and resume, in files that others read."""
 
 from __future__ import annotations
 
 import asyncio
 import csv
 import io
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
+import duckdb
 import pytest
 
 from tests.support.client import ApiError
@@ -102,6 +104,52 @@ async def test_a_csv_job_to_s3_has_every_row_once_over_stop_and_kill(
     await interrupted(service, notes, s3_server.definition(bucket))
     files = [s3_server.read(bucket, key) for key in s3_server.objects(bucket) if key.endswith(".csv")]
     assert await loaded_again(notes, files) == []
+
+
+async def test_a_parquet_job_has_every_row_once_but_the_one_that_does_not_fit(
+    service: ServiceProcess, notes: str
+) -> None:
+    connection = await asyncpg.connect(notes)
+    await connection.execute("UPDATE notes SET amount = 'NaN' WHERE id = 20000")
+    await connection.close()
+    async with service.client() as api:
+        await api.put_datasource("shop", notes)
+        given = definition({"kind": "file", "path": "out/{job}/{generation}"}, format={"kind": "parquet"})
+        given["options"]["dead_letters"] = {"max_rows": 1}
+        await api.create(given, start=True)
+        await api.wait_for_rows("notes", ROWS // 3)
+    service.kill()
+    await service.restart()
+    async with service.client() as api:
+        job = await api.wait_for_state("notes", "successful", timeout=90)
+        letters = await api.call("GET", "/v1/jobs/notes/dead-letters")
+    assert (job["totals"]["rows_sent"], job["totals"]["rows_dead"]) == (ROWS - 1, 1)
+    assert [(one["key"], one["reason"]["code"]) for one in letters["dead_letters"]] == [
+        ("20000", "value_not_representable")
+    ]
+    folder = service.files("out/notes/0001")
+    ids = duckdb.sql(f"SELECT id, note, amount FROM read_parquet('{folder}/*.parquet') ORDER BY id").fetchall()
+    assert [row[0] for row in ids] == [number for number in range(1, ROWS + 1) if number != 20_000]
+    assert ids[1] == (2, 'a;b "c"\nd', Decimal("0.02"))
+    assert ids[3] == (4, None, Decimal("0.04"))
+    assert [path.name for path in service.files("out/notes").glob("_manifest-*.json")]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+async def test_rows_of_a_megabyte_cost_no_memory(service: ServiceProcess, database: str, kind: str) -> None:
+    connection = await asyncpg.connect(database)
+    await connection.execute(
+        "CREATE TABLE large (id int PRIMARY KEY, text text);"
+        "INSERT INTO large SELECT n, repeat(md5(n::text) || E'\"\\n', 31000) FROM generate_series(1, 150) AS n"
+    )
+    await connection.close()
+    async with service.client() as api:
+        await api.put_datasource("shop", database)
+        given = definition({"kind": "file", "path": "out"}, format={"kind": kind}, options={})
+        await api.create({**given, "source": {"datasource": "shop", "table": "large"}}, start=True)
+        job = await api.wait_for_state("notes", "successful", timeout=100)
+    assert job["totals"]["rows_sent"] == 150
+    assert service.peak_rss_bytes() < 200 * 1024 * 1024, service.peak_rss_bytes()
 
 
 async def test_a_column_added_in_the_middle_of_a_run_shifts_nothing(service: ServiceProcess, notes: str) -> None:
