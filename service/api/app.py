@@ -133,6 +133,7 @@ def build(
 def _add_dialects(app: web.Application, gate: Gate, dialects: Sequence[Dialect]) -> None:
     app[_DIALECTS] = dialects
     for dialect in dialects:
+        dialect.add_routes(app)
         for route in dialect.routes:
             app.router.add_route(route.method, route.pattern, gate.behind_dialect(route, dialect))
 
@@ -226,6 +227,11 @@ async def _not_available(_call: Call) -> web.StreamResponse:
     raise not_available.route()
 
 
+def _speaking(request: web.Request) -> Dialect | None:
+    """The dialect that the request is in."""
+    return next((one for one in request.app[_DIALECTS] if one.owns(request.method, request.path)), None)
+
+
 @web.middleware
 async def _outermost(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -234,7 +240,7 @@ async def _outermost(
     request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
     request[REQUEST_ID] = request_id
     began = time.perf_counter()
-    dialect = next((one for one in request.app[_DIALECTS] if one.owns(request.method, request.path)), None)
+    dialect = _speaking(request)
     named = {"request_id": request_id} | ({} if dialect is None else {"cid": dialect.begin(request)})
     with bound_contextvars(**named):
         response = await _safely(request, lambda: handler(request), dialect)
@@ -287,6 +293,8 @@ async def _headers(request: web.Request, response: web.StreamResponse) -> None:
     response.headers["X-Request-ID"] = request.get(REQUEST_ID, "")
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Content-Type-Options"] = "nosniff"
+    if (dialect := _speaking(request)) is not None:
+        response.headers.update(dialect.headers(request))
 
 
 async def _close(app: web.Application) -> None:

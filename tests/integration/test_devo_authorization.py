@@ -129,3 +129,25 @@ async def test_the_secret_is_in_no_answer_and_no_table(devo: DevoCase) -> None:
     for table in ("keys", "events", "jobs", "log"):
         rows = await devo.control(f"SELECT t::text FROM rowferry.{table} t")
         assert not any(SECRET in row[0] for row in rows), table
+
+
+async def test_pages_of_other_origins_are_let_in_by_a_setting_alone(devo: DevoCase) -> None:
+    closed = await devo.send("GET", "/search/system/ping", b"", {"Origin": "https://console.example"})
+    assert "Access-Control-Allow-Origin" not in closed.headers
+    assert (await devo.send("OPTIONS", "/search/query", b"", {"Origin": "https://console.example"})).status == 405
+
+
+async def test_what_an_allowed_origin_is_told(control_database: str, database: str) -> None:
+    async with DevoCase(control_database, database, devo_cors_origins=frozenset({"https://console.example"})) as devo:
+        for origin, allowed in (("https://console.example", "https://console.example"), ("https://evil.example", None)):
+            asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+            before = await devo.send("OPTIONS", "/search/query", b"", asked)
+            assert before.status == 204
+            for reply in (
+                before,
+                await jobs(devo, {**devo.headers(), "Origin": origin}),
+                await jobs(devo, {"Origin": origin}),
+                await devo.send("GET", "/search/nothing", b"", {"Origin": origin}),
+            ):
+                assert reply.headers.get("Access-Control-Allow-Origin") == allowed, reply
+        assert "x-logtrust-sign" in before.headers["Access-Control-Allow-Headers"]

@@ -7,8 +7,8 @@ const stream = (devo, options, until) => new Promise((resolve) => {
   const running = devo.streamFetch(options, {
     meta: (meta) => { found.meta = meta; },
     data: (rows) => {
-      found.rows.push(rows);
-      if (found.rows.length === until) { running.abort(); resolve(found); }
+      found.rows.push(...rows);
+      if (until && found.rows.length >= until) { running.abort(); resolve(found); }
     },
     error: (error) => { found.error = error; resolve(found); },
     done: () => resolve(found),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from aiohttp import web
 
@@ -32,6 +32,12 @@ class Dialect(Protocol):
 
     def failure(self, error: BaseException, request: web.Request) -> web.Response | None:
         """The answer that an exception means; None for a bug of ours, of which nothing is told."""
+
+    def headers(self, request: web.Request) -> Mapping[str, str]:
+        """What every answer to it carries besides, streams and errors included."""
+
+    def add_routes(self, app: web.Application) -> None:
+        """Add what the settings ask for beside `routes`: answers that need nobody's rights."""
 
     def unexpected(self, request: web.Request) -> web.Response:
         """What a caller is told of a bug of ours."""

@@ -11,15 +11,15 @@ import secrets
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
+from aiohttp import web
+
 from service.api.dialects import devo_answers as answers
 from service.api.dialects import devo_jobs, devo_launch, devo_request, devo_rows, devo_tables, devo_values
 from service.api.dialects.devo_auth import DevoAuthenticator
 from service.api.routes import Role, Route
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from aiohttp import web
+    from collections.abc import Mapping, Sequence
 
     from config.settings import Settings
     from service.api.auth import Authenticator, Caller
@@ -69,6 +69,13 @@ ROUTES: Final = (
 )
 
 
+async def _preflight(_request: web.Request) -> web.StreamResponse:
+    """Which requests a page of an allowed origin may send; `headers` says whether its origin is one."""
+    allowed = "authorization, content-type, x-logtrust-apikey, x-logtrust-sign, x-logtrust-timestamp"
+    headers = {"Access-Control-Allow-Methods": "GET, POST", "Access-Control-Allow-Headers": allowed}
+    return web.Response(status=204, headers={**headers, "Access-Control-Max-Age": "600"})
+
+
 class Devo:
     """Implements `service.api.dialects.base.Dialect`."""
 
@@ -82,6 +89,20 @@ class Devo:
             skew_seconds=settings.devo_clock_skew_seconds,
             signed_over_http=settings.devo_signed_over_http,
         )
+        self._origins = settings.devo_cors_origins
+
+    def add_routes(self, app: web.Application) -> None:
+        """See the protocol: what browsers ask before a request of another origin."""
+        if self._origins:
+            for path in dict.fromkeys(route.pattern for route in ROUTES):
+                app.router.add_route("OPTIONS", path, _preflight)
+
+    def headers(self, request: web.Request) -> Mapping[str, str]:
+        """See the protocol. No cookie opens anything here, so that a page may send them changes nothing."""
+        origin = request.headers.get("Origin")
+        if origin is None or not ("*" in self._origins or origin in self._origins):
+            return {}
+        return {"Access-Control-Allow-Origin": origin, "Access-Control-Allow-Credentials": "true", "Vary": "Origin"}
 
     def owns(self, method: str, path: str) -> bool:
         """See the protocol."""
