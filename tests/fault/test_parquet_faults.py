@@ -9,7 +9,7 @@ import pytest
 from tests.fault.file_target import FileTarget
 from tests.fault.s3_target import S3Target
 from tests.fault.scenario import Scenario
-from tests.fault.test_kafka_kills import BETWEEN_STEPS
+from tests.fault.steps import BETWEEN_STEPS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
