@@ -179,7 +179,8 @@ async def test_replace_shows_the_old_documents_until_a_run_has_ended_and_through
     await shop.source.execute("ALTER TABLE orders ALTER amount TYPE numeric")
     await shop.source.execute("UPDATE orders SET amount = 'NaN' WHERE id = 250")
     await shop.verb(made, Event.START)
-    assert (await cause(shop, made))["code"] == "mapping_conflict"
+    assert (await cause(shop, made))["code"] == "dead_letters_exceeded"
+    assert (await shop.get(made)).errors[1].code == "mapping_conflict"
     assert await found(opensearch_server, index) == first
     assert len(opensearch_server.call("GET", f"/{index}*")) == 2
 
@@ -197,7 +198,8 @@ async def test_removing_a_job_removes_the_generation_that_nobody_saw(
     made = await job(shop, opensearch_server, index, sink={"strategy": "replace", "mapping": mapping})
     await shop.engine().start()
     await shop.verb(made, Event.START)
-    assert (await cause(shop, made))["code"] == "mapping_conflict"
+    assert (await cause(shop, made))["code"] == "dead_letters_exceeded"
+    assert (await shop.get(made)).errors[1].code == "mapping_conflict"
     assert len(opensearch_server.call("GET", f"/{index}*")) == 1
     await shop.remove(made)
 
@@ -216,7 +218,8 @@ async def test_an_index_that_is_deleted_in_the_middle_is_said_and_a_new_beginnin
     made = await job(shop, opensearch_server, index, sink={"mapping": mapping})
     await shop.engine().start()
     await shop.verb(made, Event.START)
-    assert (await cause(shop, made))["code"] == "mapping_conflict"
+    assert (await cause(shop, made))["code"] == "dead_letters_exceeded"
+    assert (await shop.get(made)).errors[1].code == "mapping_conflict"
     opensearch_server.call("DELETE", f"/{index}")
     await shop.source.execute("UPDATE orders SET note = '1'")
     await shop.verb(made, Event.START)
