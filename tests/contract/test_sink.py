@@ -123,8 +123,8 @@ async def test_a_rejected_row_takes_nothing_along_and_the_writer_goes_on(case: S
     if case.rejected is None:
         pytest.skip("whatever is one record can be staged")
     writer = await opened(sink, OWNER)
-    await writer.stage(batch(rows(1, 10)))
-    wrong = rows(11, 20)
+    await writer.stage(batch(rows(case, 1, 10)))
+    wrong = rows(case, 11, 20)
     wrong[3] = wrong[7] = case.rejected
     with pytest.raises(RowRejected) as caught:
         await writer.stage(batch(wrong))
@@ -132,10 +132,10 @@ async def test_a_rejected_row_takes_nothing_along_and_the_writer_goes_on(case: S
     await writer.stage(batch([value for value in wrong if value != case.rejected]))
     prepared = await writer.prepare(replace(cut(1, 1, 20), rows=18))
     await writer.make_visible(prepared)
-    await shows(case, [value for value in rows(1, 10) + wrong if value != case.rejected])
-    await writer.make_visible(await prepare(writer, 2, 21, 25))
+    await shows(case, [value for value in rows(case, 1, 10) + wrong if value != case.rejected])
+    await writer.make_visible(await prepare(case, writer, 2, 21, 25))
     await writer.close()
-    await shows(case, [value for value in rows(1, 10) + wrong + rows(21, 25) if value != case.rejected])
+    await shows(case, [value for value in rows(case, 1, 10) + wrong + rows(case, 21, 25) if value != case.rejected])
 
 
 async def test_chunks_follow_each_other_in_order(case: SinkCase, sink: Sink):
