@@ -103,11 +103,11 @@ def unsupported(error: ClientError) -> bool:
 
 def from_exception(place: Place, operation: str, error: BaseException) -> SinkError:
     """What an exception of a call means to the runner."""
+    if isinstance(error, ClientError):  # the store's word, whatever was being handled when it came
+        return _from_reply(place, operation, error)
     ours = next((one for one in _chain(error) if isinstance(one, SinkError)), None)
     if ours is not None:  # of the guard: the client wraps whatever happens while it connects
         return ours
-    if isinstance(error, ClientError):
-        return _from_reply(place, operation, error)
     if isinstance(error, (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError)):
         return SinkRefused(
             "credentials_missing",
