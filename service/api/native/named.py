@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 from aiohttp import web
 
-from service.api import answers, paging, present
+from service.api import answers, outlook, paging, present
 from service.api.auth import DEFAULT_ACCOUNT
 from service.api.models import CredentialDefinition, DatasourceRequest, TokenRequest
 from service.api.native.jobs import actor, mapping
@@ -50,7 +50,7 @@ async def delete_datasource(call: Call) -> web.StreamResponse:
 
 async def check_datasource(call: Call) -> web.StreamResponse:
     """200 with findings."""
-    return answer(present.findings(await call.services.datasources.validate(call.account, call.part("name"))))
+    return answer(outlook.findings(await call.services.datasources.validate(call.account, call.part("name"))))
 
 
 async def tables(call: Call) -> web.StreamResponse:
