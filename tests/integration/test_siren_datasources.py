@@ -173,29 +173,30 @@ async def test_a_sample_has_types_and_values_as_postgres_writes_them(case: Siren
     assert nothing["values"] == [[None, "true"]]
 
 
-@pytest.mark.parametrize(
-    "query",
-    [
-        "",
-        "DROP TABLE orders",
-        "SELECT 1; DROP TABLE orders",
-        "SELECT 1) q; DROP TABLE orders; --",
-        "SELECT * FROM orders FOR UPDATE",
-        "SELECT 1 INTO stolen",
-        "WITH gone AS (DELETE FROM orders RETURNING 1) SELECT * FROM gone",
-        "SELECT pg_read_file('/etc/passwd')",
-        "SELECT pg_sleep(60)",
-        "SELECT nextval('orders_id_seq')",
-        "SELECT random()",
-        "COPY orders TO PROGRAM 'id'",
-        "SELECT true)) q) TO PROGRAM 'id' --",
-        "SELECT $1",
-    ],
+CHANGES_OR_READS = (
+    "",
+    "DROP TABLE orders",
+    "SELECT 1; DROP TABLE orders",
+    "SELECT 1) q; DROP TABLE orders; --",
+    "SELECT * FROM orders FOR UPDATE",
+    "SELECT 1 INTO stolen",
+    "WITH gone AS (DELETE FROM orders RETURNING 1) SELECT * FROM gone",
+    "SELECT pg_read_file('/etc/passwd')",
+    "SELECT pg_sleep(60)",
+    "SELECT nextval('orders_id_seq')",
+    "SELECT random()",
+    "COPY orders TO PROGRAM 'id'",
+    "SELECT true)) q) TO PROGRAM 'id' --",
+    "SELECT $1",
 )
-async def test_no_sample_changes_or_reads_what_it_may_not(case: SirenCase, query: str) -> None:
+
+
+async def test_no_sample_changes_or_reads_what_it_may_not(case: SirenCase) -> None:
     await case.told("PUT", PATH, jdbc(case), 201)
     await case.rows(1)
-    await case.reason("POST", f"{PATH}/_sample", {"query": query})
+    for query in CHANGES_OR_READS:
+        said = await case.reason("POST", f"{PATH}/_sample", {"query": query})
+        assert "root:" not in said, query
     assert await case.source.fetchval("SELECT count(*) FROM orders") == 1
     assert await case.source.fetchval("SELECT to_regclass('stolen')") is None
 

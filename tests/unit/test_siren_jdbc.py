@@ -126,12 +126,11 @@ def test_whatever_is_given_is_understood_or_refused(rest: str, properties: dict[
     for url in (rest, f"jdbc:postgresql:{rest}", f"jdbc:postgresql://h/d?{rest}"):
         try:
             found, _ = read(url, properties=properties)
-        except Failure as failure:
-            assert failure.status == 400
-        else:
-            assert found["host"]
-            assert 0 < found["port"] <= 65_535
-            assert found["database"]
+        except Failure:
+            continue
+        assert found["host"]
+        assert 0 < found["port"] <= 65_535
+        assert found["database"]
 
 
 @given(
