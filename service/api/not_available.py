@@ -22,10 +22,6 @@ OPTIONS: Final = frozenset(
         "late_window",
         "key_is_unique",
         "snapshot",
-        "key_is_monotonic",
-        "barrier_sequences",
-        "barrier_timeout_seconds",
-        "row_security",
         "schema_change",
     }
 )

@@ -63,7 +63,6 @@ class Definition:
     """Rows are read as CSV records; None: as JSON."""
     relations: tuple[int, ...] = ()
     """Whose writers may still commit rows."""
-    functions_in_from: bool = False
     findings: list[Finding] = field(default_factory=list)
 
     @property
