@@ -11,6 +11,12 @@ from service.domain.errors import Permanent
 from service.domain.spec import Options
 from tests.integration.source_cases import connected, datasource, read_keys, source, unheard
 from tests.support.waiting import until
+from workers.sources import catalog
+from workers.sources.budget import ConnectionBudget
+from workers.sources.connection import Session
+from workers.sources.definition import Definition
+from workers.sources.keys import KeyColumns, KeyPart
+from workers.sources.proof import Word, examine
 
 if TYPE_CHECKING:
     from tests.support.postgres import PostgresServer
@@ -331,6 +337,29 @@ async def test_what_nobody_can_see_is_refused_whatever_the_owner_says(database: 
         with pytest.raises(Permanent, match="m is a materialised view") as caught:
             await made.plan(None, 1, waiting=unheard)
         assert "mode full" in caught.value.hint
+
+
+async def test_a_foreign_partition_is_refused_whatever_the_owner_says(database: str) -> None:
+    """By what the catalog says: a wrapper without a handler can be declared anywhere, and nothing reads it."""
+    connections = ConnectionBudget()
+    session = Session(datasource(database), application_name="rowferry test", connections=connections)
+    try:
+        async with connected(database) as one:
+            await one.execute(
+                "CREATE FOREIGN DATA WRAPPER w; CREATE SERVER s FOREIGN DATA WRAPPER w;"
+                "CREATE TABLE parts (id bigserial) PARTITION BY RANGE (id);"
+                "CREATE FOREIGN TABLE far PARTITION OF parts FOR VALUES FROM (1) TO (9) SERVER s"
+            )
+        relation = await catalog.find_relation(session, ("parts",))
+        assert relation is not None
+        key = KeyColumns((KeyPart("id", "bigint", None),), proven=True, qualifier="parts")
+        definition = Definition("parts", relation=relation, key=key, relations=(relation.oid,))
+        members = await catalog.relation_set(session, definition.relations)
+        proof = await examine(session, definition, members, Word(monotonic=True), authority=session)
+        assert proof.reasons == ("far is a foreign table, whose writers can not be seen",)
+        assert "a datasource of that server" in proof.refusal("parts").hint
+    finally:
+        await session.close()
 
 
 # -- how long, and what a role may see -----------------------------------------------------------------------------
