@@ -156,6 +156,9 @@ class Options(Strict):
     row_security: bool = Field(
         default=False, description="read what the role's policies let it see, instead of failing"
     )
+    key_is_unique: bool = Field(
+        default=False, description="at your word; the reader looks at every row, and ends the run at a repeated key"
+    )
 
     @model_validator(mode="after")
     def _at_your_word(self) -> Options:

@@ -72,7 +72,7 @@ class PostgresSource:
         self._mode = mode
         self._options = options
         self._message_key = MessageKey(tuple(message_key or ()), f"/sink/{message_key_field}")
-        long = spec.query is not None and options.allow_long_statements
+        long = options.allow_long_statements and (spec.query is not None or options.key_is_unique)
         self._session = Session(
             datasource,
             application_name=application_name,
@@ -254,10 +254,13 @@ class PostgresSource:
                     self._message_key,
                     csv=self._csv,
                     fixed=self._columns if self._csv is not None else (),
+                    key_is_unique=self._options.key_is_unique,
                 )
                 self._definition = await resolver.resolve()
                 self._session.what = self._definition.what
                 self._session.reading = True
+                if self._definition.unwalked:
+                    self._session.long_is_permanent = True
             return self._definition
 
     async def _required(self) -> Definition:
@@ -290,6 +293,7 @@ class PostgresSource:
                     "info",
                     "key_checked_while_reading",
                     "no index proves this key unique; the reader checks every row and fails the run at a repeated key",
+                    "an index that proves it saves the surprise",
                 )
             )
         return findings

@@ -7,6 +7,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from service.domain.inspection import Finding
+from workers.guarantees import KEY_AT_WORD
 from workers.sources import catalog
 from workers.sources.barrier import Barrier, Rules
 from workers.sources.base import Horizon
@@ -99,6 +100,8 @@ class Safety:
             notes.append(
                 "the datasource is a standby: rows whose transactions were open when the run began may be missing"
             )
+        if definition.relation is not None and not definition.key.proven and options.key_is_unique:
+            notes.append(KEY_AT_WORD)
         return "; ".join(notes)
 
     async def bound(
