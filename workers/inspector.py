@@ -265,7 +265,11 @@ def _check_sink(spec: Mapping[str, object]) -> Sequence[Finding]:
 def _check_mode(spec: Mapping[str, object]) -> Sequence[Finding]:
     job = JobSpec.model_validate(spec)
     found = []
-    if getattr(job.sink, "kind", "") == "s3" and getattr(job.sink, "name", None) and job.options.splits != 1:
+    if (
+        getattr(job.sink, "kind", "") == "s3"
+        and getattr(job.sink, "name", None)
+        and job.options.splits not in {1, "auto"}
+    ):
         found.append(
             Finding(
                 "/options/splits",
