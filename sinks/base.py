@@ -165,10 +165,10 @@ class Batch:
     ids: list[bytes] | None = None
     """Each row's own key as canonical JSON, where `Sink.upserts`: an array of the key columns' texts, without blanks,
     as UTF-8 (`["219"]`)."""
-    size: int = field(init=False, compare=False)
+    size: int = field(init=False)
+    """Bytes: the sum of the lengths of `values`, counted once for all who want it."""
 
     def __post_init__(self) -> None:
-        """`size` is the bytes of the values, counted once: to look at each again costs more than what is done with it."""
         object.__setattr__(self, "size", sum(map(len, self.values)))
 
     @property

@@ -160,7 +160,7 @@ class SplitWork:
             rows.rows, rows.size, self._control.rows_per_second, self._control.bytes_per_second
         )
         refused = await stage_what_can_be(writer, rows)
-        self._chunk.add(page, begin, end, time.monotonic(), refused)
+        self._chunk.add(page, begin, rows, time.monotonic(), refused)
         if refused:
             await self._check_limits()
 
