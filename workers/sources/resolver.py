@@ -11,7 +11,7 @@ from service.domain.errors import Permanent, Transient
 from service.domain.inspection import Finding
 from workers.sources import catalog, fixed_columns
 from workers.sources.definition import Definition
-from workers.sources.keys import KeyColumns, KeyPart
+from workers.sources.key_index import settle_key
 from workers.sources.sql import SqlError, UserSql, parse_expression, parse_name, parse_query, quote_ident, quote_literal
 
 if TYPE_CHECKING:
@@ -37,12 +37,14 @@ class Resolver:
         *,
         csv: Dialect | None = None,
         fixed: Sequence[ExactColumn] = (),
+        key_is_unique: bool = False,
     ) -> None:
-        """`fixed`: the generation's columns, which are read and no others."""
+        """`fixed`: the generation's columns, which are read and no others. `key_is_unique`: at the owner's word."""
         self._session = session
         self._datasource = datasource
         self._spec = spec
         self._fixed = fixed
+        self._key_is_unique = key_is_unique
         self._asked_by = message_key.pointer
         self._definition = Definition(what=spec.table or "the query", message_key=message_key.columns, csv=csv)
 
@@ -58,7 +60,7 @@ class Resolver:
             self._message_key()
             self._time()
             await self._where()
-            await self._key()
+            await settle_key(self._session, definition, self._spec.key or (), unique_at_word=self._key_is_unique)
         if not definition.refused:
             await self._prepare()
         if power := await catalog.powers(self._session):
@@ -95,13 +97,7 @@ class Resolver:
         definition.qualifier = quote_ident(relation.name)
         definition.relations = (relation.oid,)
         definition.columns = await catalog.columns_of(self._session, relation.oid)
-        if relation.kind in {"r", "f"} and relation.has_children:
-            definition.error(
-                "/source/table",
-                "key_not_unique_by_index",
-                f"{relation} has tables that inherit from it, over which no index is unique",
-                f"read each of them as a job of its own, the parent by the query SELECT * FROM ONLY {relation.sql}",
-            )
+        definition.inherited = relation.kind in {"r", "f"} and relation.has_children
 
     async def _query(self, text: str) -> None:
         definition = self._definition
@@ -162,14 +158,14 @@ class Resolver:
         known = [column.name for column in definition.columns]
         for name in definition.message_key:
             if name not in known:
-                self._no_column(self._asked_by, name)
+                self._definition.no_column(self._asked_by, name)
 
     def _named(self, known: Sequence[str]) -> None:
         definition = self._definition
         for index, name in enumerate(self._spec.columns):
             if name not in known:
                 if name.replace("_", "a").isalnum():
-                    self._no_column(f"/source/columns/{index}", name)
+                    self._definition.no_column(f"/source/columns/{index}", name)
                     continue
                 definition.error(
                     f"/source/columns/{index}",
@@ -182,16 +178,6 @@ class Resolver:
             definition.error("/source/columns", "column_doubled", "a column is named more than once")
         definition.selected = tuple(self._spec.columns)
 
-    def _no_column(self, pointer: str, name: str) -> None:
-        """`pointer` names the field that asks for the column, the message too: in a cause chain there is no pointer."""
-        field = ".".join(part for part in pointer.split("/") if part and not part.isdigit())
-        self._definition.error(
-            pointer,
-            "column_unknown",
-            f"{field}: {self._definition.what} has no column {name!r}",
-            f"its columns: {', '.join(column.name for column in self._definition.columns)}",
-        )
-
     def _time(self) -> None:
         time = self._spec.time
         if time is None:
@@ -199,7 +185,7 @@ class Resolver:
         definition = self._definition
         column = next((column for column in definition.columns if column.name == time.column), None)
         if column is None:
-            self._no_column("/source/time/column", time.column)
+            self._definition.no_column("/source/time/column", time.column)
             return
         if column.type not in {"timestamp with time zone", "timestamp without time zone", "date"}:
             definition.error(
@@ -239,60 +225,6 @@ class Resolver:
             return
         if await self._stable(where, "/source/where"):
             self._definition.filters += (f"({where.text})",)
-
-    async def _key(self) -> None:
-        definition = self._definition
-        indexes: tuple[catalog.Index, ...] = ()
-        if definition.relation is not None and definition.relation.kind in {"r", "p", "m"}:
-            indexes = await catalog.indexes_of(self._session, definition.relation.oid)
-        names = tuple(self._spec.key or ())
-        if not names:
-            primary = next((index for index in indexes if index.is_primary and index.proves), None)
-            if primary is None:
-                definition.error(
-                    "/source/key",
-                    "key_required",
-                    f"{definition.what} has no primary key",
-                    "name the columns of a unique index in source.key",
-                )
-                return
-            names = primary.columns
-        by_name = {column.name: column for column in definition.columns}
-        for index, name in enumerate(names):
-            if name not in by_name:
-                self._no_column(f"/source/key/{index}", name)
-        if len(set(names)) != len(names):
-            definition.error("/source/key", "column_doubled", "a key column is named more than once")
-        if definition.refused:
-            return
-        plain = all(by_name[name].not_null for name in names)
-        proven = plain and any(index.proves and set(index.columns) <= set(names) for index in indexes)
-        walked = any(index.columns[: len(names)] == names for index in indexes)
-        if definition.relation is not None and definition.relation.kind in {"r", "p"} and not (proven and walked):
-            self._key_not_proven(names, indexes, {name: by_name[name].not_null for name in names})
-            return
-        collations = {name: by_name[name].collation for name in names}
-        if definition.query is not None:
-            unknown = [name for name in names if collations[name] == ""]
-            collations |= await catalog.query_collations(self._session, definition.query.text, unknown)
-        parts = tuple(KeyPart(name, by_name[name].type, collations[name]) for name in names)
-        definition.key = KeyColumns(parts, proven=proven and walked, qualifier=definition.qualifier)
-
-    def _key_not_proven(
-        self, names: tuple[str, ...], indexes: tuple[catalog.Index, ...], not_null: dict[str, bool]
-    ) -> None:
-        nullable = [name for name, value in not_null.items() if not value]
-        offered = "; ".join(f"{index.name} ({', '.join(index.columns)})" for index in indexes if index.proves) or "none"
-        reason = "no index keeps these columns unique and in this order"
-        if nullable:
-            reason = f"{', '.join(nullable)} may be null"
-        self._definition.error(
-            "/source/key",
-            "key_not_unique_by_index",
-            f"key ({', '.join(names)}) of {self._definition.what} is not proven: {reason}",
-            "name the columns of a unique index that is valid, not partial, not deferrable, over NOT NULL columns; "
-            f"there are: {offered}",
-        )
 
     async def _prepare(self) -> None:
         """The extended protocol takes one statement and checks all of it against the catalog."""
