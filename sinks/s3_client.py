@@ -160,7 +160,7 @@ class S3Client:
             raise keys_missing(self.place)
         return not complete
 
-    def _made(self, ambient: bool) -> Any:  # noqa: FBT001 - run_in_executor passes by place
+    def _made(self, ambient: bool) -> Any:
         """A client, entered. Blocks; nothing of it belongs to an event loop before its first request."""
         from aiobotocore.config import AioConfig  # type: ignore[import-untyped]  # noqa: PLC0415 - see the module's docstring
 

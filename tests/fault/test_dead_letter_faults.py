@@ -36,7 +36,7 @@ UNREADABLE = WRONG - set(range(421, 601))
 TOO_LONG = 6000
 TARGETS = ("kafka", "kafka-at-least-once", "file", "s3", "search")
 AND_HDFS = (*TARGETS, "hdfs")
-"""Into Parquet, of rows with a value that no file can hold. Where nothing depends on the kind, files and objects tell."""
+"""Into Parquet, of rows with a value that no file can hold; what depends on no kind, files and objects tell."""
 NAMES = {"file", "s3", "hdfs"}
 """A chunk has a name there, and is repeated under it."""
 OF_A_CHUNK = {"staged", "complete", "prepared", "visible", "settled"}
