@@ -77,6 +77,8 @@ class ElasticsearchReader:
         await self._client.close()
 
     def _standing(self, chunk: Prepared, document: Mapping[str, Any], value: bytes) -> Standing:
+        if not value:
+            return self._deleted(chunk, document)
         if not document.get("found"):
             return Standing(there=False)
         version, sent = document.get("_version"), chunk.details.get("version")
@@ -86,6 +88,18 @@ class ElasticsearchReader:
         if self._values and document.get("_source") != json.loads(value):
             return Standing(True, Flaw("checksum", chunk.target, None, None, "another value"))
         return Standing(True)
+
+    @staticmethod
+    def _deleted(chunk: Prepared, document: Mapping[str, Any]) -> Standing:
+        """What is to be said of the document of a row that is deleted: that it is not there is as it should be."""
+        if not document.get("found"):
+            return Standing(there=True)
+        version, sent = document.get("_version"), chunk.details.get("version")
+        if version == sent:
+            note = "delivered before the row was deleted in the source"
+            return Standing(True, Flaw("source_changed", chunk.target, None, None, note))
+        note = "the row is deleted, and its document is there in another version"
+        return Standing(True, Flaw("foreign", chunk.target, {"version": sent}, {"version": version}, note))
 
     async def _index_flaw(self, chunk: Prepared) -> Flaw | None:
         """An index that was deleted and made again holds nothing of the chunk."""

@@ -66,6 +66,8 @@ class RecordBatch:
         """
         Append rows `indexes[start:]` of the columns until one does not fit; returns where to go on.
 
+        An empty value is a tombstone.
+
         The first row of a batch always fits: whoever calls looks at `raw_bytes` when it returns with one row.
         """
         if self._finished:
@@ -74,7 +76,10 @@ class RecordBatch:
         offset, at = self.rows, start
         for at in range(start, len(indexes)):
             index = indexes[at]
-            if append(offset, timestamp, keys[index] if keys is not None else None, values[index], headers) is None:
+            if (
+                append(offset, timestamp, keys[index] if keys is not None else None, values[index] or None, headers)
+                is None
+            ):
                 break
             offset += 1
         else:

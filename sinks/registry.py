@@ -38,6 +38,8 @@ HOLDS_ITS_CHUNK: Final = frozenset({"elasticsearch"})
 
 TAKES_FORMATS: Final = frozenset({"donothing", "file", "hdfs", "s3"})
 """Sinks to which a row is bytes of any format; to the others it is one JSON document."""
+TAKES_TOMBSTONES: Final = frozenset({"elasticsearch", "kafka"})
+"""Sinks that can say of a row that it is gone: an empty value in `Batch.values`."""
 COLUMNS: Final = "columns"
 """Under which name a generation's columns are kept beside what `Sink.prepare_target` said."""
 

@@ -12,6 +12,7 @@ from config.destinations import DestinationRefused
 from config.references import ReferenceRefused, References
 from service.domain.datasource import Datasource
 from service.domain.errors import Permanent, Transient
+from service.domain.shape import credentials_of
 from service.domain.spec import OpenFormat, OpenSink, Options, SourceSpec
 from sinks import registry
 from sinks.base import SinkRefused, SinkUnavailable
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from workers.sources.budget import ConnectionBudget
 
 
+LONGEST_SALT = 1024
+"""Bytes: all salts of a job travel in one start-up packet, which Postgres takes up to 10,000."""
 _MESSAGE_KEY_FIELD = {"elasticsearch": "routing"}
 """Which field of the sink names the columns of `_message_key`, where it is not `key`."""
 
@@ -75,6 +78,7 @@ class StoredSources:
         target: Mapping[str, object] | None = None,
         *,
         name: str,
+        origin: Mapping[str, object] | None = None,
         waiting: Callable[[bool], None] | None = None,
     ) -> Source:
         """See `workers.ports.Sources`."""
@@ -97,9 +101,30 @@ class StoredSources:
             connections=self._connections,
             csv=_dialect(spec),
             columns=columns.from_json((target or {}).get(registry.COLUMNS)),
+            salts={one: await self._salt(account, one) for one in credentials_of(source.columns)},
+            origin=(origin or {"job": spec.get("name")}) if _enveloped(spec) else None,
             guard=self._guard,
             waiting=waiting,
         )
+
+    async def _salt(self, account: str, name: str) -> str:
+        """The salt of masks, from a stored credential."""
+        stored = await self._things.credential(account, name)
+        if stored is None or "salt" not in stored.secrets:
+            missing = "does not exist" if stored is None else "has no field 'salt'"
+            raise Permanent(
+                "salt_missing",
+                f"source.columns: the credential {name!r} of a mask {missing}; give it one with "
+                f"PUT /v1/credentials/{name}",
+            )
+        try:
+            salt = self._references.resolve(stored.secrets["salt"])
+        except ReferenceRefused as error:
+            raise Permanent(error.code, f"credential {name!r}, field 'salt': {error.message}") from None
+        if not salt or len(salt.encode()) > LONGEST_SALT or "\0" in salt:
+            raise Permanent("salt_missing", f"credential {name!r}: a salt has 1 to {LONGEST_SALT} bytes and no NUL")
+        self._learn_secret(salt)
+        return salt
 
     async def check(self, datasource: Datasource) -> Sequence[Finding]:
         """See `workers.ports.Sources`."""
@@ -264,6 +289,11 @@ def _dialect(spec: Mapping[str, object]) -> Dialect | None:
     if form.kind == "csv":
         return Dialect(getattr(form, "delimiter", ","), getattr(form, "null", ""))
     return Dialect() if form.kind == "parquet" else None
+
+
+def _enveloped(spec: Mapping[str, object]) -> bool:
+    form = OpenFormat.model_validate(spec.get("format") or {})
+    return getattr(form, "envelope", None) == "with_metadata"
 
 
 def _sink_of(spec: Mapping[str, object]) -> OpenSink:

@@ -17,6 +17,7 @@ from sinks.base import SinkError
 from workers.guarantees import FOLLOWING, guaranteed
 from workers.retrying import from_sink
 from workers.rows import rows
+from workers.shape_checks import check_shape
 from workers.sources.sql import SqlError, parse_expression, parse_name, parse_query
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ class DefinitionInspector:
 
     def check(self, spec: Mapping[str, object]) -> Sequence[Finding]:
         """See the port."""
-        return [*_check_sql(spec), *_check_sink(spec), *_check_mode(spec)]
+        shape = check_shape(JobSpec.model_validate(spec))
+        return [*_check_sql(spec), *_check_sink(spec), *_check_mode(spec), *shape]
 
     def promise(self, spec: Mapping[str, object]) -> tuple[str, str]:
         """See the port."""
