@@ -151,6 +151,9 @@ class Options(Strict):
     single_row_timeout_seconds: Annotated[float, Field(ge=1, le=3600, strict=False)] = 60.0
     max_row_bytes: int = Field(default=64 * 1024 * 1024, ge=1024, le=1024**3)
     allow_long_statements: bool = False
+    key_is_unique: bool = Field(
+        default=False, description="at your word; the reader looks at every row, and ends the run at a repeated key"
+    )
 
 
 class ScheduleSpec(Strict):

@@ -63,6 +63,8 @@ class Definition:
     deleted: str = ""
     """The condition that a row is deleted: it is given out as an empty value. Empty: no row is."""
     key: KeyColumns = field(default_factory=lambda: KeyColumns((), proven=False))
+    index: str | None = None
+    """What gives the rows in the key's order; None where nothing in the catalog says so."""
     filters: tuple[str, ...] = ()
     """Conditions that leave rows out."""
     message_key: tuple[str, ...] = ()
@@ -71,6 +73,8 @@ class Definition:
     """Rows are read as CSV records; None: as JSON."""
     relations: tuple[int, ...] = ()
     """Whose writers may still commit rows."""
+    inherited: bool = False
+    """Other tables inherit from it, and their rows are read with its own."""
     functions_in_from: bool = False
     findings: list[Finding] = field(default_factory=list)
 
@@ -89,7 +93,7 @@ class Definition:
         """Note what a person should know."""
         self.findings.append(Finding(pointer, "warning", code, message, hint))
 
-    def unknown_column(self, pointer: str, name: str) -> None:
+    def no_column(self, pointer: str, name: str) -> None:
         """`pointer` names the field that asks for the column, the message too: in a cause chain there is no pointer."""
         field = ".".join(part for part in pointer.split("/") if part and not part.isdigit())
         self.error(
@@ -99,6 +103,11 @@ class Definition:
             f"its columns: {', '.join(column.name for column in self.columns)}"
             + ("" if name.isidentifier() else '; an expression is written {"expression": …, "as": …}'),
         )
+
+    @property
+    def unwalked(self) -> bool:
+        """A table without an index that gives rows in the key's order. (What a query walks only its plan tells.)"""
+        return self.relation is not None and self.relation.kind in {"r", "p", "m"} and self.index is None
 
     @property
     def refused(self) -> bool:
@@ -236,5 +245,5 @@ class Definition:
     def _repeat_sql(self, page: str) -> str:
         """Whether the row before has the same key, as the key's own types see it: 1.0 and 1.00 are one numeric."""
         window = f"OVER (ORDER BY {self.key.order(alias=page)})"
-        pairs = [f"{column} IS NOT DISTINCT FROM lag({column}) {window}" for column in self.key.columns(page)]
+        pairs = [f"{column} IS NOT DISTINCT FROM lag({column}) {window}" for column in self.key.ordered(page)]
         return f"({' AND '.join(pairs)})"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from service.domain.errors import Permanent, Transient
 from service.domain.inspection import Finding, TableColumn
+from workers.guarantees import KEY_AT_WORD
 from workers.sources import barrier as barriers
 from workers.sources import catalog, failures
 from workers.sources.barrier import Barrier, CommitFrontier, DelayFrontier
@@ -83,7 +84,7 @@ class PostgresSource:
         self._mode = mode
         self._options = options
         self._message_key = MessageKey(tuple(message_key or ()), f"/sink/{message_key_field}")
-        long = spec.query is not None and options.allow_long_statements
+        long = options.allow_long_statements and (spec.query is not None or options.key_is_unique)
         self._session = Session(
             datasource,
             application_name=application_name,
@@ -261,10 +262,13 @@ class PostgresSource:
                     fixed=self._columns if self._csv is not None else (),
                     salts=self._salts,
                     origin=self._origin,
+                    key_is_unique=self._options.key_is_unique,
                 )
                 self._definition = await resolver.resolve()
                 self._session.what = self._definition.what
                 self._session.reading = True
+                if self._definition.unwalked:
+                    self._session.long_is_permanent = True
             return self._definition
 
     async def _required(self) -> Definition:
@@ -341,6 +345,7 @@ class PostgresSource:
                     "info",
                     "key_checked_while_reading",
                     "no index proves this key unique; the reader checks every row and fails the run at a repeated key",
+                    "an index that proves it saves the surprise",
                 )
             )
         return findings
@@ -360,6 +365,8 @@ class PostgresSource:
             notes.append(
                 "the datasource is a standby: rows whose transactions were open when the run began may be missing"
             )
+        if definition.relation is not None and not definition.key.proven and self._options.key_is_unique:
+            notes.append(KEY_AT_WORD)
         if self._follows and definition.filters:
             notes.append("a row counts if it matches the conditions when its key becomes final")
         return "; ".join(notes)

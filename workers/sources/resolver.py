@@ -12,7 +12,7 @@ from service.domain.inspection import Finding
 from service.domain.shape import METADATA
 from workers.sources import catalog
 from workers.sources.definition import Definition
-from workers.sources.keys import KeyColumns, KeyPart
+from workers.sources.key_index import settle_key
 from workers.sources.shaping import Shaper, deleted_sql, metadata
 from workers.sources.sql import SqlError, UserSql, parse_expression, parse_name, parse_query, quote_ident, quote_literal
 
@@ -41,15 +41,18 @@ class Resolver:
         fixed: Sequence[ExactColumn] = (),
         salts: Mapping[str, str] | None = None,
         origin: Mapping[str, object] | None = None,
+        key_is_unique: bool = False,
     ) -> None:
         """`fixed`: the generation's columns, which are read and no others. `salts`: which setting of the session holds
-        the salt of a credential. `origin`: what the step says of itself beside each row; None: nothing is added."""
+        the salt of a credential. `origin`: what the step says of itself beside each row; None: nothing is added.
+        `key_is_unique`: at the owner's word."""
         self._session = session
         self._datasource = datasource
         self._spec = spec
         self._fixed = fixed
         self._salts = salts or {}
         self._origin = origin
+        self._key_is_unique = key_is_unique
         self._asked_by = message_key.pointer
         self._definition = Definition(what=spec.table or "the query", message_key=message_key.columns, csv=csv)
 
@@ -65,7 +68,7 @@ class Resolver:
             self._message_key()
             self._time()
             await self._where()
-            await self._key()
+            await settle_key(self._session, definition, self._spec.key or (), unique_at_word=self._key_is_unique)
             self._marks()
         if not definition.refused:
             await self._prepare()
@@ -103,13 +106,7 @@ class Resolver:
         definition.qualifier = quote_ident(relation.name)
         definition.relations = (relation.oid,)
         definition.columns = await catalog.columns_of(self._session, relation.oid)
-        if relation.kind in {"r", "f"} and relation.has_children:
-            definition.error(
-                "/source/table",
-                "key_not_unique_by_index",
-                f"{relation} has tables that inherit from it, over which no index is unique",
-                f"read each of them as a job of its own, the parent by the query SELECT * FROM ONLY {relation.sql}",
-            )
+        definition.inherited = relation.kind in {"r", "f"} and relation.has_children
 
     async def _query(self, text: str) -> None:
         definition = self._definition
@@ -167,7 +164,7 @@ class Resolver:
         known = {column.name for column in definition.columns}
         for name in definition.message_key:
             if name not in outputs and name not in known:
-                definition.unknown_column(self._asked_by, name)
+                definition.no_column(self._asked_by, name)
         definition.message_key = tuple(outputs.get(name, name) for name in definition.message_key)
 
     def _marks(self) -> None:
@@ -192,7 +189,7 @@ class Resolver:
         definition = self._definition
         column = next((column for column in definition.columns if column.name == time.column), None)
         if column is None:
-            self._definition.unknown_column("/source/time/column", time.column)
+            self._definition.no_column("/source/time/column", time.column)
             return
         if column.type not in {"timestamp with time zone", "timestamp without time zone", "date"}:
             definition.error(
@@ -232,60 +229,6 @@ class Resolver:
             return
         if await self._stable(where, "/source/where"):
             self._definition.filters += (f"({where.text})",)
-
-    async def _key(self) -> None:
-        definition = self._definition
-        indexes: tuple[catalog.Index, ...] = ()
-        if definition.relation is not None and definition.relation.kind in {"r", "p", "m"}:
-            indexes = await catalog.indexes_of(self._session, definition.relation.oid)
-        names = tuple(self._spec.key or ())
-        if not names:
-            primary = next((index for index in indexes if index.is_primary and index.proves), None)
-            if primary is None:
-                definition.error(
-                    "/source/key",
-                    "key_required",
-                    f"{definition.what} has no primary key",
-                    "name the columns of a unique index in source.key",
-                )
-                return
-            names = primary.columns
-        by_name = {column.name: column for column in definition.columns}
-        for index, name in enumerate(names):
-            if name not in by_name:
-                self._definition.unknown_column(f"/source/key/{index}", name)
-        if len(set(names)) != len(names):
-            definition.error("/source/key", "column_doubled", "a key column is named more than once")
-        if definition.refused:
-            return
-        plain = all(by_name[name].not_null for name in names)
-        proven = plain and any(index.proves and set(index.columns) <= set(names) for index in indexes)
-        walked = any(index.columns[: len(names)] == names for index in indexes)
-        if definition.relation is not None and definition.relation.kind in {"r", "p"} and not (proven and walked):
-            self._key_not_proven(names, indexes, {name: by_name[name].not_null for name in names})
-            return
-        collations = {name: by_name[name].collation for name in names}
-        if definition.query is not None:
-            unknown = [name for name in names if collations[name] == ""]
-            collations |= await catalog.query_collations(self._session, definition.query.text, unknown)
-        parts = tuple(KeyPart(name, by_name[name].type, collations[name]) for name in names)
-        definition.key = KeyColumns(parts, proven=proven and walked, qualifier=definition.qualifier)
-
-    def _key_not_proven(
-        self, names: tuple[str, ...], indexes: tuple[catalog.Index, ...], not_null: dict[str, bool]
-    ) -> None:
-        nullable = [name for name, value in not_null.items() if not value]
-        offered = "; ".join(f"{index.name} ({', '.join(index.columns)})" for index in indexes if index.proves) or "none"
-        reason = "no index keeps these columns unique and in this order"
-        if nullable:
-            reason = f"{', '.join(nullable)} may be null"
-        self._definition.error(
-            "/source/key",
-            "key_not_unique_by_index",
-            f"key ({', '.join(names)}) of {self._definition.what} is not proven: {reason}",
-            "name the columns of a unique index that is valid, not partial, not deferrable, over NOT NULL columns; "
-            f"there are: {offered}",
-        )
 
     async def _prepare(self) -> None:
         """The extended protocol takes one statement and checks all of it against the catalog."""

@@ -121,7 +121,7 @@ class Shaper:
                 made = self._masked(made, entry.mask)
             return None if made is None else _Draft(entry.name, entry.name, made=made)
         if entry.column not in known:
-            self._definition.unknown_column(pointer, entry.column)
+            self._definition.no_column(pointer, entry.column)
             return None
         if entry.mask is None:
             return _Draft(entry.name, entry.column, source=entry.column)
@@ -196,7 +196,7 @@ def deleted_sql(definition: Definition, given: SoftDelete) -> str:
     """The condition that a row is deleted; empty, with a finding, where there is no such column."""
     column = next((one for one in definition.columns if one.name == given.column), None)
     if column is None:
-        definition.unknown_column("/source/soft_delete/column", given.column)
+        definition.no_column("/source/soft_delete/column", given.column)
         return ""
     name = f"{definition.qualifier}.{quote_ident(column.name)}"
     return f"({name} IS TRUE)" if column.exact.type == "boolean" else f"({name} IS NOT NULL)"
