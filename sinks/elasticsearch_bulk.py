@@ -37,6 +37,8 @@ _PER_ROW: Final = 80
 class Rows:
     """The rows of one chunk as columns, held until they are visible."""
 
+    id_places: tuple[int, ...] = ()
+    """Which parts of a key are the document's id; none: all of it."""
     values: list[bytes] = field(default_factory=list)
     ids: list[bytes] = field(default_factory=list)
     routing: list[bytes | None] | None = None
@@ -79,7 +81,7 @@ class Rows:
             route = self.routing[number] if self.routing is not None else None
             value = self.values[number]
             action = b'{"index":{"_id":"' if value else b'{"delete":{"_id":"'
-            lines += (action, in_quotes(document_id(self.ids[number])), versioned)
+            lines += (action, in_quotes(document_id(self.ids[number], self.id_places)), versioned)
             if route:
                 lines += (b',"routing":"', in_quotes(route), b'"')
             lines += (b"}}\n", value, b"\n") if value else (b"}}\n",)
@@ -124,8 +126,12 @@ def judge(names: Names, rows: Rows, part: Sequence[int], answer: Mapping[str, An
     return verdict
 
 
-def document_id(key: bytes) -> bytes:
-    """The `_id` of a row: its key as canonical JSON, or the hash of that where it would be too long."""
+def document_id(key: bytes, places: tuple[int, ...] = ()) -> bytes:
+    """The `_id` of a row: its key (or the parts of it at `places`) as canonical JSON, or the hash of that where it
+    would be too long."""
+    if places:
+        parts = json.loads(key)
+        key = json.dumps([parts[place] for place in places], ensure_ascii=False, separators=(",", ":")).encode()
     return key if len(key) <= LONGEST_ID else b"sha256:" + hashlib.sha256(key).hexdigest().encode()
 
 

@@ -31,10 +31,11 @@ _MISSING: Final = "index_not_found_exception"
 class ElasticsearchReader:
     """Promises of the methods: `sinks.reading.KeyReader`."""
 
-    def __init__(self, client: Client, wanted: Wanted, *, as_sent: bool) -> None:
+    def __init__(self, client: Client, wanted: Wanted, id_places: tuple[int, ...] = (), *, as_sent: bool) -> None:
         """`as_sent`: documents are stored as they were sent, so that values can be compared; a pipeline may change
         them. The client is closed with the reader."""
         self._client = client
+        self._id_places = id_places
         self._values = wanted.values and as_sent
         self._uuids: dict[str, str | None] = {}
 
@@ -45,7 +46,7 @@ class ElasticsearchReader:
         assert rows.ids is not None, "a sink that upserts is given ids"
         routes = rows.keys or [None] * rows.rows
         asked = [
-            {"_id": document_id(key).decode()} | ({"routing": route.decode()} if route else {})
+            {"_id": document_id(key, self._id_places).decode()} | ({"routing": route.decode()} if route else {})
             for key, route in zip(rows.ids, routes, strict=True)
         ]
         answer = await self._client.call(

@@ -76,6 +76,8 @@ class Context:
     """What `Sink.prepare_target` said when the generation was planned."""
     columns: tuple[Column, ...] = ()
     """What the generation's rows consist of; none where there is no generation."""
+    key: tuple[str, ...] = ()
+    """The source's key as the definition names it; none where that is left to the catalog."""
     ambient_s3_buckets: frozenset[str] = frozenset()
     """Buckets for which the host's own AWS credentials may be used."""
     job_id: str = ""
@@ -160,7 +162,12 @@ def build(definition: Definition, context: Context) -> Sink:
         from sinks.elasticsearch import ElasticsearchSink  # noqa: PLC0415 - see the module's docstring
 
         return ElasticsearchSink(
-            sink, guard=context.guard, target=context.target, job_id=context.job_id, generation=context.generation
+            sink,
+            guard=context.guard,
+            target=context.target,
+            key=context.key,
+            job_id=context.job_id,
+            generation=context.generation,
         )
     if isinstance(sink, HdfsSinkSpec):
         from sinks.hdfs import HdfsSink  # noqa: PLC0415 - see the module's docstring

@@ -19,6 +19,7 @@ from sinks.base import SinkRefused, SinkUnavailable
 from sinks.formats import columns
 from workers.limits import MemoryBudget, RateLimit
 from workers.ports import Workplace
+from workers.salts import salts_of
 from workers.signals import NoSignals
 from workers.sources.checks import check_datasource
 from workers.sources.csv_page import Dialect
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
     from workers.sources.budget import ConnectionBudget
 
 
-LONGEST_SALT = 1024
-"""Bytes: all salts of a job travel in one start-up packet, which Postgres takes up to 10,000."""
 _MESSAGE_KEY_FIELD = {"elasticsearch": "routing"}
 """Which field of the sink names the columns of `_message_key`, where it is not `key`."""
 
@@ -101,30 +100,13 @@ class StoredSources:
             connections=self._connections,
             csv=_dialect(spec),
             columns=columns.from_json((target or {}).get(registry.COLUMNS)),
-            salts={one: await self._salt(account, one) for one in credentials_of(source.columns)},
+            salts=await salts_of(
+                credentials_of(source.columns), account, self._things, self._references, self._learn_secret
+            ),
             origin=(origin or {"job": spec.get("name")}) if _enveloped(spec) else None,
             guard=self._guard,
             waiting=waiting,
         )
-
-    async def _salt(self, account: str, name: str) -> str:
-        """The salt of masks, from a stored credential."""
-        stored = await self._things.credential(account, name)
-        if stored is None or "salt" not in stored.secrets:
-            missing = "does not exist" if stored is None else "has no field 'salt'"
-            raise Permanent(
-                "salt_missing",
-                f"source.columns: the credential {name!r} of a mask {missing}; give it one with "
-                f"PUT /v1/credentials/{name}",
-            )
-        try:
-            salt = self._references.resolve(stored.secrets["salt"])
-        except ReferenceRefused as error:
-            raise Permanent(error.code, f"credential {name!r}, field 'salt': {error.message}") from None
-        if not salt or len(salt.encode()) > LONGEST_SALT or "\0" in salt:
-            raise Permanent("salt_missing", f"credential {name!r}: a salt has 1 to {LONGEST_SALT} bytes and no NUL")
-        self._learn_secret(salt)
-        return salt
 
     async def check(self, datasource: Datasource) -> Sequence[Finding]:
         """See `workers.ports.Sources`."""
@@ -209,7 +191,7 @@ class StoredSinks:
             await self._add_credential(account, str(name), sink)
         try:
             parsed = registry.parse(sink, _section(definition, "format"))
-            context = self._context(account, parsed.sink.kind, target)
+            context = replace(self._context(account, parsed.sink.kind, target), key=_key(definition))
             return registry.build(parsed, replace(context, job_id=job_id, generation=generation))
         except registry.DefinitionRefused as error:
             raise Permanent(error.code, error.message) from None
@@ -298,6 +280,12 @@ def _enveloped(spec: Mapping[str, object]) -> bool:
 
 def _sink_of(spec: Mapping[str, object]) -> OpenSink:
     return OpenSink.model_validate(spec["sink"])
+
+
+def _key(definition: Mapping[str, object]) -> tuple[str, ...]:
+    """The source's key as far as the definition names it."""
+    source = definition.get("source")
+    return tuple(source.get("key") or ()) if isinstance(source, dict) else ()
 
 
 def _section(definition: dict[str, object], name: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def check_shape(job: JobSpec) -> Sequence[Finding]:
     """Findings on columns, envelope and soft deletes."""
-    return [*_columns(job), *_masked_key(job), *_soft_delete(job)]
+    return [*_columns(job), *_masked_key(job), *_document_id(job), *_soft_delete(job)]
 
 
 def _columns(job: JobSpec) -> list[Finding]:
@@ -48,6 +48,17 @@ def _masked_key(job: JobSpec) -> list[Finding]:
     )
     hint = "read by another unique key, if its values must not leave the source"
     return [Finding("/source/key", "warning", "key_not_masked", message, hint)]
+
+
+def _document_id(job: JobSpec) -> list[Finding]:
+    if getattr(job.sink, "kind", "") != "elasticsearch":
+        return []
+    wanted, key = getattr(job.sink, "id", None) or (), job.source.key or ()
+    if other := [name for name in wanted if name not in key]:
+        message = f"sink.id names {', '.join(map(repr, other))}, and source.key does not"
+        hint = "name the key in source.key, as updated_at, id, and of its columns those that stay with a row in sink.id"
+        return [Finding("/sink/id", "error", "column_unknown", message, hint)]
+    return []
 
 
 def _soft_delete(job: JobSpec) -> list[Finding]:
