@@ -27,3 +27,5 @@ class Datasource:
     """Settings of this job's sessions alone, which nobody may see: the salts of masks."""
     max_connections: int | None = None
     """Over all jobs; None is the service's setting."""
+    barrier: Datasource | None = None
+    """The primary, where this is a standby: who writes, and how far, can be seen there alone."""
