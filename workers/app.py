@@ -13,16 +13,16 @@ from config.references import ReferenceRefused, References
 from service.domain.datasource import Datasource
 from service.domain.errors import Permanent, Transient
 from service.domain.shape import credentials_of
-from service.domain.spec import OpenFormat, OpenSink, Options, SourceSpec
+from service.domain.spec import Options, SourceSpec
 from sinks import registry
 from sinks.base import SinkRefused, SinkUnavailable
 from sinks.formats import columns
+from workers import row_wishes
 from workers.limits import MemoryBudget, RateLimit
 from workers.ports import Workplace
 from workers.salts import salts_of
 from workers.signals import NoSignals
 from workers.sources.checks import check_datasource
-from workers.sources.csv_page import Dialect
 from workers.sources.postgres import PostgresSource
 from workers.sources.sample import first_rows
 from workers.sources.tables import list_tables
@@ -40,10 +40,6 @@ if TYPE_CHECKING:
     from workers.signals import Signals
     from workers.sources.base import Source
     from workers.sources.budget import ConnectionBudget
-
-
-_MESSAGE_KEY_FIELD = {"elasticsearch": "routing"}
-"""Which field of the sink names the columns of `_message_key`, where it is not `key`."""
 
 
 class NamedThings(Protocol):
@@ -95,16 +91,16 @@ class StoredSources:
             source,
             mode=str(spec.get("mode", "once")),
             options=Options.model_validate(spec.get("options", {})),
-            message_key=_message_key(spec),
-            message_key_field=_MESSAGE_KEY_FIELD.get(_sink_of(spec).kind, "key"),
+            message_key=row_wishes.message_key(spec),
+            message_key_field=row_wishes.message_key_field(spec),
             application_name=name,
             connections=self._connections,
-            csv=_dialect(spec),
+            csv=row_wishes.dialect(spec),
             columns=columns.from_json((target or {}).get(registry.COLUMNS)),
             salts=await salts_of(
                 credentials_of(source.columns), account, self._things, self._references, self._learn_secret
             ),
-            origin=(origin or {"job": spec.get("name")}) if _enveloped(spec) else None,
+            origin=(origin or {"job": spec.get("name")}) if row_wishes.enveloped(spec) else None,
             guard=self._guard,
             waiting=waiting,
         )
@@ -273,33 +269,6 @@ def workplace(
         memory=MemoryBudget(memory_bytes),
         rate=lambda job_id: rates.setdefault(job_id, RateLimit()),
     )
-
-
-def _message_key(spec: Mapping[str, object]) -> list[str] | None:
-    """The columns whose text the sink wants beside each row: Kafka's message key, Elasticsearch's routing. (A row's own
-    key, Elasticsearch's `_id`, comes with every page: `workers.chunks.row_ids`.)"""
-    sink = _sink_of(spec)
-    if sink.kind == "elasticsearch":
-        routing = getattr(sink, "routing", None)
-        return [routing] if isinstance(routing, str) else None
-    return getattr(sink, "key", None) if sink.kind == "kafka" else None
-
-
-def _dialect(spec: Mapping[str, object]) -> Dialect | None:
-    """How the source writes rows; None: as JSON. What is not for people is read in Postgres's own defaults."""
-    form = OpenFormat.model_validate(spec.get("format") or {})
-    if form.kind == "csv":
-        return Dialect(getattr(form, "delimiter", ","), getattr(form, "null", ""))
-    return Dialect() if form.kind == "parquet" else None
-
-
-def _enveloped(spec: Mapping[str, object]) -> bool:
-    form = OpenFormat.model_validate(spec.get("format") or {})
-    return getattr(form, "envelope", None) == "with_metadata"
-
-
-def _sink_of(spec: Mapping[str, object]) -> OpenSink:
-    return OpenSink.model_validate(spec["sink"])
 
 
 def _key(definition: Mapping[str, object]) -> tuple[str, ...]:
