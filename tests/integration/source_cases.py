@@ -50,12 +50,14 @@ async def source(
     store: Datasource | None = None,
     csv: Dialect | None = None,
     fixed: Sequence[Column] = (),
+    salts: dict[str, str] | None = None,
+    origin: dict[str, object] | None = None,
     **spec: Any,
 ) -> AsyncIterator[PostgresSource]:
     """A source that is closed afterwards. What is not named here goes into `source` of the job."""
     made = PostgresSource(
         store or datasource(dsn),
-        SourceSpec(datasource="shop", table=table, **spec),
+        SourceSpec.model_validate({"datasource": "shop", "table": table, **spec}),
         mode=mode,
         options=Options.model_validate(options or {}),
         message_key=message_key,
@@ -63,6 +65,8 @@ async def source(
         connections=connections or ConnectionBudget(),
         csv=csv,
         columns=fixed,
+        salts=salts,
+        origin=origin,
     )
     try:
         yield made

@@ -139,10 +139,7 @@ class PostgresReader:
                     query, builder.feed, seconds=self._seconds(definition, rows), csv=definition.csv
                 )
             except Transient as error:
-                # A standby cancels who reads what it has to clean up: a shorter statement gets through sooner.
-                if error.code != "source_conflict" or rows == 1:
-                    raise
-                self._rows = rows = max(1, rows // 4)
+                self._rows = rows = _after_conflict(error, rows)
                 continue
             except (asyncpg.QueryCanceledError, Permanent) as error:
                 if failures.is_over_limit(error.__cause__):
@@ -209,7 +206,7 @@ class PostgresReader:
             return CsvPageBuilder(
                 definition.csv,
                 key_columns=len(definition.key.parts),
-                value_columns=len(definition.selected),
+                value_columns=len(definition.outputs),
                 marks_repeats=not definition.key.proven,
                 page_bytes=self._page_bytes,
                 max_row_bytes=self._max_row_bytes,
@@ -290,6 +287,14 @@ class PostgresReader:
         query = definition.rows_sql(definition.key.texts(), after, upper, order=definition.key.order())
         row = await self._session.fetchrow(f"{query} LIMIT 1")
         return None if row is None else tuple(row.values())
+
+
+def _after_conflict(error: Transient, rows: int) -> int:
+    """How many rows to ask for next. A standby cancels who reads what it has to clean up: a shorter statement gets
+    through sooner. Raises `error` where that does not help."""
+    if error.code != "source_conflict" or rows == 1:
+        raise error
+    return max(1, rows // 4)
 
 
 def _check_unique(definition: Definition, builder: PageBuilder) -> None:
