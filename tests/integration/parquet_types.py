@@ -138,6 +138,21 @@ CREATE TYPE pair AS (a int, b text);
 CREATE TYPE floatrange AS RANGE (subtype = float8);
 """
 
+BEYOND = {
+    "numeric(12,2)": ("NaN",),
+    "date": ("4713-01-01 BC", "5874897-12-31", "infinity", "-infinity"),
+    "time": ("24:00:00",),
+    "timestamp": ("4713-01-01 00:00 BC", "294276-12-31 23:59:59.999999", "infinity", "-infinity"),
+    "timestamptz": ("4713-01-01 00:00+00 BC", "294276-12-31 23:59:59.999999+00", "infinity", "-infinity"),
+}
+"""Values that JSON and CSV keep as they are, and for which Parquet refuses the row."""
+
+EXTENSIONS = [
+    _text("hstore", '"a b"=>"1, \\"x\\"", c=>NULL', ""),
+    _text("citext", 'A "b", c', ""),
+]
+"""Types that an extension brings, which not every server has."""
+
 WITHOUT_INPUT = {
     *("gtsvector", "pg_brin_bloom_summary", "pg_brin_minmax_multi_summary", "pg_dependencies", "pg_mcv_list"),
     *("pg_ndistinct", "pg_node_tree"),
