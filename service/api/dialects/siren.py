@@ -12,7 +12,7 @@ import uuid
 from typing import TYPE_CHECKING, Final
 
 from service.api.dialects import siren_answers as answers
-from service.api.dialects import siren_jobs
+from service.api.dialects import siren_datasources, siren_jobs
 from service.api.dialects.siren_auth import SirenAuthenticator
 from service.api.routes import Role, Route
 
@@ -39,6 +39,13 @@ ROUTES: Final = (
     *_both("GET", "/jobs/{type}", Role.VIEWER, siren_jobs.running, "Every running job of a type"),
     *_both("GET", "/jobs/{type}/{id}", Role.VIEWER, siren_jobs.one, "The status of a job"),
     *_both("POST", "/jobs/{type}/{id}/_abort", Role.OPERATOR, siren_jobs.abort, "Abort the running run"),
+    *_both("GET", "/datasource/_search", Role.VIEWER, siren_datasources.search, "Every datasource"),
+    *_both("GET", "/datasource/{id}", Role.VIEWER, siren_datasources.get, "One datasource"),
+    *_both("PUT", "/datasource/{id}", Role.ADMIN, siren_datasources.put, "Create or replace a datasource"),
+    *_both("DELETE", "/datasource/{id}", Role.ADMIN, siren_datasources.delete, "Remove a datasource"),
+    *_both("POST", "/datasource/{id}/_validate", Role.ADMIN, siren_datasources.validate, "Connect and look"),
+    *_both("POST", "/datasource/{id}/_metadata", Role.OPERATOR, siren_datasources.metadata, "Its schemas and tables"),
+    *_both("POST", "/datasource/{id}/_sample", Role.ADMIN, siren_datasources.sample, "The first rows of a query"),
 )
 
 
