@@ -85,6 +85,7 @@ def _floats(width: int) -> st.SearchStrategy[str]:
 
 
 _BOUNDS = st.lists(st.integers(-(2**31), 2**31 - 2), min_size=2, max_size=2, unique=True).map(sorted)
+_RANGES = _BOUNDS.map("[{0[0]},{0[1]})".format)
 COLUMNS = {
     "num": ("numeric", NUMBERS | st.sampled_from(["NaN", "Infinity", "-Infinity", "1e-16383", "-0.000", "1e1000"])),
     "dec": ("numeric(12,2)", st.decimals(-9999999999, 9999999999, places=2).map(str) | st.just("NaN")),
@@ -113,9 +114,9 @@ COLUMNS = {
     "ai": ("int[]", _arrays(st.integers(-(2**31), 2**31 - 1).map(str), 1)),
     "at": ("text[][]", _arrays(TEXTS, 2)),
     "an": ("numeric[][][]", _arrays(NUMBERS, 3)),
-    "r": ("int4range", _BOUNDS.map(lambda two: f"[{two[0]},{two[1]})") | st.just("empty")),
+    "r": ("int4range", _RANGES | st.just("empty")),
     "tr": ("tsrange", _moments(9999, CLOCK).map(lambda begin: f'["{begin}",)')),
-    "mr": ("int4multirange", st.lists(_BOUNDS.map("[{0[0]},{0[1]})".format), max_size=3).map(lambda all_of: f"{{{','.join(all_of)}}}")),
+    "mr": ("int4multirange", st.lists(_RANGES, max_size=3).map(",".join).map("{{{}}}".format)),
     "u": ("uuid", st.uuids().map(str)),
     "ip": ("inet", st.ip_addresses().map(str)),
     "vb": ("varbit", st.text("01", max_size=40)),
