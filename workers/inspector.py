@@ -14,7 +14,7 @@ from service.domain.records import OpenRange
 from service.domain.spec import JobSpec
 from sinks import registry
 from sinks.base import SinkError
-from workers.guarantees import FOLLOWING, guaranteed
+from workers.guarantees import guaranteed
 from workers.retrying import from_sink
 from workers.rows import rows
 from workers.sources.sql import SqlError, parse_expression, parse_name, parse_query
@@ -269,16 +269,6 @@ def _check_sink(spec: Mapping[str, object]) -> Sequence[Finding]:
 def _check_mode(spec: Mapping[str, object]) -> Sequence[Finding]:
     job = JobSpec.model_validate(spec)
     found = []
-    if job.source.query is not None and job.mode in FOLLOWING and job.options.safety.kind == "commit":
-        found.append(
-            Finding(
-                "/options/safety",
-                "error",
-                "safety_not_provable",
-                f"options.safety commit can not be proven for a query in mode {job.mode}",
-                "read a table, or set options.safety to delay (late rows may be passed over) or none",
-            )
-        )
     if (
         getattr(job.sink, "kind", "") == "s3"
         and getattr(job.sink, "name", None)
