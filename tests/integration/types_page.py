@@ -55,8 +55,8 @@ remedy.
 
 ## What a reader has to know
 
-- JSON has one null: a column of type json or jsonb that holds the document `null` looks like one that is NULL. In CSV and
-  Parquet the first is the text `null`.
+- JSON has one null: a column of type json or jsonb that holds the document `null` looks like one that is NULL. In CSV
+  and Parquet the first is the text `null`.
 - JSON lines keep a record on one line: line breaks and tabs between the tokens of type json become blanks. Numbers keep
   all their digits; a reader that takes them for 64-bit floats rounds them, so let it read decimals.
 - DuckDB has no decimal of more than 38 digits and reads such a column of Parquet as doubles.
