@@ -88,7 +88,7 @@ class StoredSources:
                 f"PUT /v1/datasources/{source.datasource}",
             )
         return PostgresSource(
-            self.resolved(stored),
+            await self._with_barrier(account, self.resolved(stored), stored.definition.get("barrier")),
             source,
             mode=str(spec.get("mode", "once")),
             options=Options.model_validate(spec.get("options", {})),
@@ -101,6 +101,19 @@ class StoredSources:
             guard=self._guard,
             waiting=waiting,
         )
+
+    async def _with_barrier(self, account: str, datasource: Datasource, barrier: object) -> Datasource:
+        """A standby with the primary that knows who writes."""
+        if not isinstance(barrier, str):
+            return datasource
+        primary = await self._things.datasource(account, barrier)
+        if primary is None:
+            raise Permanent(
+                "datasource_unknown",
+                f"datasource {datasource.name!r} names {barrier!r} in `barrier`, which does not exist; create it with "
+                f"PUT /v1/datasources/{barrier}",
+            )
+        return replace(datasource, barrier=self.resolved(primary))
 
     async def check(self, datasource: Datasource) -> Sequence[Finding]:
         """See `workers.ports.Sources`."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from service.domain.errors import Cause
-    from service.domain.inspection import Finding, TableInfo
+    from service.domain.inspection import TableInfo
     from service.domain.records import (
         EventRecord,
         Job,
@@ -197,23 +197,6 @@ def event(record: EventRecord) -> answers.EventAnswer:
     )
 
 
-def findings(found: Sequence[Finding]) -> answers.ValidationAnswer:
-    """What validation has to say."""
-    return answers.ValidationAnswer(
-        valid=all(one.severity != "error" for one in found),
-        findings=[
-            answers.FindingAnswer(
-                pointer=one.pointer,
-                severity=one.severity,
-                code=one.code,
-                message=REDACTOR.scrub(one.message),
-                hint=REDACTOR.scrub(one.hint),
-            )
-            for one in found
-        ],
-    )
-
-
 def datasource(record: StoredDatasource) -> answers.DatasourceAnswer:
     """A datasource without its password."""
     definition: Any = record.definition
@@ -229,6 +212,7 @@ def datasource(record: StoredDatasource) -> answers.DatasourceAnswer:
         time_zone=definition.get("time_zone"),
         properties=dict(definition.get("properties") or {}),
         max_connections=definition.get("max_connections"),
+        barrier=definition.get("barrier"),
         created_at=record.created_at,
         updated_at=record.updated_at,
     )
