@@ -41,8 +41,8 @@ async def _datasource_findings(session: Session, datasource: Datasource) -> list
                 "/host",
                 "warning",
                 "standby",
-                "this server is a standby: safety commit can not be kept on it",
-                "point the datasource at the primary, or use safety delay",
+                "this server is a standby: safety commit needs to ask its primary",
+                "name the datasource of its primary in `barrier`, or use safety delay",
             )
         )
     if not await session.fetchval("SELECT pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')"):
