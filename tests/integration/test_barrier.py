@@ -110,6 +110,26 @@ async def test_a_transaction_that_is_prepared_while_it_is_waited_for_still_holds
         await advanced_to(frontier, ("5",))
 
 
+async def test_a_writer_that_ends_in_a_moment_does_not_cost_its_rows_a_poll(orders) -> None:
+    dsn, one, two = orders
+    async with source(dsn, "orders", mode="continuous") as made:
+        frontier = made.frontier(("3",))
+        assert (await frontier.advance()).bound == ("3",)
+        looks = []
+
+        async def one_look() -> bool:
+            """A writer that holds when the candidate is drawn, and has ended soon after."""
+            await one.execute("BEGIN; INSERT INTO orders (t) VALUES ('short')")
+            await two.execute("INSERT INTO orders (t) VALUES ('other')")
+            advancing = asyncio.create_task(frontier.advance())
+            await asyncio.sleep(0.005)
+            await one.execute("COMMIT")
+            looks.append(await advancing)
+            return looks[-1].held_by == ()
+
+        await until(one_look, 20, "one look is enough for such a writer")
+
+
 async def test_readers_other_tables_and_maintenance_hold_nothing(orders) -> None:
     dsn, one, two = orders
     await one.execute("CREATE TABLE other (id int)")
