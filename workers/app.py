@@ -16,6 +16,7 @@ from service.domain.spec import OpenFormat, OpenSink, Options, SourceSpec
 from sinks import registry
 from sinks.base import SinkRefused, SinkUnavailable
 from sinks.formats import columns
+from workers import rendering
 from workers.limits import MemoryBudget, RateLimit
 from workers.ports import Workplace
 from workers.signals import NoSignals
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from workers.sources.budget import ConnectionBudget
 
 
+CREDENTIALS_PASSWORD = "/source/credentials/password"  # noqa: S105  a pointer
 _MESSAGE_KEY_FIELD = {"elasticsearch": "routing"}
 """Which field of the sink names the columns of `_message_key`, where it is not `key`."""
 
@@ -75,10 +77,11 @@ class StoredSources:
         target: Mapping[str, object] | None = None,
         *,
         name: str,
+        secrets: Mapping[str, str] | None = None,
         waiting: Callable[[bool], None] | None = None,
     ) -> Source:
         """See `workers.ports.Sources`."""
-        source = SourceSpec.model_validate(spec["source"])
+        source = rendering.as_query(SourceSpec.model_validate(spec["source"]), target)
         stored = await self._things.datasource(account, source.datasource)
         if stored is None:
             raise Permanent(
@@ -87,7 +90,7 @@ class StoredSources:
                 f"PUT /v1/datasources/{source.datasource}",
             )
         return PostgresSource(
-            self.resolved(stored),
+            self._as_asked(self.resolved(stored), source, secrets or {}),
             source,
             mode=str(spec.get("mode", "once")),
             options=Options.model_validate(spec.get("options", {})),
@@ -100,6 +103,15 @@ class StoredSources:
             guard=self._guard,
             waiting=waiting,
         )
+
+    def _as_asked(self, datasource: Datasource, source: SourceSpec, secrets: Mapping[str, str]) -> Datasource:
+        """The datasource as the definition's own user, where it names one."""
+        if source.credentials is None:
+            return datasource
+        password = secrets.get(CREDENTIALS_PASSWORD)
+        if password:
+            self._learn_secret(password)
+        return replace(datasource, user=source.credentials.user, password=password)
 
     async def check(self, datasource: Datasource) -> Sequence[Finding]:
         """See `workers.ports.Sources`."""

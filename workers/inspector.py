@@ -14,6 +14,7 @@ from service.domain.records import OpenRange
 from service.domain.spec import JobSpec
 from sinks import registry
 from sinks.base import SinkError
+from workers import template_checks
 from workers.guarantees import FOLLOWING, guaranteed
 from workers.retrying import from_sink
 from workers.rows import rows
@@ -54,7 +55,7 @@ class DefinitionInspector:
         if any(finding.severity == "error" for finding in found):
             return found
         source, sink = await asyncio.gather(
-            self._look("/source", self._source_findings(account, spec)),
+            self._look("/source", self._source_findings(account, spec, secrets)),
             self._look("/sink", self._sink_findings(account, spec, secrets)),
         )
         return [*found, *source, *sink]
@@ -63,7 +64,7 @@ class DefinitionInspector:
         self,
         account: str,
         spec: Mapping[str, object],
-        secrets: Mapping[str, str],  # noqa: ARG002 -- the port's; a preview writes nowhere
+        secrets: Mapping[str, str],
         *,
         limit: int,
     ) -> Sequence[PreviewRow]:
@@ -72,7 +73,7 @@ class DefinitionInspector:
         async def read() -> list[PreviewRow]:
             # Parquet is not for the eye: its values are shown as JSON.
             readable = {**spec, "format": {}} if _parsed(spec).format.kind == "parquet" else spec
-            async with self._source(account, readable) as source:
+            async with self._source(account, readable, secrets) as source:
                 _refuse_errors(await source.inspect())
                 reader = source.reader()
                 try:
@@ -103,13 +104,13 @@ class DefinitionInspector:
         self,
         account: str,
         spec: Mapping[str, object],
-        secrets: Mapping[str, str],  # noqa: ARG002 -- the port's; keys are the source's
+        secrets: Mapping[str, str],
         ranges: Sequence[OpenRange],
     ) -> None:
         """See the port."""
 
         async def compare() -> None:
-            async with self._source(account, spec) as source:
+            async with self._source(account, spec, secrets) as source:
                 await source.check_keys([key for one in ranges for key in (one.lower, one.upper) if key is not None])
 
         await _in_time(compare())
@@ -118,7 +119,7 @@ class DefinitionInspector:
         self,
         account: str,
         spec: Mapping[str, object],
-        secrets: Mapping[str, str],  # noqa: ARG002 -- the port's; keys are the source's
+        secrets: Mapping[str, str],
         *,
         delivered: Sequence[OpenRange],
         ranges: Sequence[OpenRange],
@@ -126,7 +127,7 @@ class DefinitionInspector:
         """See the port."""
 
         async def overlaps() -> list[OpenRange]:
-            async with self._source(account, spec) as source:
+            async with self._source(account, spec, secrets) as source:
                 found = [await _overlap(source, one, other) for one in delivered for other in ranges]
             return [overlap for overlap in found if overlap is not None]
 
@@ -142,8 +143,10 @@ class DefinitionInspector:
 
     # -- one side at a time -------------------------------------------------------------------------------------
 
-    async def _source_findings(self, account: str, spec: Mapping[str, object]) -> list[Finding]:
-        async with self._source(account, spec) as source:
+    async def _source_findings(
+        self, account: str, spec: Mapping[str, object], secrets: Mapping[str, str]
+    ) -> list[Finding]:
+        async with self._source(account, spec, secrets) as source:
             inspection = await source.inspect()
         found = list(inspection.findings)
         if inspection.guarantee_note:
@@ -168,9 +171,11 @@ class DefinitionInspector:
             return [Finding(pointer, "error", error.code, error.message, error.hint)]
 
     @asynccontextmanager
-    async def _source(self, account: str, spec: Mapping[str, object]) -> AsyncIterator[Source]:
+    async def _source(
+        self, account: str, spec: Mapping[str, object], secrets: Mapping[str, str] | None = None
+    ) -> AsyncIterator[Source]:
         name = f"rowferry check {spec.get('name', '')}"[:63]
-        source = await self._sources.source(account, spec, name=name)
+        source = await self._sources.source(account, spec, name=name, secrets=secrets)
         try:
             yield source
         finally:
@@ -229,7 +234,7 @@ def _parsed(spec: Mapping[str, object]) -> registry.Definition:
 
 def _check_sql(spec: Mapping[str, object]) -> Sequence[Finding]:
     source = JobSpec.model_validate(spec).source
-    found = []
+    found = template_checks.sql(source)
     if source.table is not None:
         try:
             parse_name(source.table)
@@ -264,8 +269,9 @@ def _check_sink(spec: Mapping[str, object]) -> Sequence[Finding]:
 
 def _check_mode(spec: Mapping[str, object]) -> Sequence[Finding]:
     job = JobSpec.model_validate(spec)
-    found = []
-    if job.source.query is not None and job.mode in FOLLOWING and job.options.safety.kind == "commit":
+    found = template_checks.mode(job)
+    of_query = job.source.query is not None or job.source.template is not None
+    if of_query and job.mode in FOLLOWING and job.options.safety.kind == "commit":
         found.append(
             Finding(
                 "/options/safety",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from config.names import LogEvent
-from service.domain.errors import Permanent, RowferryError
+from service.domain.errors import RowferryError
 from service.domain.records import Condition, OpenRange
 from service.domain.spec import JobSpec
 from sinks.base import SinkError, TargetGone
@@ -20,16 +20,18 @@ from workers.days import list_days
 from workers.delivery import position_conflict, position_unknown, stage_again
 from workers.guarantees import guaranteed
 from workers.owners import owner
+from workers.ranges import limit_of, ranges_of
 from workers.recovery import Action, decide
 from workers.retrying import Retry
 from workers.signals import Point
 from workers.splits import shown
+from workers.template_plan import reading
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from service.domain.control import Control
-    from service.domain.records import GenerationState, Key, Lease, SplitState, Step
+    from service.domain.records import GenerationState, Lease, SplitState, Step
     from sinks.base import Sink
     from workers.ports import Workplace
     from workers.sources.base import Horizon, Source
@@ -67,11 +69,13 @@ class PlanWork:
             for before in await self._predecessors(lease)
         ]
         target = dict(await self._prepare_target(None if by_itself or not history else history[0]))
-        if self._spec.sink.kind in TAKES_FORMATS:
-            # Whatever the format is now: a definition that is replaced meanwhile may name another.
-            target[COLUMNS] = columns.to_json(await self._source.columns())
-        await self._retry.recovered()
-        await self._bound(_ranges([*history, generation], self._spec.mode), target)
+        ranges = ranges_of([*history, generation], self._spec)
+        async with reading(self._place, self._step, self._source, target, ranges, history) as source:
+            if self._spec.sink.kind in TAKES_FORMATS:
+                # Whatever the format is now: a definition that is replaced meanwhile may name another.
+                target[COLUMNS] = columns.to_json(await source.columns())
+            await self._retry.recovered()
+            await self._bound(source, ranges, target)
         await self._reached(Point.PLANNED)
 
     async def _prepare_target(self, before: GenerationState | None) -> Mapping[str, object]:
@@ -116,7 +120,7 @@ class PlanWork:
             self._step.account, old.spec, old.secrets, old.target, job_id=self._lease.job_id, generation=old.number
         )
         source = await self._place.sources.source(
-            self._step.account, old.spec, old.target, name=self._place.title(self._step)
+            self._step.account, old.spec, old.target, name=self._place.title(self._step), secrets=old.secrets
         )
         try:
             async with asyncio.timeout(None if same_target else LONGEST_FENCING_SECONDS):
@@ -205,12 +209,13 @@ class PlanWork:
 
     # -- bounds and splits ---------------------------------------------------------------------------------------
 
-    async def _bound(self, ranges: Sequence[OpenRange], target: Mapping[str, object]) -> None:
+    async def _bound(self, source: Source, ranges: Sequence[OpenRange], target: Mapping[str, object]) -> None:
         splits: list[OpenRange] = []
         end, rows = None, 0
+        limit = limit_of(self._step.spec, target)
         for given in ranges:
-            wanted = 1 if self._spec.source.limit or given.upper is not None else self._spec.options.splits
-            plan = await self._source.plan(given.lower, wanted, waiting=self._show_horizon, given_upper=given.upper)
+            wanted = 1 if limit or given.upper is not None else self._spec.options.splits
+            plan = await source.plan(given.lower, wanted, waiting=self._show_horizon, given_upper=given.upper)
             splits.extend(OpenRange(s.lower, s.upper) for s in plan.splits)
             end = given.upper or plan.bound or given.lower
             rows += plan.estimated_rows or 0
@@ -251,30 +256,3 @@ class PlanWork:
 
 def _same_sink(generation: GenerationState, step: Step) -> bool:
     return dict(generation.spec).get("sink") == dict(step.spec).get("sink")
-
-
-def _ranges(history: Sequence[GenerationState], mode: str) -> Sequence[OpenRange]:
-    """What the last generation of `history` reads; an upper of None is bounded by the source."""
-    generation, before = history[-1], history[:-1]
-    match generation.begins:
-        case "given":
-            return list(generation.ranges or [])
-        case "keep" if before:
-            return _left_over(before[-1], mode) if before[-1].planned else _ranges(before, mode)
-        case "beginning" | "keep":
-            return [OpenRange(None, None)]
-        case other:
-            raise Permanent("generation_unknown", f"generation {generation.number} begins at {other!r}: unknown here")
-
-
-def _left_over(before: GenerationState, mode: str) -> Sequence[OpenRange]:
-    """What the predecessor did not deliver, and what came since beyond its bound, where the mode follows the table."""
-    left = [OpenRange(_reached_key(s), s.upper) for s in before.splits if not s.done and not s.tail]
-    tails = [OpenRange(_reached_key(s), None) for s in before.splits if s.tail]
-    if not tails and mode in {"incremental", "continuous"}:
-        tails = [OpenRange(before.bound, None)]
-    return left + (tails if mode in {"incremental", "continuous"} else [])
-
-
-def _reached_key(split: SplitState) -> Key | None:
-    return split.scanned_to or split.position or split.lower

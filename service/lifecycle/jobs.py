@@ -31,7 +31,7 @@ PATCHABLE: Final = ("labels", "options", "schedule")
 PATCHABLE_OPTIONS: Final = ("rate", "retry", "dead_letters")
 
 # A change of one of these makes a position doubtful. Of the sink: what tells one target from another.
-_SOURCE_TARGET: Final = ("datasource", "table", "query", "key", "where", "time")
+_SOURCE_TARGET: Final = ("datasource", "table", "query", "template", "key", "where", "time")
 _SINK_TARGET: Final = (
     *("kind", "bootstrap_servers", "topic", "path", "transactional_id_prefix", "group_prefix"),
     *("url", "index", "strategy", "bucket", "prefix", "endpoint_url", "name"),
