@@ -21,8 +21,9 @@ from config.redaction import register
 from service import secret_fields
 from service.api import bodies, health, idempotency, not_available, openapi, problems, queries
 from service.api.auth import Authenticator, Caller, anonymous, check_role, digest, unauthorized
-from service.api.dialects import devo
+from service.api.dialects import devo, siren
 from service.api.dialects.devo import Devo
+from service.api.dialects.siren import Siren
 from service.api.jwts import Jwts
 from service.api.metrics import answered
 from service.api.models import CredentialDefinition, DatasourceDefinition, JobDefinition, TableDefinition
@@ -59,7 +60,7 @@ TABLE: Final[Sequence[Route]] = (
 )
 """Every route that exists."""
 
-DIALECTS: Final[Sequence[Route]] = devo.ROUTES
+DIALECTS: Final[Sequence[Route]] = (*devo.ROUTES, *siren.ROUTES)
 """Every route of every dialect."""
 
 _DIALECTS: web.AppKey[Sequence[Dialect]] = web.AppKey("rowferry_dialects")
@@ -124,7 +125,7 @@ def build(
     for method, path, role in not_available.ROUTES:
         absent = Route(method, path, Role[role.upper()], _not_available, "Not available")
         app.router.add_route(method, absent.pattern, gate.behind(absent))
-    _add_dialects(app, gate, [Devo(settings, registry, authenticator)])
+    _add_dialects(app, gate, [Devo(settings, registry, authenticator), Siren(authenticator)])
     app.on_response_prepare.append(_headers)
     app.on_shutdown.append(_close)
     return app
@@ -173,7 +174,7 @@ class Gate:
 
         async def handle(request: web.Request) -> web.StreamResponse:
             # The body as it came: signatures are over its bytes. That of a GET is ignored.
-            body = await request.read() if request.method == hdrs.METH_POST else b""
+            body = await request.read() if request.method in {hdrs.METH_POST, hdrs.METH_PUT} else b""
             caller = anonymous(request)
             if route.role is not Role.PUBLIC:
                 try:

@@ -204,6 +204,7 @@ class Run:
     trigger: str
     state: State
     sink: str
+    datasource: str
     started_at: datetime
     ended_at: datetime | None
     rows_read: int

@@ -54,6 +54,7 @@ def run_of(row: Row, prefix: str = "") -> Run:
         trigger=column("trigger"),
         state=State(column("state")),
         sink=column("sink"),
+        datasource=column("datasource"),
         started_at=column("started_at"),
         ended_at=column("ended_at"),
         rows_read=column("rows_read"),

@@ -24,7 +24,7 @@ async def api(control_database: str, database: str) -> AsyncIterator[ApiCase]:
 
 
 def filled(path: str) -> str:
-    for name in ("job", "name", "token", "run", "id", "key"):
+    for name in ("job", "name", "token", "run", "id", "key", "type"):
         path = path.replace(f"{{{name}}}", "nobody")
     return path
 

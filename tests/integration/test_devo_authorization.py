@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.integration.api_cases import definition
 from tests.integration.devo_cases import KEY, SECRET, DevoCase, launch
+from tests.unit.test_jwts import OTHER, SAID, SIGNER, by_hand, keys, pem, token
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from tests.integration.api_cases import Reply
 
@@ -151,3 +154,24 @@ async def test_what_an_allowed_origin_is_told(control_database: str, database: s
             ):
                 assert reply.headers.get("Access-Control-Allow-Origin") == allowed, reply
         assert "x-logtrust-sign" in before.headers["Access-Control-Allow-Headers"]
+
+
+@pytest.mark.parametrize("scheme", ["jwt", "JWT", "Bearer"])
+async def test_a_jwt_opens_the_dialect_for_its_account_and_role(
+    control_database: str, database: str, tmp_path: Path, scheme: str
+) -> None:
+    settings = {"jwt_keys_file": keys(tmp_path), "jwt_issuer": SAID["iss"], "jwt_audience": SAID["aud"]}
+    async with DevoCase(control_database, database, **settings) as devo:
+        mine = await devo.ok("POST", "/v1/jobs", definition(), 201)
+        viewer = {"Authorization": f"{scheme} {token(role='viewer', account='default')}"}
+        listed = await jobs(devo, viewer)
+        assert (listed.status, [job["id"] for job in listed.body["object"]]) == (200, [mine["id"]])
+        stopped = await devo.send("GET", f"/search/job/stop/{mine['id']}", b"", viewer)
+        assert (stopped.status, stopped.body["status"]) == (403, 403)
+        operator = {"Authorization": f"{scheme} {token(role='operator', account='default')}"}
+        assert (await devo.send("GET", f"/search/job/stop/{mine['id']}", b"", operator)).status == 200
+        other = {"Authorization": f"{scheme} {token(role='admin')}"}
+        assert (await jobs(devo, other)).body["object"] == [], "its account is another"
+        for text in (token(exp=1), token(key=OTHER), by_hand({"alg": "none"}), by_hand({"alg": "HS256"}, pem(SIGNER))):
+            refused = await jobs(devo, {"Authorization": f"{scheme} {text}"})
+            assert (refused.status, refused.body) == (401, UNAUTHORIZED)

@@ -8,6 +8,8 @@ import io
 import json
 from typing import TYPE_CHECKING, Any
 
+import msgpack
+import openpyxl
 import pytest
 
 from tests.integration.devo_cases import FIRST, DevoCase, shape
@@ -185,3 +187,61 @@ async def _sessions(devo: DevoCase) -> int:
 
 async def _no_sessions(devo: DevoCase) -> bool:
     return await _sessions(devo) == 0
+
+
+async def test_msgpack_is_the_json_document(devo: DevoCase) -> None:
+    await devo.events(1_200)
+    await devo.source.execute("UPDATE web_events SET extra = '{\"big\": 123456789012345678901234567890}' WHERE id = 2")
+    document = msgpack.unpackb(await rows(devo, "msgpack"))
+    assert list(document) == ["msg", "status", "timestamp", "cid", "object"]
+    assert (document["msg"], document["status"], len(document["cid"])) == ("", 0, 12)
+    assert document["object"][0] == FIRST_ROW
+    assert document["object"][1]["extra"] == {"big": 123456789012345678901234567890.0}
+    assert [row["id"] for row in document["object"]] == list(range(1, 1_201))
+    assert msgpack.unpackb(await rows(devo, "msgpack", query="from web.events where id = 9999"))["object"] == []
+    part = msgpack.unpackb(await rows(devo, "msgpack", query="from web.events select id", skip=7, limit=2))
+    assert part["object"] == [{"id": 8}, {"id": 9}]
+
+
+async def test_xls_is_a_workbook_without_formulas_and_without_rounded_numbers(devo: DevoCase) -> None:
+    await devo.events(600)
+    await devo.source.execute(
+        'INSERT INTO web_events (id, at, status, "user", extra) VALUES (9007199254740993, to_timestamp($1), 1,'
+        " '=HYPERLINK(\"x\")', '[1]')",
+        FIRST + 700,
+    )
+    raw = await rows(devo, "xls", query="from web.events select id, eventdate, user, ok, extra, status")
+    book = openpyxl.load_workbook(io.BytesIO(raw))
+    header, first, *others = list(book.worksheets[0].iter_rows(values_only=True))
+    assert header == ("id", "eventdate", "user", "ok", "extra", "status")
+    assert first == (1, "2023-11-14 22:13:20.000", "user 0", True, '{"n":0}', 200)
+    assert others[-1] == ("9007199254740993", "2023-11-14 22:25:00.000", '=HYPERLINK("x")', None, "[1]", 1)
+    cell = book.worksheets[0].cell(row=602, column=3)
+    assert (cell.data_type, cell.hyperlink) == ("s", None)
+    assert len(others) == 600
+
+
+async def test_what_a_workbook_can_not_hold_is_refused_by_name(devo: DevoCase) -> None:
+    await devo.source.execute(
+        "INSERT INTO web_events (at, status, \"user\") VALUES (to_timestamp($1), 1, repeat('x', 32768))", FIRST
+    )
+    reply = await devo.devo("POST", "/search/query", ask("xls"))
+    assert (reply.status, reply.body["code"]) == (400, 1)
+    assert "column 'user' of row 1 has 32,768" in reply.body["msg"]
+
+
+@pytest.mark.parametrize("mode", ["msgpack", "xls"])
+async def test_a_whole_document_needs_an_end_and_tells_failures_by_their_status(devo: DevoCase, mode: str) -> None:
+    await devo.events(20_000)
+    for endless in ({"to": None}, {"to": "1d", "from": "now"}):
+        reply = await devo.devo("POST", "/search/query", {**ask(mode), **endless})
+        assert (reply.status, reply.body["code"]) == (400, 1), reply
+        assert "give to" in reply.body["msg"]
+    await devo.source.execute("UPDATE web_events SET amount = 0 WHERE id = 19999")
+    await devo.source.execute(
+        "CREATE VIEW failing AS SELECT id, at, status, 1 / (amount <> 0)::int AS x FROM web_events WHERE id > 1"
+    )
+    await devo.table("web.failing", table="public.failing", key=["id"])
+    reply = await devo.devo("POST", "/search/query", ask(mode, query="from web.failing"))
+    assert reply.status == 500, reply
+    assert "division by zero" in str(reply.body["object"])

@@ -157,6 +157,11 @@ def of_refusal(error: Refused) -> Failure:
     return query_refused(said)
 
 
+def away(msg: str) -> Failure:
+    """Not now; later perhaps."""
+    return _code(503, msg, Code.AWAY, {"Retry-After": "1"})
+
+
 def unexpected() -> Failure:
     """What is told of a bug of ours."""
     return _code(500, "the service met an error of its own; its log has it under this cid", Code.INTERNAL)
@@ -170,7 +175,7 @@ def _of_domain(error: RowferryError) -> Failure:
     if isinstance(error, NotFound):
         return task_not_found()
     if isinstance(error, Transient):
-        return _code(503, error.whole, Code.AWAY, {"Retry-After": "1"})
+        return away(error.whole)
     if isinstance(error, Conflict | SecretRefused):
         return invalid(error.whole)
     return query_refused(error.whole)

@@ -21,6 +21,7 @@ SELECT j.id, :account::text AS account, j.name, j.owner, j.spec, j.secret_pointe
           FROM splits p WHERE p.job_id = j.id AND p.generation = j.generation) AS splits,
        r.id AS r_id, r.job_id AS r_job_id, r.job_name AS r_job_name, r.number AS r_number,
        r.generation AS r_generation, r.trigger AS r_trigger, r.state AS r_state, r.sink AS r_sink,
+       r.datasource AS r_datasource,
        r.started_at AS r_started_at, r.ended_at AS r_ended_at, r.rows_read AS r_rows_read, r.rows_sent AS r_rows_sent,
        r.rows_dead AS r_rows_dead, r.rows_maybe_doubled AS r_rows_maybe_doubled, r.bytes_sent AS r_bytes_sent,
        r.last_id AS r_last_id, r.splits_done AS r_splits_done, r.splits_total AS r_splits_total,
