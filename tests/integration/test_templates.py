@@ -55,8 +55,7 @@ async def job(shop: Workshop, template: str, *, name: str = "told", mode: str = 
     given = {"datasource": "shop", "template": template, "key": ["id"], **source}
     JobSpec.model_validate({"name": name, "source": given, "sink": {"kind": "file"}, "mode": mode})
     options = {"chunk": chunk, "safety": {"kind": "none"}}
-    made = await shop.job(name, mode=mode, source=given, options=options)
-    return made
+    return await shop.job(name, mode=mode, source=given, options=options)
 
 
 def records(shop: Workshop, name: str = "told") -> list[dict[str, Any]]:
@@ -185,7 +184,12 @@ async def test_columns_are_made_by_the_database(shop: Workshop):
     await ran(shop, made)
     first, second = records(shop)
     assert first == {
-        **{"id": 0, "lat": 0, "lon": 0, "tag": "tag 0", "note": "tag 0", "both": ["tag 0", "even"]},
+        "id": 0,
+        "lat": 0,
+        "lon": 0,
+        "tag": "tag 0",
+        "note": "tag 0",
+        "both": ["tag 0", "even"],
         "place": {"lat": 0, "lon": 0},
     }
     assert (second["place"], second["both"]) == (None, ["tag 1", None])

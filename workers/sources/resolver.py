@@ -13,8 +13,7 @@ from workers.sources import catalog, fixed_columns
 from workers.sources.definition import Definition
 from workers.sources.keys import KeyColumns, KeyPart
 from workers.sources.sql import SqlError, UserSql, parse_expression, parse_name, parse_query, quote_ident, quote_literal
-from workers.sources.template import single_table
-from workers.sources.transforms import around, errors
+from workers.sources.transforms import key_of_query, read_as
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +46,7 @@ class Resolver:
         self._fixed = fixed
         self._asked_by = message_key.pointer
         self._read = ""
-        """The query with the columns that the definition makes; empty where it is read as it is."""
+        """The query with the columns that the definition makes."""
         self._definition = Definition(what=spec.table or "the query", message_key=message_key.columns, csv=csv)
 
     async def resolve(self) -> Definition:
@@ -121,8 +120,7 @@ class Resolver:
         except Permanent as error:
             definition.error("/source/query", error.code, error.message, error.hint)
             return
-        if self._spec.transforms:
-            await self._transform(query)
+        self._read = await read_as(self._session, definition, query, self._spec)
         names = [column.name for column in definition.columns]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -135,20 +133,9 @@ class Resolver:
             return
         definition.query = query
         definition.qualifier = f"q_{secrets.token_hex(6)}"
-        definition.source_sql = f"({self._read or query.text}) AS {definition.qualifier}"
+        definition.source_sql = f"({self._read}) AS {definition.qualifier}"
         found = [await catalog.find_relation(self._session, name) for name in query.relations]
         definition.relations = tuple(relation.oid for relation in found if relation is not None)
-
-    async def _transform(self, query: UserSql) -> None:
-        """Put the columns that the definition makes beside those of the query."""
-        definition = self._definition
-        names = [column.name for column in definition.columns]
-        transforms = self._spec.transforms
-        if found := errors(definition.what, names, self._spec.key or (), transforms):
-            definition.findings += found
-            return
-        self._read = around(query.text, names, transforms)
-        definition.columns = await catalog.query_columns(self._session, self._read)
 
     async def _stable(self, sql: UserSql, pointer: str) -> bool:
         parts = await catalog.volatile_parts(self._session, sql)
@@ -262,7 +249,7 @@ class Resolver:
         indexes: tuple[catalog.Index, ...] = ()
         if definition.relation is not None and definition.relation.kind in {"r", "p", "m"}:
             indexes = await catalog.indexes_of(self._session, definition.relation.oid)
-        names = tuple(self._spec.key or ()) or await self._key_of_query()
+        names = tuple(self._spec.key or ()) or await key_of_query(self._session, definition, self._spec)
         if not names:
             primary = next((index for index in indexes if index.is_primary and index.proves), None)
             if primary is None:
@@ -291,21 +278,9 @@ class Resolver:
         collations = {name: by_name[name].collation for name in names}
         if definition.query is not None:
             unknown = [name for name in names if collations[name] == ""]
-            collations |= await catalog.query_collations(self._session, self._read or definition.query.text, unknown)
+            collations |= await catalog.query_collations(self._session, self._read, unknown)
         parts = tuple(KeyPart(name, by_name[name].type, collations[name]) for name in names)
         definition.key = KeyColumns(parts, proven=proven and walked, qualifier=definition.qualifier)
-
-    async def _key_of_query(self) -> tuple[str, ...]:
-        """The primary key of the one table whose rows a query gives; the reader checks that no value comes twice."""
-        definition = self._definition
-        query = definition.query
-        if query is None or len(definition.relations) != 1 or not single_table(query.text):
-            return ()
-        made = {one.output for one in self._spec.transforms}
-        columns = {column.name for column in definition.columns} - made
-        indexes = await catalog.indexes_of(self._session, definition.relations[0])
-        primary = next((index.columns for index in indexes if index.is_primary and index.proves), ())
-        return primary if columns.issuperset(primary) else ()
 
     def _key_not_proven(
         self, names: tuple[str, ...], indexes: tuple[catalog.Index, ...], not_null: dict[str, bool]

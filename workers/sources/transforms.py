@@ -6,14 +6,46 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from service.domain.inspection import Finding
+from workers.sources import catalog
 from workers.sources.sql import quote_ident
+from workers.sources.template import single_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from service.domain.spec import Transform
+    from service.domain.spec import SourceSpec, Transform
+    from workers.sources.connection import Session
+    from workers.sources.definition import Definition
+    from workers.sources.sql import UserSql
 
 _QUERY = "rowferry_query"
+
+
+async def read_as(session: Session, definition: Definition, query: UserSql, spec: SourceSpec) -> str:
+    """What is read of a definition's query, columns that it makes included; the definition then has the columns of
+    that, or findings that say what can not be made."""
+    if not spec.transforms:
+        return query.text
+    names = [column.name for column in definition.columns]
+    if found := errors(definition.what, names, spec.key or (), spec.transforms):
+        definition.findings += found
+        return query.text
+    text = around(query.text, names, spec.transforms)
+    definition.columns = await catalog.query_columns(session, text)
+    return text
+
+
+async def key_of_query(session: Session, definition: Definition, spec: SourceSpec) -> tuple[str, ...]:
+    """The primary key of the one table whose rows a query gives as they are; the reader checks that no value comes
+    twice. Empty where there is none."""
+    query = definition.query
+    if query is None or len(definition.relations) != 1 or not single_table(query.text):
+        return ()
+    made = {one.output for one in spec.transforms}
+    columns = {column.name for column in definition.columns} - made
+    indexes = await catalog.indexes_of(session, definition.relations[0])
+    primary = next((index.columns for index in indexes if index.is_primary and index.proves), ())
+    return primary if columns.issuperset(primary) else ()
 
 
 def around(query: str, columns: Sequence[str], transforms: Sequence[Transform]) -> str:
