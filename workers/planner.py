@@ -84,7 +84,14 @@ class PlanWork:
         step = self._step
         if before is None or not before.planned or not _same_sink(before, step):
             return await self._sink.prepare_target()
-        sink = await self._place.sinks.sink(step.account, step.spec, step.secrets, before.target)
+        sink = await self._place.sinks.sink(
+            step.account,
+            step.spec,
+            step.secrets,
+            before.target,
+            job_id=self._lease.job_id,
+            generation=self._lease.generation,
+        )
         try:
             return await sink.prepare_target()
         finally:
