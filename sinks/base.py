@@ -165,6 +165,11 @@ class Batch:
     ids: list[bytes] | None = None
     """Each row's own key as canonical JSON, where `Sink.upserts`: an array of the key columns' texts, without blanks,
     as UTF-8 (`["219"]`)."""
+    size: int = field(init=False)
+    """Bytes: the sum of the lengths of `values`, counted once for all who want it."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", sum(map(len, self.values)))
 
     @property
     def rows(self) -> int:

@@ -34,7 +34,7 @@ class DonothingWriter:
 
     async def stage(self, batch: Batch) -> None:
         """Count the bytes of values and keys."""
-        self._bytes += sum(map(len, batch.values)) + sum(len(key) for key in batch.keys or () if key is not None)
+        self._bytes += batch.size + sum(len(key) for key in batch.keys or () if key is not None)
 
     async def prepare(self, cut: Cut) -> Prepared:
         """What was counted since the last cut."""

@@ -50,7 +50,7 @@ class Rows:
             self.routing = (self.routing or []) + batch.keys
         self.values += batch.values
         self.ids += batch.ids
-        self.size += sum(map(len, batch.values)) + sum(map(len, batch.ids))
+        self.size += batch.size + sum(map(len, batch.ids))
 
     def parts(self, most_bytes: int = REQUEST_BYTES) -> Iterator[list[int]]:
         """Numbers of rows that go into one request together: at least one, at most about `most_bytes`."""

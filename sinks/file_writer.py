@@ -75,7 +75,7 @@ class FileWriter:
         if not batch.values:
             return
         spool = self._spool()
-        size = sum(map(len, batch.values)) + batch.rows
+        size = batch.size + batch.rows
         if spool.form.rejects:
             await self._call(partial(spool.write, batch.values), "writing", size)
             spool.rows += batch.rows

@@ -46,7 +46,6 @@ class Part:
     number: int
     data: bytes
     sha256: bytes
-    md5: bytes
 
 
 class Cutter:
@@ -81,8 +80,7 @@ class Cutter:
         data = bytes(memoryview(self._waiting)[:size])
         del self._waiting[:size]
         self._parts += 1
-        md5 = hashlib.md5(data, usedforsecurity=False).digest()
-        return Part(self._parts, data, hashlib.sha256(data).digest(), md5)
+        return Part(self._parts, data, hashlib.sha256(data).digest())
 
 
 def part_bytes(number: int) -> int:
@@ -189,7 +187,8 @@ class Upload:
         if self.abilities.checksums:
             checks: dict[str, Any] = {"ChecksumSHA256": sha256}
         else:
-            checks = {"ContentMD5": base64.b64encode(part.md5).decode()}
+            # Only here, and not for every part: it takes longer than the rest of what is done to a row.
+            checks = {"ContentMD5": base64.b64encode(await asyncio.to_thread(_md5, part.data)).decode()}
         where = {"Key": self.key, "UploadId": self.id, "PartNumber": part.number}
         limit = self.client.patience + len(part.data) / SLOWEST
         reply = await self._until_taken(part, limit, where | checks)
@@ -230,6 +229,10 @@ async def drop(upload: Upload, seconds: float) -> None:
     with suppress(Exception):
         async with asyncio.timeout(seconds):
             await upload.abort(seconds)
+
+
+def _md5(data: bytes) -> bytes:
+    return hashlib.md5(data, usedforsecurity=False).digest()
 
 
 def _terms(spec: S3SinkSpec) -> dict[str, Any]:

@@ -64,15 +64,15 @@ class OpenChunk:
         return begin + min(bisect_left(totals, room) + 1, len(totals))
 
     def add(
-        self, page: Page, begin: int, end: int, now: float, refused: Mapping[int, RowRejected] | None = None
+        self, page: Page, begin: int, rows: Batch, now: float, refused: Mapping[int, RowRejected] | None = None
     ) -> None:
-        """Account for rows `begin` to `end` of `page`, staged now but for those that were `refused`."""
-        refused = refused or {}
+        """Account for `rows` of `page` from `begin` on, staged now but for those that were `refused`."""
+        refused, end = refused or {}, begin + rows.rows
         self._begin(now)
         if self.first_key is None and len(refused) < end - begin:
             self.first_key = page.key(next(place for place in range(begin, end) if place - begin not in refused))
         self.rows += end - begin - len(refused)
-        self.size += sum(map(len, page.values[begin:end]))
+        self.size += rows.size
         self.last_key = page.key(end - 1)
         self.dead += letters(page, begin, refused)
 

@@ -13,15 +13,20 @@ if TYPE_CHECKING:
 
 FOLLOWING: Final = frozenset({"incremental", "continuous"})
 """Modes that come back for rows that are not there yet."""
+KEY_AT_WORD: Final = (
+    "key_is_unique: no index keeps the key unique; the run ends with key_not_unique where two rows with one key are "
+    "read, and one that comes after its key was read is passed over"
+)
 
 
 def guaranteed(spec: Mapping[str, object], promise: Promise) -> tuple[str, str]:
     """The job's `guarantee` and `guarantee_note`."""
-    return promise.guarantee.value, "; ".join(filter(None, (promise.note, _reading_note(spec))))
-
-
-def _reading_note(spec: Mapping[str, object]) -> str:
     job = JobSpec.model_validate(spec)
+    at_word = KEY_AT_WORD if job.options.key_is_unique else ""
+    return promise.guarantee.value, "; ".join(filter(None, (promise.note, _reading_note(job), at_word)))
+
+
+def _reading_note(job: JobSpec) -> str:
     if job.mode not in FOLLOWING:
         return ""
     match job.options.safety.kind:

@@ -281,7 +281,11 @@ def _check_mode(spec: Mapping[str, object]) -> Sequence[Finding]:
                 "read a table, or set options.safety to delay (late rows may be passed over) or none",
             )
         )
-    if getattr(job.sink, "kind", "") == "s3" and getattr(job.sink, "name", None) and job.options.splits != 1:
+    if (
+        getattr(job.sink, "kind", "") == "s3"
+        and getattr(job.sink, "name", None)
+        and job.options.splits not in {1, "auto"}
+    ):
         found.append(
             Finding(
                 "/options/splits",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -25,16 +26,17 @@ from workers.recovery import Action, decide
 from workers.retrying import Retry
 from workers.signals import Point
 from workers.splits import shown
+from workers.splitting import auto_splits
 from workers.template_plan import reading
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from service.domain.control import Control
     from service.domain.records import GenerationState, Lease, SplitState, Step
     from sinks.base import Sink
     from workers.ports import Workplace
-    from workers.sources.base import Horizon, Source
+    from workers.sources.base import Horizon, Size, Source
 
 HORIZON_REPORT_SECONDS = 1.0
 LONGEST_FENCING_SECONDS = 60.0
@@ -221,8 +223,9 @@ class PlanWork:
         end, rows = None, 0
         limit = limit_of(self._step.spec, target)
         for given in ranges:
-            wanted = 1 if limit or given.upper is not None else self._spec.options.splits
-            plan = await source.plan(given.lower, wanted, waiting=self._show_horizon, given_upper=given.upper)
+            plan = await source.plan(
+                given.lower, self._wanted(given, limit), waiting=self._show_horizon, given_upper=given.upper
+            )
             splits.extend(OpenRange(s.lower, s.upper) for s in plan.splits)
             end = given.upper or plan.bound or given.lower
             rows += plan.estimated_rows or 0
@@ -242,6 +245,12 @@ class PlanWork:
                 promise=promise,
             )
         log.info(LogEvent.PLANNED, splits=len(splits), bound=shown(end), estimated_rows=rows)
+
+    def _wanted(self, given: OpenRange, limit: int | None) -> int | Callable[[Size], int]:
+        if limit or given.upper is not None:
+            return 1
+        splits = self._spec.options.splits
+        return splits if isinstance(splits, int) else partial(auto_splits, self._spec)
 
     def _show_horizon(self, horizon: Horizon | None) -> None:
         """Told often by the source while it waits; shown once a second."""

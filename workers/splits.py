@@ -157,10 +157,10 @@ class SplitWork:
     async def _stage(self, writer: Writer, page: Page, begin: int, end: int) -> None:
         rows = batch(page, begin, end, with_ids=self._sink.upserts)
         self._place.rate(self._lease.job_id).take(
-            rows.rows, sum(map(len, rows.values)), self._control.rows_per_second, self._control.bytes_per_second
+            rows.rows, rows.size, self._control.rows_per_second, self._control.bytes_per_second
         )
         refused = await stage_what_can_be(writer, rows)
-        self._chunk.add(page, begin, end, time.monotonic(), refused)
+        self._chunk.add(page, begin, rows, time.monotonic(), refused)
         if refused:
             await self._check_limits()
 

@@ -20,7 +20,6 @@ FIELDS: Final[frozenset[str]] = frozenset()
 OPTIONS: Final = frozenset(
     {
         "late_window",
-        "key_is_unique",
         "snapshot",
         "key_is_monotonic",
         "barrier_sequences",

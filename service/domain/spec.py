@@ -15,8 +15,10 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PlainValidator,
     SecretStr,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -162,10 +164,29 @@ class RetryOptions(Strict):
     max_without_progress_seconds: Annotated[float, Field(gt=0, strict=False)] = 900.0
 
 
+def _splits(value: object) -> object:
+    if value != "auto" and (type(value) is not int or not 1 <= value <= _MOST_SPLITS):
+        raise ValueError(f'must be a valid integer greater than or equal to 1, at most {_MOST_SPLITS}, or "auto"')
+    return value
+
+
+_MOST_SPLITS = 64
+Splits = Annotated[
+    int | Literal["auto"],
+    PlainValidator(_splits),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "integer", "minimum": 1, "maximum": _MOST_SPLITS}, {"const": "auto", "type": "string"}],
+            "description": "`auto`: as many as rows and bytes are worth, and cores, connections and sink can use",
+        }
+    ),
+]
+
+
 class Options(Strict):
     """How to move it."""
 
-    splits: int = Field(default=1, ge=1, le=64)
+    splits: Splits = 1
     page_bytes: int = Field(default=4 * 1024 * 1024, ge=64 * 1024, le=64 * 1024 * 1024)
     chunk: ChunkOptions = ChunkOptions()
     rate: RateOptions = RateOptions()
@@ -178,6 +199,9 @@ class Options(Strict):
     single_row_timeout_seconds: Annotated[float, Field(ge=1, le=3600, strict=False)] = 60.0
     max_row_bytes: int = Field(default=64 * 1024 * 1024, ge=1024, le=1024**3)
     allow_long_statements: bool = False
+    key_is_unique: bool = Field(
+        default=False, description="at your word; the reader looks at every row, and ends the run at a repeated key"
+    )
 
 
 class ScheduleSpec(Strict):

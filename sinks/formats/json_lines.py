@@ -16,11 +16,10 @@ def encode(values: Sequence[bytes]) -> bytes:
     see two records, and no check by count or checksum could find it later."""
     if not values:
         return b""
-    block = b"\n".join([*values, b""])
-    if block.count(b"\n") != len(values):
+    if b"\n" in b"".join(values):  # in half the time that counting those of the block takes
         index = next(index for index, value in enumerate(values) if b"\n" in value)
         raise ValueError(f"record {index} of the batch holds a line feed; one record has to be one line")
-    return block
+    return b"\n".join([*values, b""])
 
 
 def tokens(records: Sequence[bytes], key: Sequence[str]) -> list[bytes | None]:

@@ -8,6 +8,7 @@ import pytest
 
 from service.domain.errors import Permanent
 from tests.integration.source_cases import connected, read_all, read_keys, read_until_refused, source, unheard
+from workers.sources.csv_page import Dialect
 
 NOT_ENOUGH = {
     "no index": "CREATE TABLE t (id int NOT NULL)",
@@ -35,6 +36,78 @@ async def test_what_does_not_prove_a_key(database: str, case: str) -> None:
             await made.plan(None, 1, waiting=unheard)
         with pytest.raises(Permanent):
             await made.reader().read(None, None)
+
+
+@pytest.mark.parametrize("case", sorted(NOT_ENOUGH.keys() - {"nullable"}))
+async def test_what_does_not_prove_a_key_is_read_at_its_owners_word(database: str, case: str) -> None:
+    async with connected(database) as connection:
+        filled = "INSERT INTO t (id, b) SELECT i, i" if "b int" in NOT_ENOUGH[case] else "INSERT INTO t (id) SELECT i"
+        await connection.execute(f"{NOT_ENOUGH[case]}; {filled} FROM generate_series(1, 50) i")
+        if case == "inherited":
+            await connection.execute("INSERT INTO child SELECT i FROM generate_series(51, 60) i")
+    async with source(database, "t", key=["id"], options={"key_is_unique": True}) as made:
+        inspection = await made.inspect()
+        found = [finding.code for finding in inspection.findings]
+        assert "key_checked_while_reading" in found
+        walked = case in {"deferrable", "more columns", "not unique"}
+        assert ("key_not_walked" in found) is not walked
+        assert "key_is_unique" in inspection.guarantee_note
+        keys = [str(number) for number in range(1, 61 if case == "inherited" else 51)]
+        assert await read_keys(made) == [(key,) for key in keys]
+        assert (await made.plan(None, 1, waiting=unheard)).bound == (keys[-1],)
+
+
+async def test_nulls_in_a_key_are_refused_whatever_its_owner_says(database: str) -> None:
+    async with connected(database) as connection:
+        await connection.execute(NOT_ENOUGH["nullable"])
+    async with source(database, "t", key=["id"], options={"key_is_unique": True}) as made:
+        errors = [finding for finding in (await made.inspect()).findings if finding.severity == "error"]
+    assert [finding.code for finding in errors] == ["key_not_unique_by_index"]
+    assert "IS NOT NULL" in errors[0].hint
+
+
+@pytest.mark.parametrize("setup", ["not unique", "inherited", "no index"])
+@pytest.mark.parametrize("csv", [Dialect(delimiter=",", null=""), None])
+async def test_a_key_at_its_owners_word_that_repeats_ends_the_run_before_it_is_given_out(
+    database: str, setup: str, csv: Dialect | None
+) -> None:
+    again = "child" if setup == "inherited" else "t"
+    async with connected(database) as connection:
+        await connection.execute(
+            f"{NOT_ENOUGH[setup]}; INSERT INTO t SELECT i FROM generate_series(1, 900) i;"
+            f"INSERT INTO {again} VALUES (641)"
+        )
+    async with source(database, "t", key=["id"], csv=csv, options={"key_is_unique": True}) as made:
+        seen, error = await read_until_refused(made)
+        assert (type(error), error.code) == (Permanent, "key_not_unique")
+        assert "641" in error.message
+        assert seen == [(str(number),) for number in range(1, len(seen) + 1)]
+        assert len(seen) < 641
+        reader = made.reader()
+        for size in (1, 2, 3, 50):  # wherever the page ends, not one of the two is in it
+            with pytest.raises(Permanent, match="641"):
+                await reader.read((str(641 - size),), None, max_rows=size)
+
+
+async def test_a_large_table_that_no_index_gives_by_key_says_so_instead_of_being_sorted_for_ever(
+    database: str,
+) -> None:
+    async with connected(database) as connection:
+        await connection.execute(
+            "CREATE TABLE t (id int NOT NULL, v text); INSERT INTO t VALUES (1, 'x');"
+            "CREATE FUNCTION slow(int) RETURNS bool STABLE LANGUAGE plpgsql"
+            " AS $$ BEGIN PERFORM pg_sleep(1); RETURN true; END $$"
+        )
+    options = {"key_is_unique": True}
+    async with source(database, "t", key=["id"], where="slow(id)", options=options) as made:
+        with pytest.raises(Permanent) as caught:
+            await made.reader().read(None, None)
+        assert caught.value.code == "statement_too_long"
+        assert "no index gives the rows by key" in caught.value.message
+    async with source(
+        database, "t", key=["id"], where="slow(id)", options=options | {"allow_long_statements": True}
+    ) as made:
+        assert await read_keys(made) == [("1",)]
 
 
 async def test_columns_that_contain_a_unique_index_and_are_walked_are_a_key(database: str) -> None:

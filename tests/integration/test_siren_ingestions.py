@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-
+from service.engine.ticker import Ticker
+from service.lifecycle import Verbs
 from tests.integration.siren_cases import SirenCase
 from tests.support.waiting import until
 
@@ -24,7 +25,6 @@ EVENTS = """
 CREATE TABLE events (id bigint PRIMARY KEY, value text, lat double precision, lon double precision);
 INSERT INTO events SELECT n, 'value ' || n, n % 90, n % 180 FROM generate_series(0, 99) AS n
 """
-NAMES = itertools.count(1)
 
 
 class IngestCase(SirenCase):
@@ -59,6 +59,7 @@ class IngestCase(SirenCase):
         started = await self.told("POST", f"/ingestion/{name}/_run")
         assert (started["_id"], started["status"]["state"]) == (name, "running")
         status = await self.ended(name)
+        assert status["state"] == "successful", status.get("error")
         return status["state"], status["count"], status.get("last_id")
 
     async def documents(self) -> dict[int, dict[str, Any]]:
@@ -109,8 +110,12 @@ async def test_a_configuration_is_made_shown_changed_and_removed(siren: IngestCa
 async def test_the_sample_of_siren_s_page_is_taken_as_it_stands(siren: IngestCase):
     await siren.source.execute("ALTER TABLE events ADD location text")
     sample = {
-        **{"batch_size": 10, "schedule": "0 0 * * * ?", "enable_scheduler": True, "staging_prefix": "staging-index"},
-        **{"strategy": "REPLACE", "description": "description"},
+        "batch_size": 10,
+        "schedule": "0 0 * * * ?",
+        "enable_scheduler": True,
+        "staging_prefix": "staging-index",
+        "strategy": "REPLACE",
+        "description": "description",
         "mapping": {
             "properties": {
                 "id": {"type": "long"},
@@ -124,7 +129,9 @@ async def test_the_sample_of_siren_s_page_is_taken_as_it_stands(siren: IngestCas
             {"input": [{"source": "id"}], "output": "id", "mapping": {"type": "long"}},
             {
                 "input": [{"source": "lat"}, {"source": "lon"}],
-                **{"output": "geolocation", "transform": "geo_point", "mapping": {"type": "geo_point"}},
+                "output": "geolocation",
+                "transform": "geo_point",
+                "mapping": {"type": "geo_point"},
             },
         ],
     }
@@ -133,7 +140,12 @@ async def test_the_sample_of_siren_s_page_is_taken_as_it_stands(siren: IngestCas
     found = await siren.documents()
     assert len(found) == 100
     assert found[7] == {
-        **{"id": 7, "value": "value 7", "lat": 7, "lon": 7, "location": None, "foo": "bar"},
+        "id": 7,
+        "value": "value 7",
+        "lat": 7,
+        "lon": 7,
+        "location": None,
+        "foo": "bar",
         "geolocation": {"lat": 7, "lon": 7},
     }
     generation = f"staging-index-{siren.index}-1"
@@ -201,12 +213,14 @@ async def test_the_old_documents_stay_when_a_replacement_fails_or_is_aborted(sir
 async def test_a_schedule_with_seconds_starts_it(siren: IngestCase):
     await siren.put(schedule="* * * * * ?", enable_scheduler=True)
     store = siren.store
-    ticker = Ticker(store, Verbs(store, store, siren.engine.wake, lambda: False), who="test", tick_seconds=0.1)
-    await ticker.start()
+    verbs = Verbs(store, store, siren.engine.wake)
+    ticking = asyncio.create_task(Ticker(store, verbs, store.notifications.rescheduled, owner="one").run())
     try:
         status = await siren.ended("events")
     finally:
-        await ticker.stop()
+        ticking.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await ticking
     assert (status["state"], status["count"]) == ("successful", 100)
     runs = (await siren.ok("GET", "/v1/jobs/events/runs"))["runs"]
     assert {one["trigger"] for one in runs} == {"schedule"}
@@ -263,44 +277,44 @@ async def test_validation_shows_the_text_and_what_is_to_be_known(siren: IngestCa
     assert (await siren.siren("GET", "/ingestion/other")).status == 404
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"query": "select * from events; drop table events"}, "ingest.query"),
-        ({"query": "select {{#max_primary_key}} from events"}, "line 1 column 8"),
-        ({"query": "select * from events where id > {{max_key}}"}, "no variable 'max_key'"),
-        ({"query": "select * from events limit 5 offset 3"}, "OFFSET"),
-        ({"query": "select * from (select * from events limit 5) q"}, "ORDER BY"),
-        ({"pk_field": None}, "pk_field"),
-        ({"strategy": "UPSERT"}, "strategy"),
-        ({"strategy": None}, "strategy"),
-        ({"batch_size": 10_000_000}, "batch_size"),
-        ({"batch_size": "10"}, "batch_size"),
-        ({"schedule": "0 0 0 31 2 ?"}, "never fires"),
-        ({"schedule": "0 0 3 * *"}, "ingest.schedule"),
-        ({"schedule": "0 0 3 * * ? 1999"}, "schedule"),
-        ({"enable_scheduler": True}, "needs schedule"),
-        ({"schedule": "0 0 3 * * ?", "enable_scheduler": True, "enable_schedule": False}, "two spellings"),
-        ({"datasource": "nothing"}, "datasource"),
-        ({"target": None}, "target"),
-        ({"target": "Capitals"}, "ingest.sink.index"),
-        ({"sink": {"kind": "smtp"}}, "kind"),
-        ({"sink": {"kind": "elasticsearch", "url": "http://127.0.0.1:9", "index": "another"}}, "differ"),
-        ({"sink": {"kind": "file", "path": "x"}, "pipeline": "p"}, "ingest.pipeline"),
-        ({"options": {"splits": 0}}, "options.splits"),
-        ({"batch_size": 5, "options": {"chunk": {"rows": 6}}}, "differ"),
-        ({"mapping": {"properties": 3}}, "mapping"),
-        ({"transforms": [{"input": [], "output": "x"}]}, "transforms"),
-        ({"transforms": [{"input": [{"source": "a"}, {"source": "b"}], "output": "x"}]}, "one column"),
-        ({"transforms": [{"input": [{"source": "a"}], "output": "x", "transform": "md5"}]}, "transform"),
-        ({"ds_credentials": {"username": "a", "password": "env:HOME"}}, "reference"),
-        ({"es_credentials": {"username": "a"}}, "password"),
-        ({"colour": "red"}, "colour"),
-        ({"description": "x" * 1001}, "description"),
-    ],
-)
-async def test_what_is_wrong_is_told_and_changes_nothing(siren: IngestCase, changes: dict[str, Any], said: str):
-    assert said in await siren.reason("PUT", "/ingestion/events", siren.ingest(**changes))
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"query": "select * from events; drop table events"}, "ingest.query"),
+    ({"query": "select {{#max_primary_key}} from events"}, "line 1 column 8"),
+    ({"query": "select * from events where id > {{max_key}}"}, "no variable 'max_key'"),
+    ({"query": "select * from events limit 5 offset 3"}, "OFFSET"),
+    ({"query": "select * from (select * from events limit 5) q"}, "ORDER BY"),
+    ({"pk_field": None}, "pk_field"),
+    ({"strategy": "UPSERT"}, "strategy"),
+    ({"strategy": None}, "strategy"),
+    ({"batch_size": 10_000_000}, "batch_size"),
+    ({"batch_size": "10"}, "batch_size"),
+    ({"schedule": "0 0 0 31 2 ?"}, "never fires"),
+    ({"schedule": "0 0 3 * *"}, "ingest.schedule"),
+    ({"schedule": "0 0 3 * * ? 1999"}, "schedule"),
+    ({"enable_scheduler": True}, "needs schedule"),
+    ({"schedule": "0 0 3 * * ?", "enable_scheduler": True, "enable_schedule": False}, "two spellings"),
+    ({"datasource": "nothing"}, "datasource"),
+    ({"target": None}, "target"),
+    ({"target": "Capitals"}, "ingest.sink.index"),
+    ({"sink": {"kind": "smtp"}}, "kind"),
+    ({"sink": {"kind": "elasticsearch", "url": "http://127.0.0.1:9", "index": "another"}}, "differ"),
+    ({"sink": {"kind": "file", "path": "x"}, "pipeline": "p"}, "ingest.pipeline"),
+    ({"options": {"splits": 0}}, "options.splits"),
+    ({"batch_size": 5, "options": {"chunk": {"rows": 6}}}, "differ"),
+    ({"mapping": {"properties": 3}}, "mapping"),
+    ({"transforms": [{"input": [], "output": "x"}]}, "transforms"),
+    ({"transforms": [{"input": [{"source": "a"}, {"source": "b"}], "output": "x"}]}, "one column"),
+    ({"transforms": [{"input": [{"source": "a"}], "output": "x", "transform": "md5"}]}, "transform"),
+    ({"ds_credentials": {"username": "a", "password": "env:HOME"}}, "reference"),
+    ({"es_credentials": {"username": "a"}}, "password"),
+    ({"colour": "red"}, "colour"),
+    ({"description": "x" * 1001}, "description"),
+]
+
+
+async def test_what_is_wrong_is_told_and_changes_nothing(siren: IngestCase):
+    for changes, said in WRONG:
+        assert said in await siren.reason("PUT", "/ingestion/events", siren.ingest(**changes)), changes
     assert await siren.told("GET", "/ingestion/_search") == {"hits": {"total": 0, "hits": []}}
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from service.domain.spec import ChunkOptions, DeadLetterOptions
 from sinks.base import Batch, RowRejected
+from workers import chunks
 from workers.chunks import OpenChunk
 from workers.rejected import FEWEST_ROWS, PAYLOAD_BYTES, letter, named, stage_what_can_be
 from workers.sources.base import Page
@@ -104,7 +105,7 @@ def page(rows: int) -> Page:
 def test_a_chunk_closes_on_rows_that_were_read_whether_they_were_staged_or_not() -> None:
     chunk = OpenChunk(ChunkOptions(rows=6), None)
     refused = {n: RowRejected("row_wrong", "wrong", n) for n in (0, 3)}
-    chunk.add(page(5), 0, 5, 0.0, refused)
+    chunk.add(page(5), 0, chunks.batch(page(5), 0, 5), 0.0, refused)
     assert (chunk.rows, chunk.read, chunk.full) == (3, 5, False)
     assert (chunk.first_key, chunk.last_key) == (("1",), ("4",))
     assert [one.key for one in chunk.dead] == [("0",), ("3",)]
@@ -115,7 +116,7 @@ def test_a_chunk_closes_on_rows_that_were_read_whether_they_were_staged_or_not()
 
 def test_a_chunk_of_rejected_rows_alone_has_a_range_and_no_first_row() -> None:
     chunk = OpenChunk(ChunkOptions(), None)
-    chunk.add(page(2), 0, 2, 0.0, {n: RowRejected("row_wrong", "wrong", n) for n in range(2)})
+    chunk.add(page(2), 0, chunks.batch(page(2), 0, 2), 0.0, {n: RowRejected("row_wrong", "wrong", n) for n in range(2)})
     assert (chunk.rows, chunk.read, chunk.first_key, chunk.last_key) == (0, 2, None, ("1",))
     assert chunk.closes_at == 5.0
 

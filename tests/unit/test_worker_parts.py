@@ -62,7 +62,7 @@ def fill(chunk: OpenChunk, rows: Page) -> list[tuple[int, int]]:
     cuts, done = [], 0
     while done < len(rows.values) and not chunk.full:
         end = chunk.cut(rows, done, None)
-        chunk.add(rows, done, end, 0.0)
+        chunk.add(rows, done, batch(rows, done, end), 0.0)
         cuts.append((done, end))
         done = end
     return cuts

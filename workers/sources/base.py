@@ -35,6 +35,16 @@ class KeyColumn:
 
 
 @dataclass(frozen=True, slots=True)
+class Size:
+    """How much there is to read, estimated. None: not known."""
+
+    rows: int | None
+    bytes: int | None
+    connections: int | None = None
+    """How many may be held on the datasource at a time, by all jobs of this process together."""
+
+
+@dataclass(frozen=True, slots=True)
 class Inspection:
     """What the catalog says about a definition."""
 
@@ -153,12 +163,13 @@ class Source(Protocol):
     async def plan(
         self,
         lower: Key | None,
-        splits: int,
+        splits: int | Callable[[Size], int],
         *,
         waiting: Callable[[Horizon | None], None],
         given_upper: Key | None = None,
     ) -> Plan:
-        """Bound and ranges above `lower`. Passes the commit barrier where the mode asks for one, telling `waiting`
+        """Bound and at most so many ranges above `lower`, as many as the size of what is to be read is worth where
+        `splits` is asked about it. Passes the commit barrier where the mode asks for one, telling `waiting`
         what it waits for (None: no longer); waits without holding a transaction. Cancellation is safe at any time.
         Refuses (Permanent) what inspection calls an error."""
 

@@ -63,12 +63,15 @@ class ConnectionBudget:
         account = self._accounts.get((datasource.account, datasource.name))
         return account.held if account else 0
 
+    def limit(self, datasource: Datasource) -> int:
+        """Connections that may be held at a time."""
+        return datasource.max_connections or self._default
+
     async def acquire(self, datasource: Datasource, waiting: Callable[[bool], None] | None = None) -> Slot:
         """A slot; calls `waiting(True)` when it has to wait and `waiting(False)` afterwards, cancelled or not."""
         key = (datasource.account, datasource.name)
         account = self._accounts.setdefault(key, _Account())
-        limit = datasource.max_connections or self._default
-        if account.held < limit and not account.waiters:
+        if account.held < self.limit(datasource) and not account.waiters:
             account.held += 1
             return Slot(self, key)
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()

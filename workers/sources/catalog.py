@@ -68,6 +68,25 @@ class Index:
     proves: bool
     """It keeps its columns unique at any moment."""
     columns: tuple[str, ...]
+    collations: tuple[str | None, ...]
+    """Of each column as the index sorts it, which need not be the column's own."""
+    deterministic: tuple[bool, ...]
+    """Of each column: what is equal to it is the same text."""
+    options: tuple[int, ...]
+    """Of each column: 0 rising with NULLs last, 3 falling with NULLs first, else something between."""
+
+    def walks(self, names: tuple[str, ...]) -> bool:
+        """Forwards or backwards it gives rows in the order of these columns."""
+        places = len(names)
+        return self.columns[:places] == names and set(self.options[:places]) in ({0}, {3})
+
+    def keeps_unique(self, names: tuple[str, ...], walked: Index) -> bool:
+        """No two rows have the same values in these columns, as `walked` compares them."""
+        order = dict(zip(walked.columns, zip(walked.collations, walked.deterministic, strict=True), strict=True))
+        return self.proves and all(
+            name in names and (collation == order[name][0] or order[name][1])
+            for name, collation in zip(self.columns, self.collations, strict=True)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +128,25 @@ async def columns_of(session: Session, oid: int) -> tuple[Column, ...]:
 async def indexes_of(session: Session, oid: int) -> tuple[Index, ...]:
     """Indexes that a key can walk, the primary key first."""
     rows = await session.fetch(load("indexes"), oid)
-    return tuple(Index(row["name"], row["is_primary"], row["proves"], tuple(row["columns"])) for row in rows)
+    return tuple(
+        Index(
+            row["name"],
+            row["is_primary"],
+            row["proves"],
+            *(tuple(row[name]) for name in ("columns", "collations", "deterministic", "options")),
+        )
+        for row in rows
+    )
+
+
+async def children_of(session: Session, oid: int) -> tuple[int, ...]:
+    """The tables that inherit from this one, and from those."""
+    rows = await session.fetch(
+        "WITH RECURSIVE tree (oid) AS (SELECT inhrelid FROM pg_inherits WHERE inhparent = $1::oid"
+        " UNION SELECT i.inhrelid FROM tree t JOIN pg_inherits i ON i.inhparent = t.oid) SELECT oid FROM tree",
+        oid,
+    )
+    return tuple(row["oid"] for row in rows)
 
 
 async def query_columns(session: Session, query: str) -> tuple[Column, ...]:

@@ -88,7 +88,7 @@ class Session:
     ) -> None:
         """`seconds` each statement may take. `long_is_permanent`: one that takes longer would again."""
         self.seconds = seconds
-        self._long_is_permanent = long_is_permanent
+        self.long_is_permanent = long_is_permanent
         self._datasource = datasource
         self._application_name = application_name
         self._connections = connections
@@ -138,7 +138,7 @@ class Session:
             async with self.in_use() as connection:
                 return await connection.fetch(query, *arguments)
         except asyncpg.QueryCanceledError as error:
-            if self._long_is_permanent:
+            if self.long_is_permanent:
                 raise failures.too_long(self.what, self.seconds) from error
             raise failures.of_statement(error, self.what) from error
 

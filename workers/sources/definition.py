@@ -56,6 +56,8 @@ class Definition:
     columns: tuple[Column, ...] = ()
     selected: tuple[str, ...] = ()
     key: KeyColumns = field(default_factory=lambda: KeyColumns((), proven=False))
+    index: str | None = None
+    """What gives the rows in the key's order; None where nothing in the catalog says so."""
     filters: tuple[str, ...] = ()
     """Conditions that leave rows out."""
     message_key: tuple[str, ...] = ()
@@ -63,6 +65,8 @@ class Definition:
     """Rows are read as CSV records; None: as JSON."""
     relations: tuple[int, ...] = ()
     """Whose writers may still commit rows."""
+    inherited: bool = False
+    """Other tables inherit from it, and their rows are read with its own."""
     functions_in_from: bool = False
     findings: list[Finding] = field(default_factory=list)
 
@@ -79,6 +83,21 @@ class Definition:
     def warn(self, pointer: str, code: str, message: str, hint: str = "") -> None:
         """Note what a person should know."""
         self.findings.append(Finding(pointer, "warning", code, message, hint))
+
+    def no_column(self, pointer: str, name: str) -> None:
+        """`pointer` names the field that asks for the column, the message too: in a cause chain there is no pointer."""
+        field = ".".join(part for part in pointer.split("/") if part and not part.isdigit())
+        self.error(
+            pointer,
+            "column_unknown",
+            f"{field}: {self.what} has no column {name!r}",
+            f"its columns: {', '.join(column.name for column in self.columns)}",
+        )
+
+    @property
+    def unwalked(self) -> bool:
+        """A table without an index that gives rows in the key's order. (What a query walks only its plan tells.)"""
+        return self.relation is not None and self.relation.kind in {"r", "p", "m"} and self.index is None
 
     @property
     def refused(self) -> bool:
@@ -202,5 +221,5 @@ class Definition:
     def _repeat_sql(self, page: str) -> str:
         """Whether the row before has the same key, as the key's own types see it: 1.0 and 1.00 are one numeric."""
         window = f"OVER (ORDER BY {self.key.order(alias=page)})"
-        pairs = [f"{column} IS NOT DISTINCT FROM lag({column}) {window}" for column in self.key.columns(page)]
+        pairs = [f"{column} IS NOT DISTINCT FROM lag({column}) {window}" for column in self.key.ordered(page)]
         return f"({' AND '.join(pairs)})"

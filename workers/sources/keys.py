@@ -23,7 +23,9 @@ class KeyPart:
     name: str
     type: str
     collation: str | None
-    """Quoted and qualified; None where the type has none."""
+    """By which the key's index sorts it, quoted and qualified; None where the type has none."""
+    foreign: bool = False
+    """It is not the column's own, and has to be written wherever rows are compared."""
 
     @property
     def public(self) -> KeyColumn:
@@ -51,17 +53,24 @@ class KeyColumns:
         """Quoted names behind `alias`, or behind what stands behind FROM."""
         return [f"{alias or self.qualifier}.{quote_ident(part.name)}" for part in self.parts]
 
+    def ordered(self, alias: str | None = None) -> list[str]:
+        """As `columns`, each to be compared as the key's index compares it."""
+        return [
+            f"{column} COLLATE {part.collation}" if part.foreign else column
+            for column, part in zip(self.columns(alias), self.parts, strict=True)
+        ]
+
     def texts(self, alias: str | None = None) -> str:
         """The select list that writes a key as texts."""
         return ", ".join(f"{column}::text" for column in self.columns(alias))
 
     def order(self, direction: str = "", alias: str | None = None) -> str:
         """What stands behind ORDER BY."""
-        return ", ".join(f"{column} {direction}".rstrip() for column in self.columns(alias))
+        return ", ".join(f"{column} {direction}".rstrip() for column in self.ordered(alias))
 
     def compared(self, operator: str, key: Key) -> str:
         """The condition that compares the key's columns with `key`, such that the key's index is walked."""
-        columns = self.columns()
+        columns = self.ordered()
         if len(columns) == 1:
             return f"{columns[0]} {operator} {self.literal(0, key[0])}"
         values = ", ".join(self.literal(index, text) for index, text in enumerate(key))

@@ -7,19 +7,21 @@ while it holds a first.
 from __future__ import annotations
 
 import asyncio
-import json
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from service.domain.errors import Permanent, Transient
 from service.domain.inspection import Finding, TableColumn
+from workers.guarantees import KEY_AT_WORD
 from workers.sources import barrier as barriers
 from workers.sources import catalog, failures
 from workers.sources.barrier import Barrier, CommitFrontier, DelayFrontier
-from workers.sources.base import Horizon, Inspection, Plan, SplitRange
+from workers.sources.base import Horizon, Inspection, Plan, Size, SplitRange
 from workers.sources.checks import check_datasource
 from workers.sources.connection import STATEMENT_SECONDS, Session
 from workers.sources.definition import MessageKey
+from workers.sources.estimate import estimate
 from workers.sources.reader import PostgresReader
 from workers.sources.resolver import Resolver
 from workers.sources.splits import split
@@ -72,8 +74,9 @@ class PostgresSource:
         self._columns = columns
         self._mode = mode
         self._options = options
+        self._connections = connections.limit(datasource)
         self._message_key = MessageKey(tuple(message_key or ()), f"/sink/{message_key_field}")
-        long = spec.query is not None and options.allow_long_statements
+        long = options.allow_long_statements and (spec.query is not None or options.key_is_unique)
         self._session = Session(
             datasource,
             application_name=application_name,
@@ -96,16 +99,16 @@ class PostgresSource:
         """See the protocol."""
         definition = await self._resolved()
         findings = list(definition.findings)
-        estimate = None
+        size = Size(None, None)
         if not definition.refused:
             findings += await self._safety_findings(definition)
             findings += self._shape_findings(definition)
             if not any(finding.severity == "error" for finding in findings):
-                estimate = await self._estimate(definition, None, None)
+                size = await estimate(self._session, definition, None, None)
         return Inspection(
             tuple(part.public for part in definition.key.parts),
             tuple(column.name for column in definition.columns),
-            estimate,
+            size.rows,
             tuple(findings),
             self._guarantee_note(definition),
             tuple(TableColumn(one.name, one.type, not one.not_null) for one in definition.columns),
@@ -120,7 +123,7 @@ class PostgresSource:
     async def plan(
         self,
         lower: Key | None,
-        splits: int,
+        splits: int | Callable[[Size], int],
         *,
         waiting: Callable[[Horizon | None], None],
         given_upper: Key | None = None,
@@ -133,9 +136,13 @@ class PostgresSource:
         if bound is None:
             return Plan(None, (), 0)
         ranges: list[SplitRange] = [SplitRange(lower, bound)]
+        size = await estimate(self._session, definition, lower, bound)
         if self._spec.limit is None:
+            if not isinstance(splits, int):  # rows that `where` leaves out are work too
+                whole = await estimate(self._session, definition, lower, bound, filtered=False)
+                splits = splits(replace(whole, connections=self._connections))
             ranges = await split(self._session, definition, lower, bound, splits)
-        return Plan(bound, tuple(ranges), await self._estimate(definition, lower, bound))
+        return Plan(bound, tuple(ranges), size.rows)
 
     def reader(self) -> PostgresReader:
         """See the protocol."""
@@ -212,7 +219,7 @@ class PostgresSource:
                 if error.code != "source_timeout":
                     raise
         if rows is None or rows > _LAG_COUNTED:
-            rows = max(rows or 0, await self._estimate(definition, after, None, filtered=False) or 0)
+            rows = max(rows or 0, (await estimate(self._session, definition, after, None, filtered=False)).rows or 0)
         return rows, await self._lag_seconds(definition, after)
 
     async def _lag_seconds(self, definition: Definition, after: Key | None) -> float | None:
@@ -250,10 +257,13 @@ class PostgresSource:
                     self._message_key,
                     csv=self._csv,
                     fixed=self._columns if self._csv is not None else (),
+                    key_is_unique=self._options.key_is_unique,
                 )
                 self._definition = await resolver.resolve()
                 self._session.what = self._definition.what
                 self._session.reading = True
+                if self._definition.unwalked:
+                    self._session.long_is_permanent = True
             return self._definition
 
     async def _required(self) -> Definition:
@@ -330,6 +340,7 @@ class PostgresSource:
                     "info",
                     "key_checked_while_reading",
                     "no index proves this key unique; the reader checks every row and fails the run at a repeated key",
+                    "an index that proves it saves the surprise",
                 )
             )
         return findings
@@ -349,16 +360,11 @@ class PostgresSource:
             notes.append(
                 "the datasource is a standby: rows whose transactions were open when the run began may be missing"
             )
+        if definition.relation is not None and not definition.key.proven and self._options.key_is_unique:
+            notes.append(KEY_AT_WORD)
         if self._follows and definition.filters:
             notes.append("a row counts if it matches the conditions when its key becomes final")
         return "; ".join(notes)
-
-    async def _estimate(
-        self, definition: Definition, after: Key | None, upper: Key | None, *, filtered: bool = True
-    ) -> int | None:
-        query = definition.rows_sql("1", after, upper, filtered=filtered)
-        plan = await self._session.fetchval(f"EXPLAIN (FORMAT JSON) {query}")
-        return int(json.loads(plan)[0]["Plan"]["Plan Rows"])
 
 
 class _LazyFrontier:

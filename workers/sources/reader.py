@@ -193,7 +193,8 @@ class PostgresReader:
     ) -> None:
         """Raises when asking for fewer rows would not help."""
         if isinstance(error, asyncpg.QueryCanceledError):
-            if rows == 1 or (definition.relation is None and not await self._walks(query)):
+            sorts = (definition.relation is None or definition.unwalked) and not await self._walks(query)
+            if rows == 1 or sorts:
                 raise self._too_long(definition) from error
         elif rows == 1:
             raise await self._rejected(definition, after, upper, str(error.__cause__)) from error
@@ -218,12 +219,12 @@ class PostgresReader:
 
     def _seconds(self, definition: Definition, rows: int) -> float:
         """How long the statement may take: a single row of a table may take longer than the others."""
-        if rows == 1 and definition.relation is not None:
+        if rows == 1 and definition.relation is not None and not definition.unwalked:
             return max(self._session.seconds, self._single_row_seconds)
         return self._session.seconds
 
     def _too_long(self, definition: Definition) -> Permanent:
-        if definition.relation is None:
+        if definition.relation is None or definition.unwalked:
             return failures.too_long(definition.what, self._session.seconds)
         return Permanent(
             "statement_too_long",

@@ -11,7 +11,7 @@ from service.domain.errors import Permanent, Transient
 from service.domain.inspection import Finding
 from workers.sources import catalog, fixed_columns
 from workers.sources.definition import Definition
-from workers.sources.keys import KeyColumns, KeyPart
+from workers.sources.key_index import settle_key
 from workers.sources.sql import SqlError, UserSql, parse_expression, parse_name, parse_query, quote_ident, quote_literal
 from workers.sources.transforms import key_of_query, read_as
 
@@ -38,15 +38,15 @@ class Resolver:
         *,
         csv: Dialect | None = None,
         fixed: Sequence[ExactColumn] = (),
+        key_is_unique: bool = False,
     ) -> None:
-        """`fixed`: the generation's columns, which are read and no others."""
+        """`fixed`: the generation's columns, which are read and no others. `key_is_unique`: at the owner's word."""
         self._session = session
         self._datasource = datasource
         self._spec = spec
         self._fixed = fixed
+        self._key_is_unique = key_is_unique
         self._asked_by = message_key.pointer
-        self._read = ""
-        """The query with the columns that the definition makes."""
         self._definition = Definition(what=spec.table or "the query", message_key=message_key.columns, csv=csv)
 
     async def resolve(self) -> Definition:
@@ -61,7 +61,8 @@ class Resolver:
             self._message_key()
             self._time()
             await self._where()
-            await self._key()
+            named = self._spec.key or await key_of_query(self._session, definition, self._spec)
+            await settle_key(self._session, definition, named, unique_at_word=self._key_is_unique)
         if not definition.refused:
             await self._prepare()
         if power := await catalog.powers(self._session):
@@ -98,13 +99,7 @@ class Resolver:
         definition.qualifier = quote_ident(relation.name)
         definition.relations = (relation.oid,)
         definition.columns = await catalog.columns_of(self._session, relation.oid)
-        if relation.kind in {"r", "f"} and relation.has_children:
-            definition.error(
-                "/source/table",
-                "key_not_unique_by_index",
-                f"{relation} has tables that inherit from it, over which no index is unique",
-                f"read each of them as a job of its own, the parent by the query SELECT * FROM ONLY {relation.sql}",
-            )
+        definition.inherited = relation.kind in {"r", "f"} and relation.has_children
 
     async def _query(self, text: str) -> None:
         definition = self._definition
@@ -120,7 +115,6 @@ class Resolver:
         except Permanent as error:
             definition.error("/source/query", error.code, error.message, error.hint)
             return
-        self._read = await read_as(self._session, definition, query, self._spec)
         names = [column.name for column in definition.columns]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -131,9 +125,10 @@ class Resolver:
                 "name each output column differently with AS",
             )
             return
+        read = await read_as(self._session, definition, query, self._spec)
         definition.query = query
         definition.qualifier = f"q_{secrets.token_hex(6)}"
-        definition.source_sql = f"({self._read}) AS {definition.qualifier}"
+        definition.source_sql = f"({read}) AS {definition.qualifier}"
         found = [await catalog.find_relation(self._session, name) for name in query.relations]
         definition.relations = tuple(relation.oid for relation in found if relation is not None)
 
@@ -166,14 +161,14 @@ class Resolver:
         known = [column.name for column in definition.columns]
         for name in definition.message_key:
             if name not in known:
-                self._no_column(self._asked_by, name)
+                self._definition.no_column(self._asked_by, name)
 
     def _named(self, known: Sequence[str]) -> None:
         definition = self._definition
         for index, name in enumerate(self._spec.columns):
             if name not in known:
                 if name.replace("_", "a").isalnum():
-                    self._no_column(f"/source/columns/{index}", name)
+                    self._definition.no_column(f"/source/columns/{index}", name)
                     continue
                 definition.error(
                     f"/source/columns/{index}",
@@ -186,16 +181,6 @@ class Resolver:
             definition.error("/source/columns", "column_doubled", "a column is named more than once")
         definition.selected = tuple(self._spec.columns)
 
-    def _no_column(self, pointer: str, name: str) -> None:
-        """`pointer` names the field that asks for the column, the message too: in a cause chain there is no pointer."""
-        field = ".".join(part for part in pointer.split("/") if part and not part.isdigit())
-        self._definition.error(
-            pointer,
-            "column_unknown",
-            f"{field}: {self._definition.what} has no column {name!r}",
-            f"its columns: {', '.join(column.name for column in self._definition.columns)}",
-        )
-
     def _time(self) -> None:
         time = self._spec.time
         if time is None:
@@ -203,7 +188,7 @@ class Resolver:
         definition = self._definition
         column = next((column for column in definition.columns if column.name == time.column), None)
         if column is None:
-            self._no_column("/source/time/column", time.column)
+            self._definition.no_column("/source/time/column", time.column)
             return
         if column.type not in {"timestamp with time zone", "timestamp without time zone", "date"}:
             definition.error(
@@ -243,60 +228,6 @@ class Resolver:
             return
         if await self._stable(where, "/source/where"):
             self._definition.filters += (f"({where.text})",)
-
-    async def _key(self) -> None:
-        definition = self._definition
-        indexes: tuple[catalog.Index, ...] = ()
-        if definition.relation is not None and definition.relation.kind in {"r", "p", "m"}:
-            indexes = await catalog.indexes_of(self._session, definition.relation.oid)
-        names = tuple(self._spec.key or ()) or await key_of_query(self._session, definition, self._spec)
-        if not names:
-            primary = next((index for index in indexes if index.is_primary and index.proves), None)
-            if primary is None:
-                definition.error(
-                    "/source/key",
-                    "key_required",
-                    f"{definition.what} has no primary key",
-                    "name the columns of a unique index in source.key",
-                )
-                return
-            names = primary.columns
-        by_name = {column.name: column for column in definition.columns}
-        for index, name in enumerate(names):
-            if name not in by_name:
-                self._no_column(f"/source/key/{index}", name)
-        if len(set(names)) != len(names):
-            definition.error("/source/key", "column_doubled", "a key column is named more than once")
-        if definition.refused:
-            return
-        plain = all(by_name[name].not_null for name in names)
-        proven = plain and any(index.proves and set(index.columns) <= set(names) for index in indexes)
-        walked = any(index.columns[: len(names)] == names for index in indexes)
-        if definition.relation is not None and definition.relation.kind in {"r", "p"} and not (proven and walked):
-            self._key_not_proven(names, indexes, {name: by_name[name].not_null for name in names})
-            return
-        collations = {name: by_name[name].collation for name in names}
-        if definition.query is not None:
-            unknown = [name for name in names if collations[name] == ""]
-            collations |= await catalog.query_collations(self._session, self._read, unknown)
-        parts = tuple(KeyPart(name, by_name[name].type, collations[name]) for name in names)
-        definition.key = KeyColumns(parts, proven=proven and walked, qualifier=definition.qualifier)
-
-    def _key_not_proven(
-        self, names: tuple[str, ...], indexes: tuple[catalog.Index, ...], not_null: dict[str, bool]
-    ) -> None:
-        nullable = [name for name, value in not_null.items() if not value]
-        offered = "; ".join(f"{index.name} ({', '.join(index.columns)})" for index in indexes if index.proves) or "none"
-        reason = "no index keeps these columns unique and in this order"
-        if nullable:
-            reason = f"{', '.join(nullable)} may be null"
-        self._definition.error(
-            "/source/key",
-            "key_not_unique_by_index",
-            f"key ({', '.join(names)}) of {self._definition.what} is not proven: {reason}",
-            "name the columns of a unique index that is valid, not partial, not deferrable, over NOT NULL columns; "
-            f"there are: {offered}",
-        )
 
     async def _prepare(self) -> None:
         """The extended protocol takes one statement and checks all of it against the catalog."""

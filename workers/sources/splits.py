@@ -1,8 +1,10 @@
-"""Even key ranges, from a sample of the rows: right for any ordered type, skewed or not.
+"""Even key ranges, from a sample of the rows and from what ANALYZE knows: right for any ordered type, skewed or not.
 
-A sample's keys are real keys, so bounds need no arithmetic on texts, uuids or composites. Where nothing can be sampled
-(queries, views) whole numbers and timestamps are divided; anything else stays one range. Fewer ranges than asked for
-are never wrong.
+A sample's keys are real keys, so bounds need no arithmetic on texts, uuids or composites, and a value that most rows
+share is divided by the columns behind it. Each sampled row weighs what the sample says, pooled with what the
+histogram and the most common values say of rows like it, if they are not stale. A small range is walked instead.
+Where nothing can be sampled (queries, views) whole numbers and timestamps are divided; anything else stays one range.
+Fewer ranges than asked for are never wrong.
 """
 
 from __future__ import annotations
@@ -11,16 +13,32 @@ import secrets
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from service.domain.errors import Transient
+from service.domain.errors import Permanent, Transient
 from workers.sources.base import SplitRange
+from workers.sources.queries import load
+from workers.sources.sql import quote_literal
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import asyncpg
+
     from workers.sources.base import Key
     from workers.sources.connection import Session
     from workers.sources.definition import Definition
 
-_BLOCKS = 800
-"""Of the table that a sample looks at: about 6 MB."""
+_BLOCKS = (2000, 250, 30)
+"""Of the table that a sample looks at: 16 MB. Where that takes too long, fewer."""
+_ROWS = 15
+"""Of each block, about."""
+_ROWS_A_BLOCK = 100
+"""Of a table that nobody has counted yet."""
+_MOST_ROWS_A_BLOCK = 291
+_FEW = 500
+"""Sampled rows a range below which a range is rather walked than guessed."""
+_WALKED = 50_000
+_ANALYZED = 300
+"""Rows that ANALYZE looks at for each bound of its histogram."""
 _WHOLE = frozenset({"smallint", "integer", "bigint"})
 _TIMES = frozenset({"timestamp without time zone", "timestamp with time zone", "date"})
 
@@ -29,11 +47,11 @@ async def split(
     session: Session, definition: Definition, lower: Key | None, bound: Key, wanted: int
 ) -> list[SplitRange]:
     """At most `wanted` contiguous ranges of about as many rows, from above `lower` to `bound`."""
-    inner: list[Key] = []
+    inner: Sequence[Key] = []
     if wanted > 1:
         try:
             if definition.relation is not None and definition.relation.kind in {"r", "p", "m"}:
-                inner = await _sampled(session, definition, lower, bound, wanted)
+                inner = await _Sample(session, definition, lower, bound, wanted).bounds()
             elif len(definition.key.parts) == 1 and definition.key.parts[0].type in _WHOLE | _TIMES:
                 inner = await _divided(session, definition, lower, bound, wanted)
         except Transient as error:
@@ -43,25 +61,126 @@ async def split(
     return [SplitRange(start, end) for start, end in pairwise(edges)]
 
 
-async def _sampled(session: Session, definition: Definition, lower: Key | None, bound: Key, wanted: int) -> list[Key]:
-    assert definition.relation is not None
-    blocks = await session.fetchval(
-        "SELECT coalesce(sum(pg_relation_size(relid)), 0) / 8192 FROM ("
-        " SELECT relid FROM pg_partition_tree($1::oid) UNION SELECT $1::oid) AS tree",
-        definition.relation.oid,
+class _Sample:
+    """A look at a few rows of a table."""
+
+    def __init__(self, session: Session, definition: Definition, lower: Key | None, bound: Key, wanted: int) -> None:
+        self._session, self._definition = session, definition
+        self._lower, self._bound, self._wanted = lower, bound, wanted
+
+    async def bounds(self) -> Sequence[Key]:
+        """The keys between the ranges. Raises Transient `source_timeout` when even a small sample takes too long."""
+        assert self._definition.relation is not None
+        known = await self._session.fetchrow(
+            load("statistics"), self._definition.relation.oid, self._definition.key.names[0]
+        )
+        assert known is not None
+        rows = await self._taken(known)
+        if not rows or rows[0]["here"] < _FEW * self._wanted:
+            walked = await self._walked()
+            if walked is not None:
+                return walked
+        width = len(self._definition.key.parts)
+        return [tuple(row.values())[:width] for row in rows]
+
+    async def _taken(self, known: asyncpg.Record) -> list[asyncpg.Record]:
+        """The sample, as large as can be taken in the time of one statement."""
+        statistics = known["fresh"] and not self._definition.key.parts[0].foreign
+        for blocks in _BLOCKS:
+            try:
+                return await self._session.fetch(self._sql(known, blocks, statistics=statistics))
+            except Transient as error:
+                if error.code != "source_timeout" or blocks == _BLOCKS[-1]:
+                    raise
+            except Permanent:
+                if not statistics:
+                    raise
+                # A type whose values can not be read back from an array: the sample alone will do.
+                return await self._session.fetch(self._sql(known, blocks, statistics=False))
+        raise AssertionError("the last size is tried or raises")
+
+    def _sql(self, known: asyncpg.Record, blocks: int, *, statistics: bool) -> str:
+        """Rows in key order, each with its weight; those at which the weights' sum passes a range's share."""
+        key, name = self._definition.key, self._definition.qualifier
+        columns = ", ".join(key.columns())
+        c = secrets.token_hex(6)
+        weight, fellows = "1.0::float8", "1"
+        if statistics:
+            weight, fellows = _weight(key.columns()[0], key.parts[0].type, known, c)
+        within = " AND ".join(key.between(self._lower, self._bound))
+        return (
+            f"WITH taken AS MATERIALIZED ({self._rows_sql(known, blocks)}),"
+            f" likened AS (SELECT {columns}, count(*) OVER () AS total_{c}, {fellows} AS fellow_{c}"
+            f" FROM taken AS {name}),"
+            f" weighed AS (SELECT {columns}, ({weight}) AS weight_{c}"
+            f" FROM (SELECT *, count(*) OVER (PARTITION BY fellow_{c}) AS fellows_{c} FROM likened) AS {name}"
+            f" WHERE {within}),"
+            f" summed AS (SELECT {columns}, sum(weight_{c}) OVER (ORDER BY {key.order()} ROWS UNBOUNDED PRECEDING)"
+            f" * {self._wanted} / nullif(sum(weight_{c}) OVER (), 0) AS share_{c}, count(*) OVER () AS here_{c}"
+            f" FROM weighed AS {name})"
+            f" SELECT DISTINCT ON (cut) {key.texts()}, here_{c} AS here, floor(share_{c}) AS cut"
+            f" FROM summed AS {name} CROSS JOIN LATERAL (SELECT floor(share_{c}) AS cut) AS f"
+            f" WHERE cut BETWEEN 1 AND {self._wanted - 1} ORDER BY cut, {key.order()}"
+        )
+
+    def _rows_sql(self, known: asyncpg.Record, blocks: int) -> str:
+        """Of a single table a few rows out of blocks at equal distances: right wherever like keys lie together, which
+        a random choice of blocks is not. Of a tree of tables random blocks of each."""
+        columns = ", ".join(self._definition.key.columns())
+        table, name = self._definition.source_sql, self._definition.qualifier
+        there = max(1, known["blocks"] or 0)
+        if known["tables"] > 1:
+            percent = min(100.0, 100.0 * blocks / there)
+            return f"SELECT {columns} FROM {table} AS {name} TABLESAMPLE SYSTEM ({percent:.6f})"
+        rows = known["rows"] / there if known["rows"] > 0 else _ROWS_A_BLOCK
+        step = max(1, int(rows / _ROWS))
+        most = min(blocks, there)
+        return (
+            f"SELECT {columns} FROM {table} AS {name} WHERE {name}.ctid = ANY (ARRAY("
+            f"SELECT format('(%s,%s)', {there}::bigint * i / {most}, o)::tid FROM generate_series(0, {most - 1}) AS i,"
+            f" generate_series(1, {_MOST_ROWS_A_BLOCK}, {step}) AS o))"
+        )
+
+    async def _walked(self) -> Sequence[Key] | None:
+        """Exactly even ranges of a small one; None when it is not small, or can not be walked in time."""
+        definition, key, wanted = self._definition, self._definition.key, self._wanted
+        name, c = definition.qualifier, secrets.token_hex(6)
+        rows = definition.rows_sql(
+            ", ".join(key.columns()), self._lower, self._bound, order=key.order(), filtered=False
+        )
+        try:
+            found = await self._session.fetch(
+                f"WITH walked AS MATERIALIZED ({rows} LIMIT {_WALKED + 1}),"
+                f" placed AS (SELECT *, count(*) OVER () AS n_{c},"
+                f" row_number() OVER (ORDER BY {key.order()}) AS i_{c} FROM walked AS {name})"
+                f" SELECT {key.texts()}, n_{c} AS here FROM placed AS {name} WHERE i_{c} < n_{c} AND i_{c} IN"
+                f" (SELECT (n_{c} * i) / {wanted} FROM generate_series(1, {wanted - 1}) AS i) ORDER BY i_{c}"
+            )
+        except Transient as error:
+            if error.code != "source_timeout":
+                raise
+            return None
+        if found and found[0]["here"] > _WALKED:
+            return None
+        return [tuple(row.values())[: len(key.parts)] for row in found]
+
+
+def _weight(column: str, kind: str, known: asyncpg.Record, c: str) -> tuple[str, str]:
+    """What a sampled row weighs, and what makes it like others: the same most common value, or the same part of the
+    histogram. Both samples, ours and that of ANALYZE, count by their size."""
+    often, parts = known["often"] or [], max(0, (known["bound_count"] or 0) - 1)
+    each = max(0.0, 1.0 - (known["nulls"] or 0.0) - sum(often)) / parts if parts else 0.0
+    common = f"{quote_literal(known['common'] or '{}')}::{kind}[]"
+    freqs = f"'{{{','.join(map(str, often))}}}'::float8[]"
+    part = f"width_bucket({column}, {quote_literal(known['bounds'])}::{kind}[])" if parts else "0"
+    # Most common values are no part of the histogram: they are told apart by their sign.
+    alike = f"coalesce(-array_position({common}, {column}), {part})"
+    looked_at = _ANALYZED * max(parts, len(often), 1)
+    share = (
+        f"CASE WHEN fellow_{c} < 0 THEN ({freqs})[-fellow_{c}]"
+        f" WHEN fellow_{c} BETWEEN 1 AND {parts} THEN {each!r} ELSE 0 END"
     )
-    percent = min(100.0, 100.0 * _BLOCKS / max(1, int(blocks)))
-    conditions = " AND ".join(definition.key.between(lower, bound))
-    columns = ", ".join(definition.key.columns())
-    n, c = f"n_{secrets.token_hex(6)}", f"c_{secrets.token_hex(6)}"
-    rows = await session.fetch(
-        f"WITH sample AS (SELECT {columns}, count(*) OVER () AS {c},"
-        f" row_number() OVER (ORDER BY {definition.key.order()}) AS {n}"
-        f" FROM {definition.source_sql} TABLESAMPLE SYSTEM ({percent:.6f}) WHERE {conditions})"
-        f" SELECT {definition.key.texts('sample')} FROM sample WHERE {n} < {c} AND {n} > 0"
-        f" AND {n} IN (SELECT ({c} * i) / {wanted} FROM generate_series(1, {wanted - 1}) AS i) ORDER BY {n}"
-    )
-    return [tuple(row.values()) for row in rows]
+    return f"(1 + {looked_at} * ({share}) / fellows_{c}) / (total_{c} + {looked_at})::float8", alike
 
 
 async def _divided(session: Session, definition: Definition, lower: Key | None, bound: Key, wanted: int) -> list[Key]:

@@ -1,6 +1,7 @@
 -- Columns in their order. format_type with -1: the type without its length, as a key text is cast to it
 -- (with null it would write "character", which is character(1)). `exact` is what a file's schema needs: with its
--- modifier, and domains, also those of an array's elements, as what they are made of.
+-- modifier, and domains, also those of an array's elements, as what they are made of. A constraint that is NOT VALID
+-- yet (PostgreSQL 18) keeps nothing of what is there already.
 WITH RECURSIVE resolved (number, oid, modifier, dimensions) AS (
   SELECT attnum, atttypid, atttypmod, attndims::int
   FROM pg_attribute
@@ -22,7 +23,9 @@ SELECT a.attnum AS number,
        a.attname AS name,
        format_type(a.atttypid, -1) AS type,
        t.typcategory::text AS category,
-       a.attnotnull AS not_null,
+       a.attnotnull AND NOT EXISTS (SELECT FROM pg_constraint n
+                                    WHERE n.conrelid = a.attrelid AND n.contype = 'n' AND NOT n.convalidated
+                                      AND n.conkey = ARRAY[a.attnum]) AS not_null,
        a.attidentity::text AS identity,
        CASE WHEN c.collname IS NOT NULL THEN quote_ident(cn.nspname) || '.' || quote_ident(c.collname) END AS collation,
        CASE WHEN e.oid IS NULL THEN format_type(r.oid, r.modifier)

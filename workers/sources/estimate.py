@@ -1,0 +1,35 @@
+"""How much there is to read, without reading it: what the planner thinks, and what lies on the disk."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from workers.sources.base import Size
+from workers.sources.queries import load
+from workers.sources.sql import quote_ident
+
+if TYPE_CHECKING:
+    from workers.sources.base import Key
+    from workers.sources.connection import Session
+    from workers.sources.definition import Definition
+
+
+async def estimate(
+    session: Session, definition: Definition, after: Key | None, upper: Key | None, *, filtered: bool = True
+) -> Size:
+    """Rows and bytes above `after` and up to `upper`; `filtered` False: also of rows that `where` leaves out.
+
+    The planner's width of a row knows a long value only by the pointer to where it is kept, so the table's share of
+    the disk counts where that is more.
+    """
+    columns = ", ".join(f"{definition.qualifier}.{quote_ident(name)}" for name in definition.selected) or "1"
+    query = definition.rows_sql(columns, after, upper, filtered=filtered)
+    plan = json.loads(await session.fetchval(f"EXPLAIN (FORMAT JSON) {query}"))[0]["Plan"]
+    rows, width = int(plan["Plan Rows"]), int(plan["Plan Width"])
+    size = rows * width
+    if definition.relation is not None and definition.relation.kind in {"r", "p", "m"}:
+        stored = await session.fetchrow(load("stored"), definition.relation.oid)
+        if stored is not None and stored["rows"]:
+            size = max(size, int(stored["bytes"] * min(1.0, rows / stored["rows"])))
+    return Size(rows, size)
