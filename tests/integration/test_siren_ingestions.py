@@ -124,7 +124,7 @@ async def test_the_sample_of_siren_s_page_is_taken_as_it_stands(siren: IngestCas
                 "geolocation": {"type": "geo_point"},
             }
         },
-        "pipeline": {"processors": [{"set": {"field": "foo", "value": "bar"}}]},
+        "pipeline": {"processors": [{"stamp": {"field": "foo"}}]},
         "transforms": [
             {"input": [{"source": "id"}], "output": "id", "mapping": {"type": "long"}},
             {
@@ -166,6 +166,8 @@ async def test_the_sample_of_siren_s_page_is_taken_as_it_stands(siren: IngestCas
         assert (await siren.ran())[:2] == ("successful", 50)
     (behind,) = siren.server.call("GET", f"/_alias/{siren.index}")
     assert behind.startswith(f"staging-index-{siren.index}-")
+    refused = siren.ingest(**{**sample, "pipeline": {"processors": [{"nothing": {}}]}})
+    assert "ingest.sink.pipeline" in await siren.reason("POST", "/ingestion/events/_validate", refused)
 
 
 async def test_each_run_brings_what_came_since_and_an_abort_keeps_what_it_brought(siren: IngestCase):
