@@ -12,12 +12,12 @@ MINUTES ?=
 ROWS ?= 1000000
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test faults check lint format types imports bench bench-files docs lock clean
+.PHONY: help venv demo test faults check lint format types imports bench bench-files bench-requests docs lock clean
 # One recipe at a time: the tests and the demo measure.
 .NOTPARALLEL:
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(VENV)/.installed ## the virtual environment, from the lock
 
@@ -69,6 +69,9 @@ docs: venv ## make the pages that are made from code
 
 bench-files: venv ## jobs into files and S3 beside psql's COPY; BENCH=--peers adds sling and dlt
 	@$(BIN)/python -m bench.files $(BENCH)
+
+bench-requests: venv ## signed status requests over 10,000 jobs in each language beside an empty handler
+	@$(BIN)/python -m bench.requests $(BENCH)
 
 # Run by hand when dependencies change. uv resolves for every Python and platform at once, which pip cannot.
 lock: venv ## resolve both locks anew (needs uv)

@@ -108,6 +108,10 @@ class Course:
         await asyncio.to_thread(_run, arguments, into)
         return Lap(self.rows / (time.monotonic() - began), log.longest())
 
+    async def database(self) -> str:
+        """A new and empty one beside the table's."""
+        return await self._postgres.create_database()
+
     def psql(self, copy: str) -> tuple[str | Path, ...]:
         """The command that runs a COPY … TO STDOUT of the table."""
         return (self._postgres.program("psql"), "-X", "-q", "-d", self.source, "-c", copy)
@@ -115,7 +119,7 @@ class Course:
     async def job(self, sink: Mapping[str, Any], splits: int, form: Mapping[str, Any] | None = None) -> Lap:
         """Our job. A service of its own for each lap: its peak memory is then the lap's."""
         self._laps += 1
-        control = await self._postgres.create_database()
+        control = await self.database()
         folder = self.folder / f"service-{self._laps}"
         spec: dict[str, Any] = {
             "name": "bench",

@@ -23,6 +23,7 @@ from workers.signals import NoSignals
 from workers.sources.checks import check_datasource
 from workers.sources.csv_page import Dialect
 from workers.sources.postgres import PostgresSource
+from workers.sources.sample import first_rows
 from workers.sources.tables import list_tables
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from config.destinations import Destinations
-    from service.domain.inspection import Finding, TableInfo
+    from service.domain.inspection import Finding, Sample, TableInfo
     from service.domain.ports import StepStore
     from service.domain.records import StoredCredential, StoredDatasource
     from sinks.base import Sink
@@ -120,6 +121,12 @@ class StoredSources:
     async def tables(self, datasource: Datasource, *, limit: int, after: str | None) -> Sequence[TableInfo]:
         """See `workers.ports.Sources`."""
         return await list_tables(datasource, connections=self._connections, guard=self._guard, limit=limit, after=after)
+
+    async def sample(self, datasource: Datasource, query: str, *, rows: int, characters: int) -> Sample:
+        """See `workers.ports.Sources`."""
+        return await first_rows(
+            datasource, query, connections=self._connections, guard=self._guard, rows=rows, characters=characters
+        )
 
     async def _guard(self, host: str, port: int) -> Sequence[str]:
         try:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
 
     from service.domain.datasource import Datasource
-    from service.domain.inspection import TableInfo
+    from service.domain.inspection import Sample, TableInfo
     from service.domain.records import Key
     from workers.ports import Sinks, Sources
     from workers.sources.base import Inspection, Reader, Source
@@ -140,6 +140,10 @@ class DefinitionInspector:
     async def tables(self, datasource: Datasource, *, limit: int, after: str | None) -> Sequence[TableInfo]:
         """See the port."""
         return await _in_time(self._sources.tables(datasource, limit=limit, after=after))
+
+    async def sample(self, datasource: Datasource, query: str, *, rows: int, characters: int) -> Sample:
+        """See the port."""
+        return await _in_time(self._sources.sample(datasource, query, rows=rows, characters=characters))
 
     # -- one side at a time -------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from service.domain.datasource import Datasource
-    from service.domain.inspection import Finding, TableInfo
+    from service.domain.inspection import Finding, Sample, TableInfo
     from service.domain.ports import StepStore
     from service.domain.records import Step
     from sinks.base import Sink
@@ -42,6 +42,9 @@ class Sources(Protocol):
 
     async def tables(self, datasource: Datasource, *, limit: int, after: str | None) -> Sequence[TableInfo]:
         """Tables and views the role may read, by name, those after the name `after`. Raises what connecting raises."""
+
+    async def sample(self, datasource: Datasource, query: str, *, rows: int, characters: int) -> Sample:
+        """The first rows of a query, as `service.domain.ports.Inspector.sample`. Raises what connecting raises."""
 
 
 class Sinks(Protocol):

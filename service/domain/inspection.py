@@ -54,6 +54,15 @@ class TableColumn:
 
 
 @dataclass(frozen=True, slots=True)
+class Sample:
+    """The first rows of a query."""
+
+    columns: Sequence[TableColumn]
+    rows: Sequence[Sequence[str | None]]
+    """Values as Postgres writes them, cut off where they are long."""
+
+
+@dataclass(frozen=True, slots=True)
 class SourceShape:
     """What a job's source gives, as the catalog has it."""
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from service.domain.datasource import Datasource
     from service.domain.dead_letters import DeadLetter
     from service.domain.errors import Cause
-    from service.domain.inspection import Finding, PreviewRow, RowsPage, SourceShape, TableInfo
+    from service.domain.inspection import Finding, PreviewRow, RowsPage, Sample, SourceShape, TableInfo
     from service.domain.records import (
         Actor,
         ChunkRecord,
@@ -489,3 +489,7 @@ class Inspector(Protocol):
 
     async def tables(self, datasource: Datasource, *, limit: int, after: str | None) -> Sequence[TableInfo]:
         """Tables and views the role may read, ordered by name, those after the name `after`."""
+
+    async def sample(self, datasource: Datasource, query: str, *, rows: int, characters: int) -> Sample:
+        """The first rows of a query, values cut off at `characters`. The query is user SQL like that of a job: raises
+        Permanent, with the offset, for what is not exactly one SELECT that changes nothing."""

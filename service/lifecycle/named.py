@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from config.references import References
-    from service.domain.inspection import TableInfo
+    from service.domain.inspection import Sample, TableInfo
     from service.domain.ports import Inspector, Registry
     from service.domain.records import Actor, StoredCredential, StoredDatasource, Token
 
@@ -54,26 +54,19 @@ class Datasources:
         self, account: str, actor: Actor, name: str, given: Mapping[str, Any]
     ) -> tuple[StoredDatasource, bool]:
         """Store; True when it is new. `url` may stand instead of the parts. Raises Refused, SecretRefused."""
-        data = without_name(from_url(given) if "url" in given else given, name)
         stored = await self._registry.datasource(account, name)
-        kept_from = {_PASSWORD: stored.password} if stored is not None and stored.password is not None else {}
-        definition = stored.definition if stored is not None else {}
-        merged, kept = secret_fields.keep(data, ["password"], stored=definition, secrets=kept_from)
-        spec, secrets = secret_fields.split(self._define(merged))
-        secret_fields.check_kept(spec, definition, kept)
-        spec.pop("name", None)
-        return await self._registry.put_datasource(account, actor, name, spec, secrets.get(_PASSWORD))
+        spec, password = self._defined(name, given, stored)
+        return await self._registry.put_datasource(account, actor, name, spec, password)
 
     async def remove(self, account: str, actor: Actor, name: str) -> None:
         """Raises NotFound, Conflict `datasource_in_use`."""
         if not await self._registry.delete_datasource(account, actor, name):
             raise NotFound("datasource", name)
 
-    async def validate(self, account: str, name: str) -> Sequence[Finding]:
-        """Connect and look."""
-        stored = await self.find(account, name)
+    async def validate(self, account: str, name: str, given: Mapping[str, Any] | None = None) -> Sequence[Finding]:
+        """Connect and look; as `put` would store `given`, where that is given. Raises as `put`."""
         try:
-            datasource = resolved(stored, self._references)
+            datasource = await self._looked_at(account, name, given)
         except ReferenceRefused as error:
             hint = "correct the reference, or what it points to"
             return [Finding(_PASSWORD, "error", error.code, f"password: {error.message}", hint)]
@@ -85,6 +78,31 @@ class Datasources:
         datasource = resolved(await self.find(account, name), self._references)
         async with bounded():
             return await self._inspector.tables(datasource, limit=limit, after=after)
+
+    async def sample(self, account: str, name: str, query: str, *, rows: int, characters: int) -> Sample:
+        """The first rows of a query, values cut off at `characters`. Raises Permanent for what is no query."""
+        datasource = resolved(await self.find(account, name), self._references)
+        async with bounded():
+            return await self._inspector.sample(datasource, query, rows=rows, characters=characters)
+
+    def _defined(
+        self, name: str, given: Mapping[str, Any], stored: StoredDatasource | None
+    ) -> tuple[dict[str, Any], str | None]:
+        """The definition without its password, and the password: the stored one where it is kept."""
+        data = without_name(from_url(given) if "url" in given else given, name)
+        kept_from = {_PASSWORD: stored.password} if stored is not None and stored.password is not None else {}
+        definition = stored.definition if stored is not None else {}
+        merged, kept = secret_fields.keep(data, ["password"], stored=definition, secrets=kept_from)
+        spec, secrets = secret_fields.split(self._define(merged))
+        secret_fields.check_kept(spec, definition, kept)
+        spec.pop("name", None)
+        return spec, secrets.get(_PASSWORD)
+
+    async def _looked_at(self, account: str, name: str, given: Mapping[str, Any] | None) -> Datasource:
+        if given is None:
+            return resolved(await self.find(account, name), self._references)
+        spec, password = self._defined(name, given, await self._registry.datasource(account, name))
+        return connection(account, name, spec, password, self._references)
 
 
 class Credentials:
@@ -177,13 +195,19 @@ class Tokens:
 
 def resolved(stored: StoredDatasource, references: References) -> Datasource:
     """A datasource with its real password. Raises `config.references.ReferenceRefused`."""
-    definition: Mapping[str, Any] = stored.definition
-    password = references.resolve(stored.password) if stored.password is not None else None
+    return connection(stored.account, stored.name, stored.definition, stored.password, references)
+
+
+def connection(
+    account: str, name: str, definition: Mapping[str, Any], password: str | None, references: References
+) -> Datasource:
+    """A definition as it is connected to; `password` may be a reference. Raises as `resolved`."""
+    password = references.resolve(password) if password is not None else None
     register(password)
     tls = definition.get("tls") or {}
     return Datasource(
-        account=stored.account,
-        name=stored.name,
+        account=account,
+        name=name,
         host=str(definition["host"]),
         port=int(definition["port"]),
         database=str(definition["database"]),

@@ -8,6 +8,7 @@ a keyset page deep in a list then reads the whole index before it.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,6 +20,13 @@ _PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)")
 
 def compose(template: str, tags: frozenset[str], values: Mapping[str, object]) -> tuple[str, list[object]]:
     """The query with the lines of `tags`, and its arguments in order. KeyError for a parameter without a value."""
+    query, names = _composed(template, tags)
+    return query, [values[name] for name in names]
+
+
+# A status is asked for thousands of times a second, by a handful of sets of tags.
+@lru_cache(maxsize=1024)
+def _composed(template: str, tags: frozenset[str]) -> tuple[str, tuple[str, ...]]:
     kept = [line for text in template.splitlines() if (line := _kept(text, tags)) is not None]
     numbers: dict[str, int] = {}
 
@@ -26,7 +34,7 @@ def compose(template: str, tags: frozenset[str], values: Mapping[str, object]) -
         return f"${numbers.setdefault(match[1], len(numbers) + 1)}"
 
     query = _PARAMETER.sub(numbered, "\n".join(kept))
-    return query, [values[name] for name in numbers]
+    return query, tuple(numbers)
 
 
 def _kept(text: str, tags: frozenset[str]) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from service.domain.errors import Conflict
@@ -9,6 +11,7 @@ from service.domain.states import LIVE, State
 from service.store import generations, pages
 from service.store.clauses import compose
 from service.store.filters import checked, pattern
+from service.store.gathered import Gathered
 from service.store.ids import uuid7
 from service.store.part import SQL, Part, account_id, locked, read_job
 from service.store.rows import is_id, job_of
@@ -116,13 +119,31 @@ class Jobs(Part):
 
     async def get(self, account: str, ref: str) -> Job | None:
         """As `JobStore.get`."""
-        by = "id" if is_id(ref) else "name"
-        if by == "name":
-            checked({"name": ref}, texts=("name",))
-        query, arguments = compose(SQL["select_jobs"], frozenset({"present", by}), {"account": account, by: ref})
-        async with self._pool.connection() as connection:
-            row = await connection.fetchrow(query, *arguments)
-        return None if row is None else job_of(row)
+        if is_id(ref):
+            return await self._by_id.get((account, str(uuid.UUID(ref))))
+        checked({"name": ref}, texts=("name",))
+        return await self._by_name.get((account, ref))
+
+    @cached_property
+    def _by_id(self) -> Gathered[tuple[str, str], Job]:
+        return Gathered(partial(self._read, "ids"))
+
+    @cached_property
+    def _by_name(self) -> Gathered[tuple[str, str], Job]:
+        return Gathered(partial(self._read, "names"))
+
+    async def _read(self, by: str, refs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Job]:
+        """Jobs by (account, id) or (account, name)."""
+        found: dict[tuple[str, str], Job] = {}
+        for account in {account for account, _ in refs}:
+            asked = [ref for owner, ref in refs if owner == account]
+            query, arguments = compose(SQL["select_jobs"], frozenset({"present", by}), {"account": account, by: asked})
+            async with self._pool.connection() as connection:
+                rows = await connection.fetch(query, *arguments)
+            for row in rows:
+                job = job_of(row)
+                found[account, job.id if by == "ids" else job.name] = job
+        return found
 
     async def secrets(self, account: str, job_id: str) -> Mapping[str, str]:
         """As `JobStore.secrets`. Raises Permanent `secret_key_wrong` or `secret_key_required`."""

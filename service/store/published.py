@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 from service.domain.errors import Conflict
 from service.domain.records import PublicTable, SigningKey
 from service.store.clauses import compose
+from service.store.gathered import Gathered
 from service.store.ids import uuid7
 from service.store.part import Part, account_id
 from service.store.registry import SQL, one, record
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from service.domain.records import Actor
     from service.store.pool import Row
@@ -64,8 +66,20 @@ class Published(Part):
 
     async def key(self, key: str) -> SigningKey | None:
         """As `Registry.key`. Raises Permanent `secret_key_wrong` or `secret_key_required`."""
-        found = await self._select("select_keys", key=key)
-        return self._key_of(found[0], secret=self._box.open(found[0]["secret"])[_SECRET]) if found else None
+        row = await self._row_by_key.get(key)
+        return None if row is None else self._key_of(row, secret=self._opened(row["secret"]))
+
+    @cached_property
+    def _row_by_key(self) -> Gathered[str, Row]:
+        return Gathered(self._read_keys)
+
+    async def _read_keys(self, keys: Sequence[str]) -> dict[str, Row]:
+        return {row["key"]: row for row in await self._select("select_keys", keys=keys)}
+
+    @cached_property
+    def _opened(self) -> Callable[[bytes], str]:
+        """What is in a sealed secret. Remembered: every signed request asks, and what is sealed anew differs."""
+        return lru_cache(maxsize=256)(lambda sealed: self._box.open(sealed)[_SECRET])
 
     async def keys(self, account: str) -> Sequence[SigningKey]:
         """As `Registry.keys`."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from service.domain.errors import Conflict
 from service.domain.records import StoredCredential, StoredDatasource, Token
 from service.store.clauses import compose
+from service.store.gathered import Gathered
 from service.store.ids import uuid7
 from service.store.part import Part, account_id
 from service.store.sql import load
@@ -131,8 +133,14 @@ class Named(Part):
 
     async def token(self, digest: bytes) -> Token | None:
         """As `Registry.token`."""
-        rows = await self._rows("select_tokens", digest=digest)
-        return _token_of(rows[0]) if rows else None
+        return await self._token_by_digest.get(digest)
+
+    @cached_property
+    def _token_by_digest(self) -> Gathered[bytes, Token]:
+        return Gathered(self._read_tokens)
+
+    async def _read_tokens(self, digests: Sequence[bytes]) -> dict[bytes, Token]:
+        return {row["digest"]: _token_of(row) for row in await self._rows("select_tokens", digests=digests)}
 
     async def tokens(self, account: str) -> Sequence[Token]:
         """As `Registry.tokens`, by name; expired ones too."""

@@ -12,7 +12,7 @@ import uuid
 from typing import TYPE_CHECKING, Final
 
 from service.api.dialects import siren_answers as answers
-from service.api.dialects import siren_ingestions, siren_jobs
+from service.api.dialects import siren_datasources, siren_ingestions, siren_jobs
 from service.api.dialects.siren_auth import SirenAuthenticator
 from service.api.routes import Role, Route
 
@@ -45,6 +45,13 @@ ROUTES: Final = (
     *_both("DELETE", "/ingestion/{id}", Role.ADMIN, siren_ingestions.delete, "Remove a configuration"),
     *_both("POST", "/ingestion/{id}/_run", Role.OPERATOR, siren_ingestions.run, "Start a run now"),
     *_both("POST", "/ingestion/{id}/_validate", Role.ADMIN, siren_ingestions.check, "Check a configuration"),
+    *_both("GET", "/datasource/_search", Role.VIEWER, siren_datasources.search, "Every datasource"),
+    *_both("GET", "/datasource/{id}", Role.VIEWER, siren_datasources.get, "One datasource"),
+    *_both("PUT", "/datasource/{id}", Role.ADMIN, siren_datasources.put, "Create or replace a datasource"),
+    *_both("DELETE", "/datasource/{id}", Role.ADMIN, siren_datasources.delete, "Remove a datasource"),
+    *_both("POST", "/datasource/{id}/_validate", Role.ADMIN, siren_datasources.validate, "Connect and look"),
+    *_both("POST", "/datasource/{id}/_metadata", Role.OPERATOR, siren_datasources.metadata, "Its schemas and tables"),
+    *_both("POST", "/datasource/{id}/_sample", Role.ADMIN, siren_datasources.sample, "The first rows of a query"),
 )
 
 

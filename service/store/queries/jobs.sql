@@ -40,7 +40,8 @@ SELECT j.id, :account::text AS account, j.name, j.owner, j.spec, j.secret_pointe
  WHERE j.account_id = (SELECT id FROM accounts WHERE name = :account)
    AND j.removed_at IS NULL  --? present
    AND j.id = :id  --? id
-   AND j.name = :name  --? name
+   AND j.id = ANY(:ids)  --? ids
+   AND j.name = ANY(:names)  --? names
    AND j.state = ANY(:state)  --? state
    AND j.sink_kind = :sink  --? sink
    AND j.mode = :mode  --? mode

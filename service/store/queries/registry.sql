@@ -58,10 +58,10 @@ SELECT j.name, j.removed_at IS NOT NULL AS removed
 DELETE FROM credentials WHERE account_id = $1 AND name = $2
 
 -- name: select_tokens
-SELECT t.id, a.name AS account, t.name, t.role, t.created_at, t.expires_at
+SELECT t.id, a.name AS account, t.name, t.role, t.created_at, t.expires_at, t.digest
   FROM tokens t JOIN accounts a ON a.id = t.account_id
  WHERE true
-   AND t.digest = :digest AND (t.expires_at IS NULL OR t.expires_at > clock_timestamp())  --? digest
+   AND t.digest = ANY(:digests) AND (t.expires_at IS NULL OR t.expires_at > clock_timestamp())  --? digests
    AND a.name = :account  --? account
  ORDER BY t.name
 
@@ -106,7 +106,7 @@ SELECT name FROM tables WHERE account_id = $1 AND datasource = $2 ORDER BY name 
 SELECT k.id, a.name AS account, k.name, k.key, k.role, k.secret, k.created_at
   FROM keys k JOIN accounts a ON a.id = k.account_id
  WHERE true
-   AND k.key = :key  --? key
+   AND k.key = ANY(:keys)  --? keys
    AND a.name = :account  --? account
  ORDER BY k.name
 

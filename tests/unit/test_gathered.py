@@ -1,0 +1,118 @@
+"""Reads that are asked for one by one and made together."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from service.store.gathered import Gathered
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Shelf:
+    """What is read: every read waits until it is let go, and shows what stands there then."""
+
+    def __init__(self) -> None:
+        self.values = {n: f"value {n}" for n in range(500)}
+        self.reads: list[list[int]] = []
+        self.begun = asyncio.Semaphore(0)
+        self.go = asyncio.Semaphore(0)
+        self.error: BaseException | None = None
+
+    async def read(self, keys: Sequence[int]) -> dict[int, str]:
+        self.reads.append(list(keys))
+        self.begun.release()
+        await self.go.acquire()
+        if self.error is not None:
+            raise self.error
+        return {key: self.values[key] for key in keys if key in self.values}
+
+
+@pytest.fixture
+def shelf() -> Shelf:
+    return Shelf()
+
+
+async def ask(gathered: Gathered[int, str], *keys: int) -> list[asyncio.Task[str | None]]:
+    """Ask for each by itself."""
+    tasks = [asyncio.create_task(gathered.get(key)) for key in keys]
+    await asyncio.wait([asyncio.create_task(asyncio.wait(tasks, timeout=0))])
+    return tasks
+
+
+async def test_one_who_asks_alone_is_read_alone(shelf: Shelf) -> None:
+    shelf.go.release()
+    assert await Gathered(shelf.read).get(3) == "value 3"
+    assert shelf.reads == [[3]]
+
+
+async def test_what_is_not_there_is_none(shelf: Shelf) -> None:
+    shelf.go.release()
+    assert await Gathered(shelf.read).get(-1) is None
+
+
+async def test_who_asks_while_reads_are_under_way_shares_the_next(shelf: Shelf) -> None:
+    gathered = Gathered(shelf.read)
+    first = await ask(gathered, 1)
+    await shelf.begun.acquire()
+    second = await ask(gathered, 2)
+    await shelf.begun.acquire()
+    others = await ask(gathered, *range(10, 110), 10, 11)
+    assert shelf.reads == [[1], [2]]
+    for _ in range(3):
+        shelf.go.release()
+    async with asyncio.timeout(5):
+        assert await asyncio.gather(*first, *second) == ["value 1", "value 2"]
+        assert await asyncio.gather(*others) == [f"value {n}" for n in (*range(10, 110), 10, 11)]
+    assert shelf.reads[2:] == [list(range(10, 110))]
+
+
+async def test_no_read_brings_more_than_a_hundred(shelf: Shelf) -> None:
+    gathered = Gathered(shelf.read)
+    tasks = await ask(gathered, *range(250))
+    for _ in range(4):
+        shelf.go.release()
+    async with asyncio.timeout(5):
+        assert await asyncio.gather(*tasks) == [f"value {n}" for n in range(250)]
+    assert max(len(keys) for keys in shelf.reads) == 100
+
+
+async def test_nobody_is_given_what_was_read_before_the_question(shelf: Shelf) -> None:
+    gathered = Gathered(shelf.read)
+    (before,) = await ask(gathered, 7)
+    await shelf.begun.acquire()
+    (after,) = await ask(gathered, 7)
+    shelf.go.release()
+    async with asyncio.timeout(5):
+        assert await before == "value 7"
+        shelf.values[7] = "changed"
+        shelf.go.release()
+        assert await after == "changed"
+
+
+async def test_an_error_reaches_everybody_of_its_read_and_nobody_else(shelf: Shelf) -> None:
+    gathered = Gathered(shelf.read)
+    tasks = await ask(gathered, 1, 1)
+    await shelf.begun.acquire()
+    shelf.error = ConnectionError("away")
+    shelf.go.release()
+    async with asyncio.timeout(5):
+        assert [type(one) for one in await asyncio.gather(*tasks, return_exceptions=True)] == [ConnectionError] * 2
+        shelf.error = None
+        shelf.go.release()
+        assert await gathered.get(1) == "value 1"
+
+
+async def test_a_caller_who_leaves_takes_nothing_along(shelf: Shelf) -> None:
+    gathered = Gathered(shelf.read)
+    leaving, staying = await ask(gathered, 5, 5)
+    await shelf.begun.acquire()
+    leaving.cancel()
+    shelf.go.release()
+    async with asyncio.timeout(5):
+        assert await staying == "value 5"
+    assert leaving.cancelled()
