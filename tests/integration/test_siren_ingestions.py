@@ -145,7 +145,7 @@ async def test_the_sample_of_siren_s_page_is_taken_as_it_stands(siren: IngestCas
         "lat": 7,
         "lon": 7,
         "location": None,
-        "foo": "bar",
+        "foo": True,
         "geolocation": {"lat": 7, "lon": 7},
     }
     generation = f"staging-index-{siren.index}-1"
