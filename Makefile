@@ -9,10 +9,11 @@ SEED ?=
 SINK ?=
 FAULTS ?= 200
 MINUTES ?=
+SECONDS ?= 300
 ROWS ?= 1000000
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test faults check lint format types imports bench bench-files bench-requests docs lock clean
+.PHONY: help venv demo test faults commit-order check lint format types imports bench bench-files bench-requests docs lock clean
 # One recipe at a time: the tests and the demo measure.
 .NOTPARALLEL:
 
@@ -43,6 +44,10 @@ faults: venv ## 200 faults for each sink, then a million rows; SEED=7 SINK=kafka
 	  $(BIN)/python -m pytest -s tests/fault/test_fault_suite.py -k "whatever_breaks $(if $(SINK),and $(SINK))"
 	$(if $(SEED),,ROWFERRY_TEST_ROWS=$(ROWS) \
 	  $(BIN)/python -m pytest tests/contract/test_sink.py -k "million_rows $(if $(SINK),and $(SINK))")
+
+commit-order: venv ## writers that commit out of order against jobs that are killed; SEED=7 SECONDS=600
+	ROWFERRY_COMMIT_ORDER_SECONDS=$(SECONDS) ROWFERRY_FAULT_SEED=$(SEED) \
+	  $(BIN)/python -m pytest -s tests/fault/test_commit_order.py
 
 check: lint types imports test ## what CI runs: lint, format, types, import rules, tests
 

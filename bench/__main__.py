@@ -1,4 +1,5 @@
-"""`python -m bench [--rows N] [--repeat N] [--only NAME,…] [--memory | --search] [--json FILE]`: 0 if it measured."""
+"""`python -m bench [--rows N] [--repeat N] [--only NAME,…] [--memory | --search | --latency] [--json FILE]`: 0 if it
+measured."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Final
 
 from bench.course import Course, Lap
+from bench.latency import latency
 from bench.search import search
 from bench.watch import Longest
 
@@ -42,6 +44,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", default="", help="parts of names, separated by commas: pipe is 'psql'")
     parser.add_argument("--memory", action="store_true", help=f"peak memory for --rows and {_MEMORY_FACTOR} times that")
     parser.add_argument("--search", action="store_true", help="pages of the job log over --rows stored runs")
+    parser.add_argument("--latency", action="store_true", help="delay from commit to a reader of Kafka, beside writers")
+    parser.add_argument("--seconds", type=float, default=20, help="of each lap of --latency (default 20)")
     parser.add_argument("--json", type=Path, help="write every lap to this file")
     given = parser.parse_args()
     if given.rows < 1 or given.repeat < 1:
@@ -122,6 +126,11 @@ async def _run(given: argparse.Namespace) -> None:
         times = await search(given.rows)
         if given.json is not None:
             given.json.write_text(json.dumps({"runs": given.rows, "milliseconds": times}, indent=1) + "\n")
+        return
+    if given.latency:
+        delays = await latency(given.seconds, laps=given.repeat)
+        if given.json is not None:
+            given.json.write_text(json.dumps(delays, indent=1) + "\n")
         return
     if given.memory:
         laps = await _memory(given.rows)

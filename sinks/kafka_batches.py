@@ -1,8 +1,7 @@
 """Record batches: rows packed as Kafka's message format v2, compressed outside the event loop, sealed when sent.
 
-Packing and checksums are aiokafka's C code, a quarter of a microsecond a row. The format is
-https://kafka.apache.org/documentation/#recordbatch: 61 bytes of header, then the records; compression covers the
-records alone, the checksum everything from the attributes on.
+The format is https://kafka.apache.org/documentation/#recordbatch: 61 bytes of header, then the records; compression
+covers the records alone, the checksum everything from the attributes on.
 """
 
 from __future__ import annotations
@@ -10,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import gzip
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import google_crc32c
 from aiokafka.codec import lz4_encode, snappy_encode, zstd_encode
-from aiokafka.record.default_records import DefaultRecordBatchBuilder
-from aiokafka.record.util import calc_crc32c
+
+from sinks.kafka_records import pack, packed_headers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,8 +22,14 @@ if TYPE_CHECKING:
     from sinks.specs import Compression
 
 HEADER_BYTES = 61
-_LENGTH_AT, _CRC_AT, _ATTRIBUTES_AT, _PRODUCER_AT = 8, 17, 21, 43
-_AFTER_LENGTH = 12
+_FRONT = struct.Struct(">qiibI")
+"""First offset and leader's epoch (both the broker's to say) around the bytes that follow, format, checksum."""
+_REST = struct.Struct(">hiqqqhii")
+"""Attributes, last place, first and largest timestamp, producer's id and epoch, sequence of the first, rows."""
+_BEFORE_LENGTH = 12
+_FORMAT = 2
+_NO_EPOCH = -1
+_TRANSACTIONAL = 0x10
 _GZIP_LEVEL = 6
 
 
@@ -43,14 +49,21 @@ _CODECS: dict[str, tuple[int, Callable[[bytes], bytes]]] = {
 class RecordBatch:
     """Rows for one partition, growing until `finish`, then fixed: what is sent again is the same bytes."""
 
-    __slots__ = ("_builder", "_codec", "_finished", "_packing", "buffer", "raw_bytes", "rows")
+    __slots__ = (
+        *("_attributes", "_codec", "_finished", "_first_time", "_last_time", "_limit", "_packing", "_records"),
+        *("buffers", "raw_bytes", "rows"),
+    )
 
     def __init__(self, limit: int, compression: Compression, *, transactional: bool) -> None:
-        self._builder = DefaultRecordBatchBuilder(2, 0, int(transactional), -1, -1, 0, limit)
+        self._limit = limit
+        self._attributes = _TRANSACTIONAL if transactional else 0
         self._codec = _CODECS.get(compression)
         self._finished = False
-        self._packing: asyncio.Future[bytearray] | None = None
-        self.buffer: bytearray | None = None
+        self._packing: asyncio.Future[tuple[int, bytes]] | None = None
+        self._records: list[bytes] = []
+        self._first_time = self._last_time = -1
+        self.buffers: tuple[bytes, ...] | None = None
+        """What is sent, one after the other; None until it is sealed."""
         self.rows = 0
         self.raw_bytes = HEADER_BYTES
 
@@ -60,28 +73,38 @@ class RecordBatch:
         values: Sequence[bytes],
         indexes: Sequence[int],
         start: int,
-        headers: list[tuple[str, bytes | None]],
+        headers: Sequence[tuple[str, bytes | None]],
         timestamp: int,
     ) -> int:
         """
-        Append rows `indexes[start:]` of the columns until one does not fit; returns where to go on.
+        Append rows `indexes[start:]` of the columns until one may not fit; returns where to go on.
 
         The first row of a batch always fits: whoever calls looks at `raw_bytes` when it returns with one row.
         """
-        if self._finished:
+        if self._finished or start == len(indexes):
             return start
-        append = self._builder.append
-        offset, at = self.rows, start
-        for at in range(start, len(indexes)):
-            index = indexes[at]
-            if append(offset, timestamp, keys[index] if keys is not None else None, values[index], headers) is None:
+        if self._first_time < 0:
+            self._first_time = timestamp
+        self._last_time = max(self._last_time, timestamp)
+        tail = packed_headers(tuple(headers))
+        keys, values = _picked(keys, values, indexes, start)
+        done = 0
+        while done < len(values):
+            count, records = pack(
+                values[done:] if done else values,
+                keys if keys is None or not done else keys[done:],
+                tail,
+                place=self.rows,
+                delay=timestamp - self._first_time,
+                room=self._limit - self.raw_bytes,
+            )
+            if count == 0:
                 break
-            offset += 1
-        else:
-            at = len(indexes)
-        self.rows = offset
-        self.raw_bytes = self._builder.size()
-        return at
+            self._records.append(records)
+            self.rows += count
+            self.raw_bytes += len(records)
+            done += count
+        return start + done
 
     def finish(self) -> None:
         """No more rows; compression begins in a thread. May be called twice."""
@@ -92,40 +115,50 @@ class RecordBatch:
     async def packed_bytes(self) -> int:
         """The size as it will be sent; no more rows after this."""
         self.finish()
-        return self.raw_bytes if self._packing is None else len(await self._packed())
+        return self.raw_bytes if self._packing is None else HEADER_BYTES + len((await self._packed())[1])
 
     async def seal(self, producer_id: int, producer_epoch: int, sequence: int) -> None:
-        """Fix producer and sequence; `buffer` then holds the bytes to send, the same for every try."""
-        if self.buffer is not None:
+        """Fix producer and sequence; `buffers` then hold the bytes to send, the same for every try."""
+        if self.buffers is not None:
             return
-        if self._packing is None:
-            self._builder.set_producer_state(producer_id, producer_epoch, sequence)
-            self.buffer = self._builder.build()
-            return
-        packed = await self._packed()
-        struct.pack_into(">qhi", packed, _PRODUCER_AT, producer_id, producer_epoch, sequence)
-        struct.pack_into(">I", packed, _CRC_AT, calc_crc32c(packed[_ATTRIBUTES_AT:]))
-        self.buffer = packed
+        attributes, bodies = self._attributes, self._records
+        if self._packing is not None:
+            attributes, packed = await self._packed()
+            bodies = [packed]
+        rest = _REST.pack(
+            *(attributes, self.rows - 1, self._first_time, self._last_time),
+            *(producer_id, producer_epoch, sequence, self.rows),
+        )
+        checksum = google_crc32c.value(rest)
+        for body in bodies:
+            checksum = google_crc32c.extend(checksum, body)
+        follows = HEADER_BYTES - _BEFORE_LENGTH + sum(map(len, bodies))
+        self.buffers = (_FRONT.pack(0, follows, _NO_EPOCH, _FORMAT, checksum) + rest, *bodies)
 
     def drop(self) -> None:
         """Forget the compression that is under way."""
         if self._packing is not None:
             self._packing.cancel()
 
-    async def _packed(self) -> bytearray:
+    async def _packed(self) -> tuple[int, bytes]:
         assert self._packing is not None
         return await asyncio.shield(self._packing)
 
-    def _compress(self) -> bytearray:
+    def _compress(self) -> tuple[int, bytes]:
+        """Attributes and records; as they are where compression does not make them smaller."""
         assert self._codec is not None
-        attributes, encode = self._codec
-        raw: Any = self._builder.build()
-        body = encode(bytes(memoryview(raw)[HEADER_BYTES:]))
-        if len(body) + HEADER_BYTES >= len(raw):
-            return bytearray(raw)
-        packed = bytearray(memoryview(raw)[:HEADER_BYTES])
-        packed += body
-        struct.pack_into(">i", packed, _LENGTH_AT, len(packed) - _AFTER_LENGTH)
-        (flags,) = struct.unpack_from(">h", packed, _ATTRIBUTES_AT)
-        struct.pack_into(">h", packed, _ATTRIBUTES_AT, flags | attributes)
-        return packed
+        bits, encode = self._codec
+        raw = b"".join(self._records)
+        packed = encode(raw)
+        return (self._attributes | bits, packed) if len(packed) < len(raw) else (self._attributes, raw)
+
+
+def _picked(
+    keys: Sequence[bytes | None] | None, values: Sequence[bytes], indexes: Sequence[int], start: int
+) -> tuple[Sequence[bytes | None] | None, Sequence[bytes]]:
+    """The rows `indexes[start:]` alone."""
+    wanted = indexes[start:]
+    if isinstance(wanted, range) and wanted.step == 1:
+        rows = slice(wanted.start, wanted.stop)
+        return None if keys is None else keys[rows], values[rows]
+    return None if keys is None else [keys[index] for index in wanted], [values[index] for index in wanted]

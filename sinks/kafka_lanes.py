@@ -18,12 +18,10 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from aiokafka.protocol.produce import ProduceRequest
-
 from sinks.base import Restage, SinkError, SinkUnavailable
 from sinks.kafka_client import Purpose
-from sinks.kafka_connection import REQUEST_SECONDS
 from sinks.kafka_errors import COORDINATOR_MOVED, RETRIABLE, from_code, from_exception, topic_missing, topic_recreated
+from sinks.kafka_produce import ProduceRequest
 from sinks.kafka_protocol import Code
 
 if TYPE_CHECKING:
@@ -62,9 +60,10 @@ class TooLarge(Restage):
     """The broker refused the size of `batch`."""
 
     def __init__(self, batch: RecordBatch, topic: str) -> None:
+        size = sum(map(len, batch.buffers or ()))
         super().__init__(
             "batch_too_large",
-            f"topic {topic!r} takes no batch of {len(batch.buffer or b'')} bytes ({batch.rows} rows): sent again in "
+            f"topic {topic!r} takes no batch of {size} bytes ({batch.rows} rows): sent again in "
             "smaller ones. To keep them large, raise the topic's max.message.bytes.",
         )
         self.batch = batch
@@ -151,12 +150,8 @@ class Lane:
     async def _post(self, batch: RecordBatch) -> asyncio.Future[Any]:
         """Write the request; what goes wrong, also before, is in the future."""
         sending = self.sending
-        request = ProduceRequest(
-            transactional_id=sending.transactional_id,
-            required_acks=-1,
-            timeout=int(REQUEST_SECONDS * 1000),
-            topics=[(sending.topic.name, [(self.partition, batch.buffer)])],  # type: ignore[list-item]
-        )
+        assert batch.buffers is not None
+        request = ProduceRequest(sending.transactional_id, sending.topic.name, self.partition, batch.buffers)
         try:
             leader = sending.topic.partitions[self.partition].leader
             if leader < 0:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from sinks.kafka_batches import RecordBatch
     from sinks.kafka_client import Cluster, Topic
 
-IN_FLIGHT_BYTES = 8 * 1024 * 1024
+IN_FLIGHT_BYTES = 4 * 1024 * 1024
 """Packed rows that wait for their acknowledgement, over all partitions of one writer."""
 COORDINATION_SECONDS = 10.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.25

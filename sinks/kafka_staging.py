@@ -81,7 +81,7 @@ class Stage:
         """Pack the rows, handing full batches to the producer; RowRejected names the rows that are too large, before
         any of the batch was packed."""
         await self._refuse_too_large(batch)
-        self.bytes += sum(map(len, batch.values))
+        self.bytes += batch.size
         if batch.keys is not None:
             self.bytes += sum(len(key) for key in batch.keys if key is not None)
         timestamp = int(time.time() * 1000)
@@ -137,7 +137,9 @@ class Stage:
             - _RECORD_BYTES
             - sum(len(n.encode()) + len(v or b"") + _HEADER for n, v in self._headers)
         )
-        if keys is None:
+        if keys is None and max(map(len, batch.values), default=0) <= room:
+            large = []
+        elif keys is None:
             large = [index for index, value in enumerate(batch.values) if len(value) > room]
         else:
             large = [

@@ -12,16 +12,16 @@ from config.destinations import DestinationRefused
 from config.references import ReferenceRefused, References
 from service.domain.datasource import Datasource
 from service.domain.errors import Permanent, Transient
-from service.domain.spec import OpenFormat, OpenSink, Options, SourceSpec
+from service.domain.spec import Options, SourceSpec
 from sinks import registry
 from sinks.base import SinkRefused, SinkUnavailable
 from sinks.formats import columns
 from workers import rendering
+from workers.definition_parts import dialect, message_key, put, section, sink_of
 from workers.limits import MemoryBudget, RateLimit
 from workers.ports import Workplace
 from workers.signals import NoSignals
 from workers.sources.checks import check_datasource
-from workers.sources.csv_page import Dialect
 from workers.sources.postgres import PostgresSource
 from workers.sources.sample import first_rows
 from workers.sources.tables import list_tables
@@ -91,15 +91,19 @@ class StoredSources:
                 f"PUT /v1/datasources/{source.datasource}",
             )
         return PostgresSource(
-            self._as_asked(self.resolved(stored), source, secrets or {}),
+            self._as_asked(
+                await self._with_barrier(account, self.resolved(stored), stored.definition.get("barrier")),
+                source,
+                secrets or {},
+            ),
             source,
             mode=str(spec.get("mode", "once")),
             options=Options.model_validate(spec.get("options", {})),
-            message_key=_message_key(spec),
-            message_key_field=_MESSAGE_KEY_FIELD.get(_sink_of(spec).kind, "key"),
+            message_key=message_key(spec),
+            message_key_field=_MESSAGE_KEY_FIELD.get(sink_of(spec).kind, "key"),
             application_name=name,
             connections=self._connections,
-            csv=_dialect(spec),
+            csv=dialect(spec),
             columns=columns.from_json((target or {}).get(registry.COLUMNS)),
             guard=self._guard,
             waiting=waiting,
@@ -113,6 +117,19 @@ class StoredSources:
         if password:
             self._learn_secret(password)
         return replace(datasource, user=source.credentials.user, password=password)
+
+    async def _with_barrier(self, account: str, datasource: Datasource, barrier: object) -> Datasource:
+        """A standby with the primary that knows who writes."""
+        if not isinstance(barrier, str):
+            return datasource
+        primary = await self._things.datasource(account, barrier)
+        if primary is None:
+            raise Permanent(
+                "datasource_unknown",
+                f"datasource {datasource.name!r} names {barrier!r} in `barrier`, which does not exist; create it with "
+                f"PUT /v1/datasources/{barrier}",
+            )
+        return replace(datasource, barrier=self.resolved(primary))
 
     async def check(self, datasource: Datasource) -> Sequence[Finding]:
         """See `workers.ports.Sources`."""
@@ -194,15 +211,15 @@ class StoredSinks:
     ) -> Sink:
         """See `workers.ports.Sinks`."""
         definition = copy.deepcopy(dict(spec))
-        sink = _section(definition, "sink")
+        sink = section(definition, "sink")
         for pointer, value in secrets.items():
             if pointer.startswith("/sink/"):
-                _put(definition, pointer, value)
+                put(definition, pointer, value)
                 self._learn_secret(value)
         if name := sink.get("credential"):
             await self._add_credential(account, str(name), sink)
         try:
-            parsed = registry.parse(sink, _section(definition, "format"))
+            parsed = registry.parse(sink, section(definition, "format"))
             context = self._context(account, parsed.sink.kind, target)
             return registry.build(parsed, replace(context, job_id=job_id, generation=generation))
         except registry.DefinitionRefused as error:
@@ -265,41 +282,3 @@ def workplace(
         memory=MemoryBudget(memory_bytes),
         rate=lambda job_id: rates.setdefault(job_id, RateLimit()),
     )
-
-
-def _message_key(spec: Mapping[str, object]) -> list[str] | None:
-    """The columns whose text the sink wants beside each row: Kafka's message key, Elasticsearch's routing. (A row's own
-    key, Elasticsearch's `_id`, comes with every page: `workers.chunks.row_ids`.)"""
-    sink = _sink_of(spec)
-    if sink.kind == "elasticsearch":
-        routing = getattr(sink, "routing", None)
-        return [routing] if isinstance(routing, str) else None
-    return getattr(sink, "key", None) if sink.kind == "kafka" else None
-
-
-def _dialect(spec: Mapping[str, object]) -> Dialect | None:
-    """How the source writes rows; None: as JSON. What is not for people is read in Postgres's own defaults."""
-    form = OpenFormat.model_validate(spec.get("format") or {})
-    if form.kind == "csv":
-        return Dialect(getattr(form, "delimiter", ","), getattr(form, "null", ""))
-    return Dialect() if form.kind == "parquet" else None
-
-
-def _sink_of(spec: Mapping[str, object]) -> OpenSink:
-    return OpenSink.model_validate(spec["sink"])
-
-
-def _section(definition: dict[str, object], name: str) -> dict[str, Any]:
-    part = definition.setdefault(name, {})
-    if not isinstance(part, dict):
-        raise TypeError(f"{name} is stored as {type(part).__name__}, not as an object")
-    return part
-
-
-def _put(definition: dict[str, Any], pointer: str, value: str) -> None:
-    """Set the value at a JSON pointer (RFC 6901); the objects on the way exist or are made."""
-    *way, last = (part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:])
-    place = definition
-    for part in way:
-        place = place.setdefault(part, {})
-    place[last] = value

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from service.domain.spec import JobSpec
+from workers.sources import template
+from workers.sources.sql import SqlError, parse_query
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
+    from service.domain.spec import SourceSpec
     from sinks.base import Promise
 
 FOLLOWING: Final = frozenset({"incremental", "continuous"})
@@ -22,24 +25,38 @@ KEY_AT_WORD: Final = (
 def guaranteed(spec: Mapping[str, object], promise: Promise) -> tuple[str, str]:
     """The job's `guarantee` and `guarantee_note`."""
     job = JobSpec.model_validate(spec)
+    notes = _following_notes(job) if job.mode in FOLLOWING else ()
     at_word = KEY_AT_WORD if job.options.key_is_unique else ""
-    return promise.guarantee.value, "; ".join(filter(None, (promise.note, _reading_note(job), at_word)))
+    return promise.guarantee.value, "; ".join(filter(None, (promise.note, *notes, at_word)))
 
 
-def _reading_note(job: JobSpec) -> str:
-    if job.mode not in FOLLOWING:
-        return ""
-    match job.options.safety.kind:
+def _following_notes(job: JobSpec) -> Iterator[str]:
+    safety, options = job.options.safety, job.options
+    match safety.kind:
         case "none":
-            return "safety none: rows that commit after a larger key was read are passed over"
+            yield "safety none: rows that commit after a larger key was read are passed over"
         case "delay":
-            return (
-                f"safety delay: rows that commit more than {job.options.safety.delay_seconds:g} seconds after a larger "
-                "key are passed over"
+            yield (
+                f"safety delay: rows that commit more than {safety.delay_seconds:g} seconds after a larger key are "
+                "passed over"
             )
-        case _:
-            return (
-                "rows that match source.where only after their key became final are passed over"
-                if job.source.where
-                else ""
-            )
+        case _ if options.key_is_monotonic:
+            yield "safety commit at your word: no row is passed over if keys rise in the order of commits"
+    if conditions := _conditions(job.source, row_security=options.row_security):
+        yield f"rows that match {conditions} only after their key became final are passed over"
+
+
+def _conditions(source: SourceSpec, *, row_security: bool) -> str:
+    """What a row has to match beside its key."""
+    found = ["source.where"] if source.where else []
+    if source.query is not None or source.template is not None:
+        try:
+            text = source.query if source.template is None else template.check(source.template)[0].query
+            query = parse_query(text or "")
+        except SqlError:  # said by whoever checks the definition
+            return ""
+        if query.filters or len(query.relations) > 1:
+            found.append("the query's joins and conditions")
+    if row_security:
+        found.append("the role's policies")
+    return " and ".join(found)

@@ -15,9 +15,9 @@ from service.domain.spec import JobSpec
 from sinks import registry
 from sinks.base import SinkError
 from workers import template_checks
-from workers.guarantees import FOLLOWING, guaranteed
+from workers.guarantees import guaranteed
 from workers.retrying import from_sink
-from workers.rows import rows
+from workers.rows import first_rows, rows
 from workers.sources.sql import SqlError, parse_expression, parse_name, parse_query
 
 if TYPE_CHECKING:
@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 
     from service.domain.datasource import Datasource
     from service.domain.inspection import Sample, TableInfo
-    from service.domain.records import Key
     from workers.ports import Sinks, Sources
-    from workers.sources.base import Inspection, Reader, Source
+    from workers.sources.base import Inspection, Source
 
 LIMIT_SECONDS = 15.0
 T = TypeVar("T")
@@ -77,7 +76,7 @@ class DefinitionInspector:
                 _refuse_errors(await source.inspect())
                 reader = source.reader()
                 try:
-                    return await _first_rows(reader, limit)
+                    return await first_rows(reader, limit)
                 finally:
                     await reader.close()
 
@@ -202,20 +201,6 @@ def _refuse_errors(inspection: Inspection) -> None:
             raise Permanent(finding.code, finding.message, hint=finding.hint)
 
 
-async def _first_rows(reader: Reader, limit: int) -> list[PreviewRow]:
-    rows: list[PreviewRow] = []
-    after: Key | None = None
-    while len(rows) < limit:
-        page = await reader.read(after, None, max_rows=limit - len(rows))
-        rows.extend(
-            PreviewRow(page.key(index), value.decode("utf-8", "replace")) for index, value in enumerate(page.values)
-        )
-        if page.end:
-            break
-        after = page.scanned_to or after
-    return rows
-
-
 async def _overlap(source: Source, one: OpenRange, other: OpenRange) -> OpenRange | None:
     """What two ranges have in common; Postgres says which bound is the larger."""
     lower = one.lower or other.lower
@@ -274,17 +259,6 @@ def _check_sink(spec: Mapping[str, object]) -> Sequence[Finding]:
 def _check_mode(spec: Mapping[str, object]) -> Sequence[Finding]:
     job = JobSpec.model_validate(spec)
     found = template_checks.mode(job)
-    of_query = job.source.query is not None or job.source.template is not None
-    if of_query and job.mode in FOLLOWING and job.options.safety.kind == "commit":
-        found.append(
-            Finding(
-                "/options/safety",
-                "error",
-                "safety_not_provable",
-                f"options.safety commit can not be proven for a query in mode {job.mode}",
-                "read a table, or set options.safety to delay (late rows may be passed over) or none",
-            )
-        )
     if (
         getattr(job.sink, "kind", "") == "s3"
         and getattr(job.sink, "name", None)

@@ -25,7 +25,7 @@ from workers.ranges import limit_of, ranges_of
 from workers.recovery import Action, decide
 from workers.retrying import Retry
 from workers.signals import Point
-from workers.splits import shown
+from workers.splits import described, shown
 from workers.splitting import auto_splits
 from workers.template_plan import reading
 
@@ -260,10 +260,7 @@ class PlanWork:
         self._next_report = now + HORIZON_REPORT_SECONDS
         condition = Condition()
         if horizon is not None:
-            held = [{"pid": h.pid, "age_seconds": h.age_seconds, "query": h.query} for h in horizon.held_by]
-            condition = Condition(
-                waiting_for="horizon", horizon={"bound": shown(horizon.bound), "held_by": held}, progressed=True
-            )
+            condition = Condition(waiting_for="horizon", horizon=described(horizon), progressed=True)
         self._control.report_soon(condition)
 
     async def _reached(self, point: Point) -> None:

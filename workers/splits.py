@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from sinks.base import Sink, Writer
     from workers.feed import Item
     from workers.ports import Workplace
-    from workers.sources.base import Page, Source
+    from workers.sources.base import Horizon, Page, Source
 
 ANCHOR_AGAIN_SECONDS = 24 * 3600.0
 """A target forgets idle positions (Kafka: offsets.retention.minutes, 7 days by default): write it again long before."""
@@ -225,10 +225,7 @@ class SplitWork:
         await self._control.report(
             Condition(
                 waiting_for="horizon" if held else None,
-                horizon={
-                    "bound": shown(idle.horizon.bound),
-                    "held_by": [{"pid": h.pid, "age_seconds": h.age_seconds, "query": h.query} for h in held],
-                },
+                horizon=described(idle.horizon),
                 lag={"rows": rows, "seconds": seconds},
                 progressed=True,
             )
@@ -298,6 +295,15 @@ class SplitWork:
 
 def _old(at: datetime | None) -> bool:
     return at is None or (datetime.now(UTC) - at).total_seconds() > ANCHOR_AGAIN_SECONDS
+
+
+def described(horizon: Horizon) -> dict[str, object]:
+    """How far it is safe to read, and what holds the next bound back, as the API shows it."""
+    return {
+        "bound": shown(horizon.bound),
+        "held_by": [{"pid": h.pid, "age_seconds": h.age_seconds, "query": h.query} for h in horizon.held_by],
+        "ahead_of_generator": horizon.ahead_of_generator,
+    }
 
 
 def shown(key: Key | None) -> object:

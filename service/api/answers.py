@@ -348,6 +348,7 @@ class DatasourceAnswer(Answer):
     time_zone: str | None
     properties: dict[str, str]
     max_connections: int | None
+    barrier: str | None
     created_at: Moment
     updated_at: Moment
 

@@ -81,6 +81,7 @@ class DatasourceDefinition(Strict):
     time_zone: str | None = Field(default=None, min_length=1, max_length=64)
     properties: dict[str, str] = Field(default_factory=dict, max_length=32)
     max_connections: int | None = Field(default=None, ge=1, le=1000)
+    barrier: Name | None = Field(default=None, description="of a standby: the datasource that is its primary")
 
     @model_validator(mode="after")
     def _free_properties(self) -> Self:
@@ -99,6 +100,7 @@ class DatasourceByUrl(Strict):
     time_zone: str | None = None
     properties: dict[str, str] = Field(default_factory=dict)
     max_connections: int | None = None
+    barrier: Name | None = None
 
 
 class DatasourceRequest(RootModel[DatasourceDefinition | DatasourceByUrl]):

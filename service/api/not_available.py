@@ -21,10 +21,6 @@ OPTIONS: Final = frozenset(
     {
         "late_window",
         "snapshot",
-        "key_is_monotonic",
-        "barrier_sequences",
-        "barrier_timeout_seconds",
-        "row_security",
         "schema_change",
     }
 )

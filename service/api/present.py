@@ -229,6 +229,7 @@ def datasource(record: StoredDatasource) -> answers.DatasourceAnswer:
         time_zone=definition.get("time_zone"),
         properties=dict(definition.get("properties") or {}),
         max_connections=definition.get("max_connections"),
+        barrier=definition.get("barrier"),
         created_at=record.created_at,
         updated_at=record.updated_at,
     )

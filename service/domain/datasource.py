@@ -25,3 +25,5 @@ class Datasource:
     """Session settings, but for those that the reader pins."""
     max_connections: int | None = None
     """Over all jobs; None is the service's setting."""
+    barrier: Datasource | None = None
+    """The primary, where this is a standby: who writes, and how far, can be seen there alone."""

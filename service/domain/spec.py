@@ -191,7 +191,7 @@ class Options(Strict):
     chunk: ChunkOptions = ChunkOptions()
     rate: RateOptions = RateOptions()
     safety: SafetyOptions = SafetyOptions()
-    poll_seconds: Annotated[float, Field(ge=0.1, le=3600, strict=False)] = 1.0
+    poll_seconds: Annotated[float, Field(ge=0.05, le=3600, strict=False)] = 1.0
     stop_timeout_seconds: Annotated[float, Field(ge=0.1, le=3600, strict=False)] = 30.0
     dead_letters: DeadLetterOptions = DeadLetterOptions()
     retry: RetryOptions = RetryOptions()
@@ -199,9 +199,27 @@ class Options(Strict):
     single_row_timeout_seconds: Annotated[float, Field(ge=1, le=3600, strict=False)] = 60.0
     max_row_bytes: int = Field(default=64 * 1024 * 1024, ge=1024, le=1024**3)
     allow_long_statements: bool = False
+    key_is_monotonic: bool = Field(
+        default=False, description="at your word: keys rise in the order in which writers take their locks"
+    )
+    barrier_sequences: list[str] = Field(
+        default=[], max_length=16, description="`schema.sequence`: what numbers a key that is monotonic at your word"
+    )
+    barrier_timeout_seconds: Annotated[
+        float | None, Field(gt=0, le=604_800, strict=False, description="the longest that rows wait for writers to end")
+    ] = None
+    row_security: bool = Field(
+        default=False, description="read what the role's policies let it see, instead of failing"
+    )
     key_is_unique: bool = Field(
         default=False, description="at your word; the reader looks at every row, and ends the run at a repeated key"
     )
+
+    @model_validator(mode="after")
+    def _at_your_word(self) -> Options:
+        if self.barrier_sequences and not self.key_is_monotonic:
+            raise ValueError("barrier_sequences needs key_is_monotonic: true, for it is at your word that they count")
+        return self
 
 
 class ScheduleSpec(Strict):

@@ -11,7 +11,8 @@ import pytest
 from service.domain.errors import Permanent
 from tests.integration.source_cases import connected, datasource, read_keys, source, unheard
 from tests.support.waiting import until
-from workers.sources.barrier import DelayFrontier, Drawn, masked
+from workers.sources.barrier import Drawn, masked
+from workers.sources.frontiers import DelayFrontier
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -220,7 +221,13 @@ REFUSED = {
         "CREATE TABLE t (id serial PRIMARY KEY); INSERT INTO pg_subscription_rel VALUES (1, 't'::regclass, 'r', NULL)",
         "logical replication",
     ),
-    "view": ("CREATE TABLE b (id serial PRIMARY KEY); CREATE VIEW t AS SELECT * FROM b", "a view"),
+    "computed in a view": ("CREATE TABLE b (x serial); CREATE VIEW t AS SELECT x + 1 AS id FROM b", "a view"),
+    "limited view": ("CREATE TABLE b (id serial); CREATE VIEW t AS SELECT id FROM b ORDER BY id LIMIT 9", "a view"),
+    "function": ("CREATE VIEW t AS SELECT id FROM generate_series(1, 9) AS g (id)", "rows of a function"),
+    "over a materialised view": (
+        "CREATE MATERIALIZED VIEW m AS SELECT 1 AS id; CREATE VIEW t AS SELECT * FROM m",
+        "m is a materialised view",
+    ),
     "materialised": (
         "CREATE MATERIALIZED VIEW t AS SELECT 1 AS id; CREATE UNIQUE INDEX ON t (id)",
         "materialised view",
@@ -250,14 +257,15 @@ async def test_what_can_not_be_vouched_for_is_refused_with_its_remedy(database: 
             await made.plan(None, 1, waiting=unheard)
 
 
-async def test_a_query_is_refused_with_commit_and_taken_with_delay(orders) -> None:
+async def test_a_query_with_a_computed_key_is_refused_with_commit_and_taken_with_delay(orders) -> None:
     dsn, _, _ = orders
-    async with source(dsn, query="SELECT id, t FROM orders", key=["id"], mode="incremental") as made:
+    query = "SELECT id + 0 AS id, t FROM orders"
+    async with source(dsn, query=query, key=["id"], mode="incremental") as made:
         with pytest.raises(Permanent) as caught:
             await made.plan(None, 1, waiting=unheard)
         assert caught.value.code == "safety_not_provable"
     safety = {"safety": {"kind": "delay", "delay_seconds": 0.05}}
-    async with source(dsn, query="SELECT id, t FROM orders", key=["id"], mode="incremental", options=safety) as made:
+    async with source(dsn, query=query, key=["id"], mode="incremental", options=safety) as made:
         told: list[Horizon | None] = []
         assert (await made.plan(None, 1, waiting=told.append)).bound == ("3",)
         assert told[-1] is None

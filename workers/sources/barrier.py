@@ -4,6 +4,9 @@ Ids commit out of the order they were drawn in. So a bound is only a candidate w
 listed who holds a lock that writing to the table, or drawing from its sequence, takes and keeps until the transaction
 ends; when all of those have ended, every row up to the candidate is there or never will be. No transaction of ours is
 open meanwhile.
+
+On a standby neither locks nor sequences can be seen: the primary (`authority`) is asked for them, and a candidate is
+final when the standby has replayed what the primary had written by the time the last of its holders had ended.
 """
 
 from __future__ import annotations
@@ -11,19 +14,22 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections import deque
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
+import structlog
+
+from config.names import LogEvent
 from service.domain.errors import Permanent
 from workers.sources import catalog
 from workers.sources.base import Holder, Horizon
+from workers.sources.proof import Ceiling, Word, examine
 from workers.sources.queries import load
+from workers.sources.sql import quote_literal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import asyncpg
 
     from workers.sources.base import Key
     from workers.sources.catalog import Member
@@ -32,26 +38,12 @@ if TYPE_CHECKING:
 
 _FIRST_POLL_SECONDS = 0.05
 _LAST_POLL_SECONDS = 0.25
-_MOST_CANDIDATES = 64
-"""More would only make the list longer while somebody holds the first."""
 _AHEAD_COUNTED = 1000
-_NEXTVAL = re.compile(r"^nextval\('(?:[^']|'')+'::regclass\)$")
 _BEFORE_RESTART = "-1/"
 """Virtual transaction of one prepared before the server restarted, or on a server that forgets the session's: it may
 be any of those we wait for, so it holds every candidate."""
-_REMEDY = (
-    "set options.safety to delay (with delay_seconds) or none, and know what may be lost; "
-    "or key the job by an identity column"
-)
 
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A bound, and who may still write below it."""
-
-    bound: Key
-    holders: frozenset[str]
-    drawn_at: float
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,37 +53,82 @@ class Drawn:
     key: Key | None
     """The largest that may become a bound."""
     ahead: int = 0
-    """Rows above the key's sequence, counted up to 1,000."""
+    """Rows above the key's ceiling, counted up to 1,000."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the options of a job say about its barrier."""
+
+    word: Word | None
+    """None: candidates are the largest keys, whatever numbers them."""
+    refuses_attached: bool = True
+    """Rows that come below the bound with a partition that is attached end the job; else they are passed over."""
+    timeout_seconds: float | None = None
+    """How long a candidate may be held."""
 
 
 class Barrier:
-    """Draws candidates and watches their holders. `generated`: a candidate is never above the key's sequences, which
-    must be provable; otherwise it is the largest key there is."""
+    """Draws candidates and watches their holders."""
 
-    def __init__(self, session: Session, definition: Definition, *, generated: bool) -> None:
+    def __init__(
+        self, session: Session, definition: Definition, rules: Rules, *, authority: Session | None = None
+    ) -> None:
+        """`authority` knows the writers where `session` is of a standby."""
         self._session = session
+        self._authority = authority or session
         self._definition = definition
-        self._generated = generated
+        self._rules = rules
         self._members: tuple[Member, ...] = ()
-        self._sequences: tuple[int, ...] = ()
+        self._ceiling = Ceiling()
+        self._highest: int | None = None
         self._activity_at = 0.0
         self._activity: dict[int, tuple[float | None, str | None]] = {}
 
-    async def refresh(self) -> None:
-        """Look the relation set up anew: a partition may have come. Raises Permanent `safety_not_provable`."""
+    async def refresh(self, final: Key | None = None) -> None:
+        """Look the relation set up anew: a partition may have come, and with it rows at or below `final`. Raises
+        Permanent `safety_not_provable`, `partition_attached`."""
         members = await catalog.relation_set(self._session, self._definition.relations)
         if members == self._members:
             return
-        if self._generated:
-            reasons, self._sequences = await provable(self._session, self._definition, members)
-            if reasons:
-                raise Permanent("safety_not_provable", _refusal(self._definition, reasons), hint=_REMEDY)
+        if self._rules.word is not None:
+            proof = await examine(self._session, self._definition, members, self._rules.word, authority=self._authority)
+            if proof.reasons:
+                raise proof.refusal(self._definition.what)
+            self._ceiling = proof.ceiling
+        if self._members and final is not None and self._rules.word is not None:
+            known = {member.oid for member in self._members}
+            for member in members:
+                if member.oid not in known and member.kind == "r":
+                    await self._came(member, final)
         self._members = members
 
-    async def draw(self, position: Key | None) -> Drawn:
-        """The largest key above `position` that may become a bound. Raises Permanent `key_went_back`."""
-        await self.refresh()
-        return await (self._below_sequences(position) if self._generated else self._largest(position))
+    async def _came(self, member: Member, final: Key) -> None:
+        """A partition or child that was not there before."""
+        rows = None
+        if self._definition.relation is not None:
+            below = f"{member.name} AS {self._definition.qualifier} WHERE {self._definition.key.compared('<=', final)}"
+            try:
+                rows = await self._session.fetchval(
+                    f"SELECT count(*) FROM (SELECT FROM {below} LIMIT {_AHEAD_COUNTED}) AS a"
+                )
+            except Permanent as error:
+                if error.code != "permission_denied":  # who reads the whole table may read no part of it by itself
+                    raise
+        log.warning(LogEvent.PARTITION_ATTACHED, table=member.name, rows_below=rows)
+        if rows and self._rules.refuses_attached:
+            raise Permanent(
+                "partition_attached",
+                f"{self._definition.what}: {member.name} was attached with {rows} rows (counted to {_AHEAD_COUNTED:,})"
+                f" at or below {', '.join(final)}, which is read already: they would be passed over",
+                hint="deliver them by a checkpoint below them or a job of their own; starting again passes them over",
+            )
+
+    async def draw(self, position: Key | None, final: Key | None = None) -> Drawn:
+        """The largest key above `position` that may become a bound. `final`: up to where everything counts as read.
+        Raises Permanent `key_went_back`, and what `refresh` raises."""
+        await self.refresh(final)
+        return await (self._below_ceiling(position) if self._ceiling.expression else self._largest(position))
 
     async def _largest(self, position: Key | None) -> Drawn:
         key = self._definition.key
@@ -99,38 +136,51 @@ class Barrier:
         row = await self._session.fetchrow(f"{query} LIMIT 1")
         return Drawn(None if row is None else tuple(row.values()))
 
-    async def _below_sequences(self, position: Key | None) -> Drawn:
-        key, source = self._definition.key, self._definition.source_sql
+    async def _below_ceiling(self, position: Key | None) -> Drawn:
+        key, source, ceiling = self._definition.key, self._definition.source_sql, self._ceiling
         column = key.columns()[0]
-        back = f"last < {key.literal(0, position[0])}" if position else "false"
+        expression = await self._ceiling_now()
         above = "".join(f" AND {condition}" for condition in key.between(position, None))
+        beyond = ">" if ceiling.operator == "<=" else ">="
         row = await self._session.fetchrow(
-            "WITH drawn AS MATERIALIZED (SELECT coalesce(CASE WHEN bool_and(v IS NOT NULL) THEN min(v) END,"
-            " -9223372036854775808) AS last FROM (SELECT pg_sequence_last_value(oid::regclass) AS v"
-            " FROM unnest($1::int8[]::oid[]) AS oid) AS s)"
-            f" SELECT {back} AS went_back, drawn.last::text AS last,"
-            f" (SELECT count(*) FROM (SELECT FROM {source} WHERE {column} > (SELECT last FROM drawn)"
-            f" LIMIT {_AHEAD_COUNTED}) AS a) AS ahead, k.*"
+            f"WITH drawn AS MATERIALIZED (SELECT {expression} AS last)"
+            f" SELECT drawn.last::text AS last, (SELECT count(*) FROM (SELECT FROM {source}"
+            f" WHERE {column} {beyond} (SELECT last FROM drawn) LIMIT {_AHEAD_COUNTED}) AS a) AS ahead, k.*"
             f" FROM drawn LEFT JOIN (SELECT {key.texts()} FROM {source}"
-            f" WHERE {column} <= (SELECT last FROM drawn){above}"
-            f" ORDER BY {key.order('DESC')} LIMIT 1) AS k ON true",
-            list(self._sequences),
+            f" WHERE {column} {ceiling.operator} (SELECT last FROM drawn){above}"
+            f" ORDER BY {key.order('DESC')} LIMIT 1) AS k ON true"
         )
         assert row is not None
-        went_back, last, ahead, *texts = row.values()
-        if went_back and position:
+        last, ahead, *texts = row.values()
+        if ceiling.numbered:
+            self._refuse_going_back(int(last), position)
+        return Drawn(None if texts[0] is None else tuple(texts), ahead)
+
+    async def _ceiling_now(self) -> str:
+        """SQL for the ceiling; of a standby the primary's answer."""
+        if self._authority is self._session:
+            return self._ceiling.expression
+        text = await self._authority.fetchval(f"SELECT ({self._ceiling.expression})::text")
+        kind = "bigint" if self._ceiling.numbered else self._definition.key.parts[0].type
+        return f"{quote_literal(text)}::{kind}"
+
+    def _refuse_going_back(self, last: int, position: Key | None) -> None:
+        """A sequence that stands below what it has numbered will number it again."""
+        reached = last if position is None else Decimal(position[0])
+        if last < max(self._highest or last, reached):
             raise Permanent(
                 "key_went_back",
-                f"{self._definition.what}: the sequence of {key.names[0]} stands at {last}, below the position"
-                f" {position[0]}: rows it numbers from now on would be taken for delivered",
+                f"{self._definition.what}: the sequence of {self._definition.key.names[0]} stands at {last}, below the"
+                f" position {max(self._highest or last, reached)}: rows it numbers from now on would be taken for"
+                " delivered",
                 hint="after RESTART, setval or CYCLE: put the checkpoint below the new keys, or start from=beginning",
             )
-        return Drawn(None if texts[0] is None else tuple(texts), ahead)
+        self._highest = last
 
     async def holders(self) -> dict[str, int | None]:
         """Who may write now, by virtual transaction, with the pid."""
-        oids = [member.oid for member in self._members] + list(self._sequences)
-        rows = await self._session.fetch(load("holders"), oids)
+        oids = [*(member.oid for member in self._members), *self._ceiling.sequences]
+        rows = await self._authority.fetch(load("holders"), oids)
         return {row["vxid"]: row["pid"] for row in rows}
 
     async def described(self, holders: dict[str, int | None]) -> tuple[Holder, ...]:
@@ -138,134 +188,63 @@ class Barrier:
         now = time.monotonic()
         pids = [pid for pid in holders.values() if pid is not None]
         if now - self._activity_at > 1 or not set(pids) <= self._activity.keys():
-            rows = await self._session.fetch(load("activity"), pids)
+            rows = await self._authority.fetch(load("activity"), pids)
             self._activity = {row["pid"]: (row["age_seconds"], masked(row["query"])) for row in rows}
             self._activity_at = now
         return tuple(
             Holder(pid, *self._activity.get(pid or 0, (None, None))) for pid in sorted(holders.values(), key=_last)
         )
 
+    async def written(self) -> str | None:
+        """How far the primary has written by now; None where the source is the primary itself."""
+        if self._authority is self._session:
+            return None
+        return str(await self._authority.fetchval("SELECT pg_current_wal_insert_lsn()::text"))
+
+    async def replayed(self, written: str | None) -> bool:
+        """Whether the source shows everything that was `written`."""
+        return written is None or bool(
+            await self._session.fetchval("SELECT pg_last_wal_replay_lsn() >= $1::text::pg_lsn", written)
+        )
+
     async def wait(self, waiting: Callable[[Horizon | None], None]) -> None:
-        """Until everybody has ended who may write at this moment. Holds no transaction between its looks."""
+        """Until everybody has ended who may write at this moment, and the source shows it. Holds no transaction
+        between its looks. Raises Permanent `barrier_timeout`."""
         awaited = frozenset(await self.holders())
-        poll = _FIRST_POLL_SECONDS
-        told = False
+        poll, told, began = _FIRST_POLL_SECONDS, False, time.monotonic()
+        written = None if awaited else await self.written()
         try:
-            while awaited:
-                now = await self.holders()
-                left = still_held(awaited, now)
-                if not left:
+            while True:
+                held: tuple[Holder, ...] = ()
+                if awaited:
+                    left = still_held(awaited, await self.holders())
+                    if left:
+                        held = await self.described(left)
+                    else:
+                        awaited, written = frozenset(), await self.written()
+                if not awaited and await self.replayed(written):
                     return
-                waiting(Horizon(None, await self.described(left)))
+                waiting(Horizon(None, held))
                 told = True
+                self.refuse_waiting(began, held)
                 await asyncio.sleep(poll)
                 poll = min(_LAST_POLL_SECONDS, poll * 1.5)
         finally:
             if told:
                 waiting(None)
 
-
-class CommitFrontier:
-    """The moving bound: a queue of candidates, one a poll, let go from the front.
-
-    Virtual transactions keep their names however often our own connection is opened anew. A restart of the server
-    ends all of them but the prepared ones, and those hold every candidate.
-    """
-
-    def __init__(self, barrier: Barrier, position: Key | None) -> None:
-        self._barrier = barrier
-        self._bound = position
-        self._queue: deque[Candidate] = deque()
-
-    async def advance(self) -> Horizon:
-        """One look: three short statements, two when nothing was written."""
-        newest = self._queue[-1].bound if self._queue else self._bound
-        drawn = await self._barrier.draw(newest)
-        if drawn.key is None and not self._queue:
-            return Horizon(self._bound, (), drawn.ahead)
-        now = await self._barrier.holders()
-        if drawn.key is not None and len(self._queue) < _MOST_CANDIDATES:
-            self._queue.append(Candidate(drawn.key, frozenset(now), time.monotonic()))
-        while self._queue and not still_held(self._queue[0].holders, now):
-            self._bound = self._queue.popleft().bound
-        if not self._queue:
-            return Horizon(self._bound, (), drawn.ahead)
-        held = await self._barrier.described(still_held(self._queue[0].holders, now))
-        return Horizon(self._bound, held, drawn.ahead)
-
-    async def close(self) -> None:
-        """Nothing is held."""
-
-
-class DelayFrontier:
-    """A candidate is final a fixed time after it was drawn; zero: at once."""
-
-    def __init__(
-        self, barrier: Barrier, position: Key | None, seconds: float, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._barrier = barrier
-        self._bound = position
-        self._seconds = seconds
-        self._clock = clock
-        self._queue: deque[Candidate] = deque()
-
-    async def advance(self) -> Horizon:
-        """One look at the largest key."""
-        newest = self._queue[-1].bound if self._queue else self._bound
-        # the candidates of a long delay would pile up: one for each 64th of it is enough
-        if not self._queue or self._clock() - self._queue[-1].drawn_at >= self._seconds / _MOST_CANDIDATES:
-            drawn = await self._barrier.draw(newest)
-            if drawn.key is not None:
-                self._queue.append(Candidate(drawn.key, frozenset(), self._clock()))
-        while self._queue and self._clock() - self._queue[0].drawn_at >= self._seconds:
-            self._bound = self._queue.popleft().bound
-        return Horizon(self._bound)
-
-    async def close(self) -> None:
-        """Nothing is held."""
-
-
-async def provable(
-    session: Session, definition: Definition, members: tuple[Member, ...]
-) -> tuple[list[str], tuple[int, ...]]:
-    """Why the commit barrier can not vouch for this source (empty: it can), and the sequences that feed its key."""
-    relation = definition.relation
-    if relation is None or relation.kind not in {"r", "p"}:
-        kinds = {"v": "a view", "m": "a materialised view", "f": "a foreign table"}
-        return [f"it is {kinds[relation.kind] if relation else 'a query'}, not a table"], ()
-    reasons = []
-    if await session.fetchval("SELECT pg_is_in_recovery()"):
-        reasons.append("the datasource is a standby, where the locks of writers can not be seen")
-    for member in members:
-        if member.subscribed:
-            reasons.append(f"{member.name} is filled by a logical replication subscription")
-        if member.kind == "f":
-            reasons.append(f"{member.name} is a foreign table, whose writers can not be seen")
-    column = definition.key.names[0]
-    rows = await session.fetch(load("feeds"), [member.oid for member in members], column)
-    for row in rows:
-        reasons += _feed_reasons(row, column, relation.oid)
-    sequences = {row["sequence"] for row in rows if row["sequence"] is not None}
-    return list(dict.fromkeys(reasons)), tuple(sorted(sequences))
-
-
-def _feed_reasons(row: asyncpg.Record, column: str, relation: int) -> list[str]:
-    """Why one sequence, or a column without one, does not number rows in a way the locks show."""
-    where = f"{column} of {row['relation_name']}"
-    if row["sequence"] is None:
-        if row["default_text"] or row["relation"] == relation:
-            return [f"{where} is neither an identity column nor numbered by nextval of a sequence"]
-        return []  # a child without a default: its rows are numbered by the parent, or by hand
-    reasons = []
-    if row["default_text"] and not row["identity"] and not _NEXTVAL.match(row["default_text"]):
-        reasons.append(f"the default of {where} is more than nextval of a sequence: {row['default_text']}")
-    if row["cache"] != 1:
-        reasons.append(f"sequence {row['sequence_name']} has CACHE {row['cache']}: sessions keep numbers aside")
-    if row["increment"] < 0 or row["cycle"]:
-        reasons.append(f"sequence {row['sequence_name']} does not only rise")
-    if not row["readable"]:
-        reasons.append(f"sequence {row['sequence_name']} may not be read: GRANT SELECT ON SEQUENCE it to the role")
-    return reasons
+    def refuse_waiting(self, since: float, held: tuple[Holder, ...]) -> None:
+        """Raises Permanent `barrier_timeout` when a candidate has been held for too long."""
+        limit = self._rules.timeout_seconds
+        if limit is None or time.monotonic() - since <= limit:
+            return
+        who = ", ".join("a prepared transaction" if one.pid is None else f"pid {one.pid}" for one in held)
+        raise Permanent(
+            "barrier_timeout",
+            f"{self._definition.what}: rows have waited for over {limit:g} s (options.barrier_timeout_seconds) for the"
+            f" end of {who or 'the replay on the standby'}",
+            hint="end those transactions if they were forgotten, or raise options.barrier_timeout_seconds, and start",
+        )
 
 
 def still_held(awaited: frozenset[str], now: dict[str, int | None]) -> dict[str, int | None]:
@@ -281,15 +260,6 @@ def masked(query: str | None) -> str | None:
     text = re.sub(r"'(?:[^']|'')*(?:'|$)", "?", text)
     text = re.sub(r"(?<![\w$])[-+]?\d[\w.]*", "?", text)
     return " ".join(text.split())[:60]
-
-
-def refusal(definition: Definition, reasons: list[str]) -> tuple[str, str]:
-    """Message and remedy of `safety_not_provable`."""
-    return _refusal(definition, reasons), _REMEDY
-
-
-def _refusal(definition: Definition, reasons: list[str]) -> str:
-    return f"safety commit can not be kept for {definition.what}: {'; '.join(reasons)}"
 
 
 def _last(pid: int | None) -> int:

@@ -2,7 +2,8 @@
 
 What is pinned changes what Postgres writes, or protects it. A session is read-only; each statement is a transaction
 of its own. Names without schema are looked up in `public`: a role's own search_path could make the same job read
-another table tomorrow. `row_security` is off, so a policy that would leave rows out fails the statement instead.
+another table tomorrow. `row_security` is off unless the job asks for it, so a policy that would leave rows out fails
+the statement instead.
 """
 
 from __future__ import annotations
@@ -85,10 +86,13 @@ class Session:
         waiting: Callable[[bool], None] | None = None,
         seconds: float = STATEMENT_SECONDS,
         long_is_permanent: bool = False,
+        row_security: bool = False,
     ) -> None:
-        """`seconds` each statement may take. `long_is_permanent`: one that takes longer would again."""
+        """`seconds` each statement may take. `long_is_permanent`: one that takes longer would again. `row_security`:
+        policies leave rows out instead of failing the statement."""
         self.seconds = seconds
         self.long_is_permanent = long_is_permanent
+        self._row_security = row_security
         self._datasource = datasource
         self._application_name = application_name
         self._connections = connections
@@ -208,7 +212,9 @@ class Session:
             self._slot = await self._connections.acquire(self._datasource, self._waiting)
         try:
             at = await addresses_of(self._guard, self._datasource.host, self._datasource.port)
-            self._connection = await connect(self._datasource, self._application_name, self.seconds, at=at)
+            self._connection = await connect(
+                self._datasource, self._application_name, self.seconds, at=at, row_security=self._row_security
+            )
         except BaseException:
             self._slot.release()
             self._slot = None
@@ -289,13 +295,14 @@ async def connect(
     seconds: float = STATEMENT_SECONDS,
     *,
     at: Sequence[str] | None = None,
+    row_security: bool = False,
 ) -> asyncpg.Connection:
     """A checked connection to the first of the addresses `at` that takes one; None: the host is looked up.
 
     Raises Permanent (`authentication_failed`, `database_unknown`, `tls_failed`, `datasource_properties`,
     `pooled_connection`) or Transient `source_unreachable`."""
     settings = {name: value for name, value in datasource.properties.items() if name.lower() not in _RESERVED}
-    pinned = PINNED | {"statement_timeout": str(int(seconds * 1000))}
+    pinned = PINNED | {"statement_timeout": str(int(seconds * 1000)), "row_security": "on" if row_security else "off"}
     settings |= pinned | {"application_name": application_name[:63]}
     try:
         async with asyncio.timeout(CONNECT_SECONDS):

@@ -67,7 +67,6 @@ class Definition:
     """Whose writers may still commit rows."""
     inherited: bool = False
     """Other tables inherit from it, and their rows are read with its own."""
-    functions_in_from: bool = False
     findings: list[Finding] = field(default_factory=list)
 
     @property

@@ -160,7 +160,10 @@ def _permanent(error: BaseException, state: str, what: str, *, reading: bool) ->
             hint="put the column or table back, or change the job's definition, and start it again",
         )
     if state == "42501" and "row-level security" in str(error):
-        hint = "a policy would leave rows out: read as a role with BYPASSRLS, or as one the policies do not bind"
+        hint = (
+            "a policy would leave rows out: read as a role with BYPASSRLS or one that the policies do not bind, or set "
+            "options.row_security to read what they let through"
+        )
         return Permanent("permission_denied", f"{what}: {error}", hint=hint)
     for beginning, (code, hint) in _PERMANENT.items():
         if state.startswith(beginning):

@@ -13,17 +13,15 @@ from typing import TYPE_CHECKING
 
 from service.domain.errors import Permanent, Transient
 from service.domain.inspection import Finding, TableColumn
-from workers.guarantees import KEY_AT_WORD
-from workers.sources import barrier as barriers
-from workers.sources import catalog, failures
-from workers.sources.barrier import Barrier, CommitFrontier, DelayFrontier
-from workers.sources.base import Horizon, Inspection, Plan, Size, SplitRange
+from workers.sources import failures
+from workers.sources.base import Inspection, Plan, Size, SplitRange
 from workers.sources.checks import check_datasource
 from workers.sources.connection import STATEMENT_SECONDS, Session
 from workers.sources.definition import MessageKey
 from workers.sources.estimate import estimate
 from workers.sources.reader import PostgresReader
 from workers.sources.resolver import Resolver
+from workers.sources.safety import Safety
 from workers.sources.splits import split
 from workers.sources.sql import quote_ident
 
@@ -35,7 +33,7 @@ if TYPE_CHECKING:
     from service.domain.spec import Options, SourceSpec
     from sinks.formats.columns import Column
     from sinks.guarded import Guard
-    from workers.sources.base import Key
+    from workers.sources.base import Frontier, Horizon, Key
     from workers.sources.budget import ConnectionBudget
     from workers.sources.csv_page import Dialect
     from workers.sources.definition import Definition
@@ -85,15 +83,24 @@ class PostgresSource:
             waiting=waiting,
             seconds=_LONG_SECONDS if long else STATEMENT_SECONDS,
             long_is_permanent=spec.query is not None,
+            row_security=options.row_security,
         )
         self._session.what = spec.table or "the query"
+        self._authority = self._session
+        if datasource.barrier is not None:
+            self._authority = Session(
+                datasource.barrier,
+                application_name=application_name,
+                connections=connections,
+                guard=guard,
+                waiting=waiting,
+            )
+            self._authority.what = f"{self._session.what}, barrier datasource {datasource.barrier.name!r}"
+        self._safety = Safety(
+            self._session, self._authority, options=options, mode=mode, zone=datasource.time_zone or "UTC"
+        )
         self._definition: Definition | None = None
         self._resolving = asyncio.Lock()
-
-    @property
-    def _follows(self) -> bool:
-        """The position moves on from run to run, so a row that commits late would be lost."""
-        return self._mode in {"incremental", "continuous"}
 
     async def inspect(self) -> Inspection:
         """See the protocol."""
@@ -101,7 +108,7 @@ class PostgresSource:
         findings = list(definition.findings)
         size = Size(None, None)
         if not definition.refused:
-            findings += await self._safety_findings(definition)
+            findings += await self._safety.findings(definition)
             findings += self._shape_findings(definition)
             if not any(finding.severity == "error" for finding in findings):
                 size = await estimate(self._session, definition, None, None)
@@ -110,7 +117,7 @@ class PostgresSource:
             tuple(column.name for column in definition.columns),
             size.rows,
             tuple(findings),
-            self._guarantee_note(definition),
+            self._safety.note(definition) if not definition.refused else "",
             tuple(TableColumn(one.name, one.type, not one.not_null) for one in definition.columns),
         )
 
@@ -130,9 +137,9 @@ class PostgresSource:
     ) -> Plan:
         """See the protocol. With `given_upper` the bound was taken, and its barrier passed, before."""
         definition = await self._required()
-        await self._refuse_unsafe(definition)
+        await self._safety.refuse(definition)
         await self._refuse_null_keys(definition)
-        bound = given_upper or await self._bound(definition, lower, waiting)
+        bound = given_upper or await self._safety.bound(definition, lower, waiting)
         if bound is None:
             return Plan(None, (), 0)
         ranges: list[SplitRange] = [SplitRange(lower, bound)]
@@ -158,15 +165,9 @@ class PostgresSource:
         """See the protocol."""
         return _LazyFrontier(self, position)
 
-    async def make_frontier(self, position: Key | None) -> CommitFrontier | DelayFrontier:
+    async def make_frontier(self, position: Key | None) -> Frontier:
         """The frontier that `safety` asks for."""
-        definition = await self._required()
-        safety = self._options.safety
-        barrier = Barrier(self._session, definition, generated=safety.kind == "commit")
-        if safety.kind == "commit":
-            await self._refuse_unsafe(definition)
-            return CommitFrontier(barrier, position)
-        return DelayFrontier(barrier, position, safety.delay_seconds or 0.0)
+        return await self._safety.frontier(await self._required(), position)
 
     async def later(self, one: Key, other: Key) -> Key:
         """See the protocol."""
@@ -246,6 +247,8 @@ class PostgresSource:
     async def close(self) -> None:
         """See the protocol."""
         await self._session.close()
+        if self._authority is not self._session:
+            await self._authority.close()
 
     async def _resolved(self) -> Definition:
         async with self._resolving:
@@ -271,40 +274,6 @@ class PostgresSource:
         definition.require()
         return definition
 
-    async def _bound(
-        self, definition: Definition, lower: Key | None, waiting: Callable[[Horizon | None], None]
-    ) -> Key | None:
-        """The largest key of this run, once everybody has ended who may still write below it."""
-        safety = self._options.safety
-        barrier = Barrier(self._session, definition, generated=self._follows and safety.kind == "commit")
-        drawn = await barrier.draw(lower)
-        if drawn.key is None:
-            return None
-        if safety.kind == "commit":
-            await barrier.wait(waiting)
-        elif safety.kind == "delay" and self._follows:
-            waiting(Horizon(None))
-            try:
-                await asyncio.sleep(safety.delay_seconds or 0.0)
-            finally:
-                waiting(None)
-        return drawn.key
-
-    async def _refuse_unsafe(self, definition: Definition) -> None:
-        for finding in await self._safety_findings(definition):
-            if finding.severity == "error":
-                raise Permanent(finding.code, finding.message, hint=finding.hint)
-
-    async def _safety_findings(self, definition: Definition) -> list[Finding]:
-        if not self._follows or self._options.safety.kind != "commit":
-            return []
-        members = await catalog.relation_set(self._session, definition.relations)
-        reasons, _ = await barriers.provable(self._session, definition, members)
-        if not reasons:
-            return []
-        message, hint = barriers.refusal(definition, reasons)
-        return [Finding("/options/safety", "error", "safety_not_provable", message, hint)]
-
     async def _refuse_null_keys(self, definition: Definition) -> None:
         """Rows without a key stand outside every range and would be left out without a word."""
         if definition.key.proven:
@@ -323,16 +292,6 @@ class PostgresSource:
 
     def _shape_findings(self, definition: Definition) -> list[Finding]:
         findings = []
-        if self._follows and definition.filters:
-            findings.append(
-                Finding(
-                    "/source/where",
-                    "warning",
-                    "late_match",
-                    "rows are delivered if they match when their key becomes final; what matches later is not",
-                    "filter on columns that never change after the insert",
-                )
-            )
         if not definition.key.proven:
             findings.append(
                 Finding(
@@ -345,27 +304,6 @@ class PostgresSource:
             )
         return findings
 
-    def _guarantee_note(self, definition: Definition) -> str:
-        notes = []
-        safety = self._options.safety
-        if self._follows and safety.kind == "delay":
-            notes.append(
-                f"rows that commit more than {safety.delay_seconds:g} s after larger keys are lost (safety delay)"
-            )
-        elif self._follows and safety.kind == "none":
-            notes.append("rows that commit after larger keys were read are lost (safety none)")
-        elif not self._follows and safety.kind == "none":
-            notes.append("rows whose transactions were open when the run began may be missing (safety none)")
-        elif not self._follows and definition.relation is not None and definition.relation.standby:
-            notes.append(
-                "the datasource is a standby: rows whose transactions were open when the run began may be missing"
-            )
-        if definition.relation is not None and not definition.key.proven and self._options.key_is_unique:
-            notes.append(KEY_AT_WORD)
-        if self._follows and definition.filters:
-            notes.append("a row counts if it matches the conditions when its key becomes final")
-        return "; ".join(notes)
-
 
 class _LazyFrontier:
     """The frontier as the protocol hands it out: looked up on the first advance."""
@@ -373,7 +311,7 @@ class _LazyFrontier:
     def __init__(self, source: PostgresSource, position: Key | None) -> None:
         self._source = source
         self._position = position
-        self._frontier: CommitFrontier | DelayFrontier | None = None
+        self._frontier: Frontier | None = None
 
     async def advance(self) -> Horizon:
         """See the protocol."""

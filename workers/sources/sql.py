@@ -66,6 +66,10 @@ class UserSql:
     """Tables and views as named, without the names of common table expressions."""
     aggregates_or_distinct: bool = False
     """At the top level: rows are built from many, so no key's index can be walked."""
+    filters: bool = False
+    """It has a WHERE, anywhere."""
+    function_scan: bool = False
+    """A function stands behind FROM: nobody can say whose rows it gives."""
 
 
 def quote_ident(name: str) -> str:
@@ -182,6 +186,8 @@ def _checked(tree: Any, written: str, sent: str, prefix: int) -> UserSql:
         frozenset(parts.attributes),
         tuple(dict.fromkeys(name for name in parts.relations if len(name) > 1 or name[0] not in parts.ctes)),
         _builds_rows(tree.stmts[0].stmt.select_stmt),
+        parts.filters,
+        parts.function_scan,
     )
 
 
@@ -196,6 +202,8 @@ class _Parts:
         self.attributes: set[str] = set()
         self.relations: list[Name] = []
         self.ctes: set[str] = set()
+        self.filters = False
+        self.function_scan = False
 
     def take(self, node: Any) -> None:
         """One node of the tree. Raises SqlError."""
@@ -217,6 +225,10 @@ class _Parts:
             self.relations.append((node.schemaname, node.relname) if node.schemaname else (node.relname,))
         elif kind == "CommonTableExpr":
             self.ctes.add(node.ctename)
+        elif kind == "SelectStmt":
+            self.filters = self.filters or node.HasField("where_clause")
+        elif kind in {"RangeFunction", "RangeTableFunc", "JsonTable"}:
+            self.function_scan = True
 
     def _function(self, node: Any) -> None:
         name = _name(node.funcname)

@@ -10,6 +10,7 @@ SELECT a.attrelid::int8 AS relation,
        s.seqcache AS cache,
        s.seqincrement AS increment,
        s.seqcycle AS cycle,
+       has_sequence_privilege(s.seqrelid, 'SELECT') AS selectable,
        has_sequence_privilege(s.seqrelid, 'SELECT') OR has_sequence_privilege(s.seqrelid, 'USAGE') AS readable
 FROM pg_attribute a
 JOIN pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p')

@@ -1,0 +1,166 @@
+"""What `options.safety` comes to for one source: findings, the note beside the guarantee, the bound of a run, and the
+moving bound of a job that follows its table."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from service.domain.inspection import Finding
+from workers.guarantees import KEY_AT_WORD
+from workers.sources import catalog
+from workers.sources.barrier import Barrier, Rules
+from workers.sources.base import Horizon
+from workers.sources.frontiers import CommitFrontier, DelayFrontier
+from workers.sources.proof import TIMES, Word, examine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from service.domain.spec import Options
+    from workers.sources.base import Key
+    from workers.sources.connection import Session
+    from workers.sources.definition import Definition
+
+
+class Safety:
+    """The safety of one source in one mode."""
+
+    def __init__(self, session: Session, authority: Session, *, options: Options, mode: str, zone: str) -> None:
+        """`authority` knows the writers: the session itself, or that of the primary. `zone`: of the source's times."""
+        self._session, self._authority = session, authority
+        self._options, self._zone = options, zone
+        self.follows = mode in {"incremental", "continuous"}
+        """The position moves on from run to run, so a row that commits late would be lost."""
+
+    @property
+    def _commit(self) -> bool:
+        return self._options.safety.kind == "commit"
+
+    async def findings(self, definition: Definition) -> list[Finding]:
+        """What stands in the way, and what a person should know."""
+        found = []
+        if self.follows and self._commit:
+            members = await catalog.relation_set(self._session, definition.relations)
+            proof = await examine(self._session, definition, members, self._word(), authority=self._authority)
+            if proof.reasons:
+                refused = proof.refusal(definition.what)
+                found.append(Finding("/options/safety", "error", refused.code, refused.message, refused.hint))
+            found += await self._holders_not_visible()
+        if self.follows and (what := _may_match_late(definition, self._options)):
+            found.append(
+                Finding(
+                    "/source/where" if definition.filters else "/source",
+                    "warning",
+                    "late_match",
+                    f"rows are delivered if they match when their key becomes final ({what}); what matches later is "
+                    "not",
+                    "filter on columns that never change after the insert, and join with what is there before the row",
+                )
+            )
+        if not self.follows and definition.key.parts[0].type in TIMES:
+            found.append(
+                Finding(
+                    "/source/key",
+                    "warning",
+                    "key_moves",
+                    f"a row whose {definition.key.names[0]} is updated while the run reads may come twice, or not at "
+                    "all",
+                    "key the job by a column that never changes, or follow the changes with mode incremental",
+                )
+            )
+        return found
+
+    async def refuse(self, definition: Definition) -> None:
+        """Raises Permanent `safety_not_provable`."""
+        if self.follows and self._commit:
+            members = await catalog.relation_set(self._session, definition.relations)
+            proof = await examine(self._session, definition, members, self._word(), authority=self._authority)
+            if proof.reasons:
+                raise proof.refusal(definition.what)
+
+    def note(self, definition: Definition) -> str:
+        """What the reading side can not promise, in one sentence; empty where nothing is to be said."""
+        notes = []
+        safety, options = self._options.safety, self._options
+        if self.follows:
+            if safety.kind == "delay":
+                notes.append(
+                    f"rows that commit more than {safety.delay_seconds:g} s after larger keys are lost (safety delay)"
+                )
+            elif safety.kind == "none":
+                notes.append("rows that commit after larger keys were read are lost (safety none)")
+            elif options.key_is_monotonic:
+                notes.append("at your word that keys rise in the order of commits (key_is_monotonic)")
+            if what := _may_match_late(definition, options):
+                notes.append(f"a row counts if it matches the conditions when its key becomes final ({what})")
+        elif safety.kind == "none":
+            notes.append("rows whose transactions were open when the run began may be missing (safety none)")
+        elif definition.relation is not None and definition.relation.standby and self._authority is self._session:
+            notes.append(
+                "the datasource is a standby: rows whose transactions were open when the run began may be missing"
+            )
+        if definition.relation is not None and not definition.key.proven and options.key_is_unique:
+            notes.append(KEY_AT_WORD)
+        return "; ".join(notes)
+
+    async def bound(
+        self, definition: Definition, lower: Key | None, waiting: Callable[[Horizon | None], None]
+    ) -> Key | None:
+        """The largest key of this run, once everybody has ended who may still write below it."""
+        safety = self._options.safety
+        barrier = self._barrier(definition)
+        drawn = await barrier.draw(lower)
+        if drawn.key is None:
+            return None
+        if safety.kind == "commit":
+            await barrier.wait(waiting)
+        elif safety.kind == "delay" and self.follows:
+            waiting(Horizon(None))
+            try:
+                await asyncio.sleep(safety.delay_seconds or 0.0)
+            finally:
+                waiting(None)
+        return drawn.key
+
+    async def frontier(self, definition: Definition, position: Key | None) -> CommitFrontier | DelayFrontier:
+        """The moving bound that begins at `position`. Raises Permanent `safety_not_provable`."""
+        if self._commit:
+            await self.refuse(definition)
+            return CommitFrontier(self._barrier(definition), position)
+        return DelayFrontier(self._barrier(definition), position, self._options.safety.delay_seconds or 0.0)
+
+    def _barrier(self, definition: Definition) -> Barrier:
+        word = self._word() if self.follows and self._commit else None
+        rules = Rules(word, timeout_seconds=self._options.barrier_timeout_seconds)
+        return Barrier(self._session, definition, rules, authority=self._authority)
+
+    def _word(self) -> Word:
+        return Word(self._options.key_is_monotonic, tuple(self._options.barrier_sequences), self._zone)
+
+    async def _holders_not_visible(self) -> list[Finding]:
+        if await self._authority.fetchval("SELECT pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')"):
+            return []
+        return [
+            Finding(
+                "/source/datasource",
+                "info",
+                "holders_not_visible",
+                "the datasource's role sees whom the job waits for by pid alone, neither their age nor their statement",
+                "GRANT pg_read_all_stats TO the role",
+            )
+        ]
+
+
+def _may_match_late(definition: Definition, options: Options) -> str:
+    """Why a row may begin to match after its key became final; empty: it can not."""
+    reasons = []
+    if definition.filters:
+        reasons.append("source.where")
+    if definition.query is not None and (len(definition.query.relations) > 1 or definition.query.filters):
+        reasons.append("the query joins or filters")
+    if definition.relation is not None and definition.relation.kind == "v":
+        reasons.append("a view may join or filter")
+    if options.row_security:
+        reasons.append("row security")
+    return ", ".join(reasons)
