@@ -2,7 +2,8 @@
 
 aiobotocore is imported with the first connection, in a thread: importing it and reading its descriptions of S3 takes
 longer than an event loop may be held. One session, whose loaded descriptions all clients share, lives as long as the
-process; credentials live in the clients alone.
+process; credentials live in the clients alone. Clients are made in that thread too, one after the other: many jobs that
+begin at once hold nobody up, and a session is not made for several at a time.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import logging
 import os
 import random
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
@@ -41,6 +43,7 @@ TRIES: Final = 3
 FIRST_DELAY_SECONDS: Final = 0.2
 LEAVING_SECONDS: Final = 0.5
 CONNECTIONS: Final = 16
+_MAKER: Final = ThreadPoolExecutor(1, thread_name_prefix="s3-client")
 
 
 class S3Client:
@@ -144,8 +147,9 @@ class S3Client:
             if self._client is None:
                 if self._spec.endpoint_url:
                     await addresses_of(self._guard, *_address(self._spec.endpoint_url))
-                session = await asyncio.to_thread(_session, ambient=self._uses_host())
-                self._client = await self._stack.enter_async_context(self._made(session))
+                made = await asyncio.get_running_loop().run_in_executor(_MAKER, self._made, self._uses_host())
+                self._stack.push_async_exit(made)
+                self._client = made
                 # Each request by its own address, so also where a redirect or a virtual host leads.
                 self._client.meta.events.register("before-send.s3", self._ask_guard)
         return self._client
@@ -156,7 +160,8 @@ class S3Client:
             raise keys_missing(self.place)
         return not complete
 
-    def _made(self, session: AioSession) -> Any:
+    def _made(self, ambient: bool) -> Any:
+        """A client, entered. Blocks; nothing of it belongs to an event loop before its first request."""
         from aiobotocore.config import AioConfig  # type: ignore[import-untyped]  # noqa: PLC0415 - see the module's docstring
 
         from sinks.guarded_http import resolver_for  # noqa: PLC0415 - as aiobotocore, which brings aiohttp
@@ -183,9 +188,10 @@ class S3Client:
                 "aws_secret_access_key": secret.get_secret_value() if secret else None,
                 "aws_session_token": token.get_secret_value() if token else None,
             }
-        return session.create_client(
+        made = _session(ambient=ambient).create_client(
             "s3", region_name=self.place.region, endpoint_url=spec.endpoint_url, config=config, **keys
         )
+        return asyncio.run(made.__aenter__())
 
     async def _ask_guard(self, request: Any, **_: Any) -> None:
         await addresses_of(self._guard, *_address(str(request.url)))

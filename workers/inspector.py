@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from service.domain.errors import Permanent, RowferryError, Transient
-from service.domain.inspection import Finding, PreviewRow, RowsPage, SourceShape
+from service.domain.inspection import Finding, Outlook, Preview, RowsPage, SourceShape
 from service.domain.records import OpenRange
 from service.domain.spec import JobSpec
 from sinks import registry
 from sinks.base import SinkError
 from workers import template_checks
 from workers.guarantees import guaranteed
+from workers.outlook import before_the_first_row
 from workers.retrying import from_sink
 from workers.rows import first_rows, rows
 from workers.sources.sql import SqlError, parse_expression, parse_name, parse_query
@@ -48,16 +50,18 @@ class DefinitionInspector:
         promise = registry.build(_parsed(spec), registry.Context(files=Path())).promise()
         return guaranteed(spec, promise)
 
-    async def validate(self, account: str, spec: Mapping[str, object], secrets: Mapping[str, str]) -> Sequence[Finding]:
+    async def validate(self, account: str, spec: Mapping[str, object], secrets: Mapping[str, str]) -> Outlook:
         """See the port."""
         found = list(self.check(spec))
         if any(finding.severity == "error" for finding in found):
-            return found
+            return Outlook(found)
+        seen: list[Outlook] = []
         source, sink = await asyncio.gather(
-            self._look("/source", self._source_findings(account, spec, secrets)),
+            self._look("/source", self._source_findings(account, spec, secrets, seen)),
             self._look("/sink", self._sink_findings(account, spec, secrets)),
         )
-        return [*found, *source, *sink]
+        outlook = seen[0] if seen else Outlook((), *self.promise(spec))
+        return replace(outlook, findings=[*found, *source, *sink])
 
     async def preview(
         self,
@@ -66,17 +70,19 @@ class DefinitionInspector:
         secrets: Mapping[str, str],
         *,
         limit: int,
-    ) -> Sequence[PreviewRow]:
+    ) -> Preview:
         """See the port."""
 
-        async def read() -> list[PreviewRow]:
+        async def read() -> Preview:
             # Parquet is not for the eye: its values are shown as JSON.
             readable = {**spec, "format": {}} if _parsed(spec).format.kind == "parquet" else spec
             async with self._source(account, readable, secrets) as source:
-                _refuse_errors(await source.inspect())
+                inspection = await source.inspect()
+                _refuse_errors(inspection)
+                outlook = await before_the_first_row(self.promise(spec), _parsed(spec), source, inspection)
                 reader = source.reader()
                 try:
-                    return await first_rows(reader, limit)
+                    return Preview(await first_rows(reader, limit), outlook)
                 finally:
                     await reader.close()
 
@@ -147,14 +153,13 @@ class DefinitionInspector:
     # -- one side at a time -------------------------------------------------------------------------------------
 
     async def _source_findings(
-        self, account: str, spec: Mapping[str, object], secrets: Mapping[str, str]
-    ) -> list[Finding]:
+        self, account: str, spec: Mapping[str, object], secrets: Mapping[str, str], seen: list[Outlook]
+    ) -> Sequence[Finding]:
+        """Puts what was seen into `seen`, for those who look at more than findings."""
         async with self._source(account, spec, secrets) as source:
-            inspection = await source.inspect()
-        found = list(inspection.findings)
-        if inspection.guarantee_note:
-            found.append(Finding("/options/safety", "info", "guarantee", inspection.guarantee_note))
-        return found
+            outlook = await before_the_first_row(self.promise(spec), _parsed(spec), source, await source.inspect())
+        seen.append(outlook)
+        return outlook.findings
 
     async def _sink_findings(
         self, account: str, spec: Mapping[str, object], secrets: Mapping[str, str]

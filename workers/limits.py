@@ -8,10 +8,16 @@ from collections import deque
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from service.domain.records import Condition
 from workers.metrics import MEMORY_HELD
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+
+    from service.domain.control import Control
+
+LONGEST_PAUSE_SECONDS = 0.5
+"""Between two looks: the rate may have been changed meanwhile."""
 
 
 class RateLimit:
@@ -36,6 +42,16 @@ class RateLimit:
             rows / rows_per_second if rows_per_second else 0.0, size / bytes_per_second if bytes_per_second else 0.0
         )
         self._free_at = max(self._free_at, self._monotonic()) + cost
+
+
+async def pay(limit: RateLimit, control: Control, rows: int, size: int) -> None:
+    """Account for rows that were read, and wait until more may be. Raises Stopped when a stop is wanted."""
+    limit.take(rows, size, control.rows_per_second, control.bytes_per_second)
+    if (delay := limit.delay()) > 1:
+        await control.report(Condition(waiting_for="rate"))
+    while delay > 0:
+        await control.pause(min(delay, LONGEST_PAUSE_SECONDS))
+        delay = limit.delay()
 
 
 class MemoryBudget:

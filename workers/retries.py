@@ -19,6 +19,7 @@ from sinks.base import Batch, Cut, Numbered
 from workers.chunks import SLICE_BYTES, canonical
 from workers.closing import put_down
 from workers.delivery import Delivery, Load, again, log
+from workers.limits import pay
 from workers.metrics import sent_again
 from workers.owners import drop_writer, owner, retry_split
 from workers.rejected import PAYLOAD_BYTES, stage_what_can_be
@@ -151,6 +152,8 @@ class RetryWork:
             if isinstance(row, Staying):
                 stays.append(row)
                 continue
+            if most_bytes is not None:  # a chunk that was prepared is not kept waiting
+                await pay(self._place.rate(self._lease.job_id), self._control, 1, len(row.value))
             waiting.append(row)
             size += len(row.value)
             if size - staged >= SLICE_BYTES:

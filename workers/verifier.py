@@ -20,6 +20,7 @@ from service.domain.verification import END_OF_SPLIT, Findings, VerifyProgress
 from sinks.reading import Wanted
 from workers.closing import put_down
 from workers.comparing import Comparison
+from workers.limits import pay
 from workers.metrics import VERIFIED_ROWS, VERIFY_DIFFERENCES
 from workers.owners import owner
 from workers.retrying import Retry
@@ -158,13 +159,7 @@ class VerifyWork:
 
     async def _rate(self, rows: int, size: int) -> None:
         """As a run of the job: its limits are those of its source."""
-        limit, control = self._place.rate(self._step.lease.job_id), self._control
-        limit.take(rows, size, control.rows_per_second, control.bytes_per_second)
-        if (delay := limit.delay()) > 1:
-            await control.report(Condition(waiting_for="rate"))
-        while delay > 0:
-            await control.pause(min(delay, 0.5))
-            delay = limit.delay()
+        await pay(self._place.rate(self._step.lease.job_id), self._control, rows, size)
 
     async def _key_columns(self) -> tuple[str, ...]:
         source = await self._source(_reading(self._step.spec, None))

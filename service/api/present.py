@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from service.domain.errors import Cause
-    from service.domain.inspection import Finding, TableInfo
+    from service.domain.inspection import TableInfo
     from service.domain.records import (
         EventRecord,
         Job,
@@ -194,23 +194,6 @@ def event(record: EventRecord) -> answers.EventAnswer:
         state_from=record.state_from,
         state_to=record.state_to,
         details=scrubbed(record.details) or {},
-    )
-
-
-def findings(found: Sequence[Finding]) -> answers.ValidationAnswer:
-    """What validation has to say."""
-    return answers.ValidationAnswer(
-        valid=all(one.severity != "error" for one in found),
-        findings=[
-            answers.FindingAnswer(
-                pointer=one.pointer,
-                severity=one.severity,
-                code=one.code,
-                message=REDACTOR.scrub(one.message),
-                hint=REDACTOR.scrub(one.hint),
-            )
-            for one in found
-        ],
     )
 
 

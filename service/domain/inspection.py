@@ -25,6 +25,31 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a job would read, and what it would promise, before its first row. None and empty: not known, since
+    something stands in the way."""
+
+    findings: Sequence[Finding]
+    guarantee: str | None = None
+    guarantee_note: str = ""
+    key: Sequence[str] = ()
+    """The key as given, or else the primary key."""
+    index: str | None = None
+    """Which gives the rows in the key's order."""
+    rows: int | None = None
+    """Estimated, of what the definition lets through from the beginning."""
+    bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """The first rows, and what is to be said about all of them."""
+
+    rows: Sequence[PreviewRow]
+    outlook: Outlook
+
+
+@dataclass(frozen=True, slots=True)
 class PreviewRow:
     """One row as the sink would get it."""
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from service.domain.datasource import Datasource
     from service.domain.dead_letters import DeadLetter
     from service.domain.errors import Cause
-    from service.domain.inspection import Finding, PreviewRow, RowsPage, Sample, SourceShape, TableInfo
+    from service.domain.inspection import Finding, Outlook, Preview, RowsPage, Sample, SourceShape, TableInfo
     from service.domain.records import (
         Actor,
         ChunkRecord,
@@ -450,14 +450,15 @@ class Inspector(Protocol):
     def promise(self, spec: Mapping[str, object]) -> tuple[str, str]:
         """Guarantee (the API's word) and note of a definition, without connecting."""
 
-    async def validate(self, account: str, spec: Mapping[str, object], secrets: Mapping[str, str]) -> Sequence[Finding]:
-        """`check`, and then look at source and sink: catalog, key, rights, reachability, destinations. Never raises
-        for what it finds; an unreachable source is a finding."""
+    async def validate(self, account: str, spec: Mapping[str, object], secrets: Mapping[str, str]) -> Outlook:
+        """`check`, and then look at source and sink: catalog, key, rights, size, reachability, destinations. Never
+        raises for what it finds; an unreachable source is a finding."""
 
     async def preview(
         self, account: str, spec: Mapping[str, object], secrets: Mapping[str, str], *, limit: int
-    ) -> Sequence[PreviewRow]:
-        """The first `limit` rows as the sink would get them. Raises Permanent for a definition that can not be read."""
+    ) -> Preview:
+        """The first `limit` rows as the sink would get them, and what the source has to say. Raises Permanent for a
+        definition that can not be read."""
 
     def rows(self, account: str, spec: Mapping[str, object]) -> AsyncGenerator[RowsPage, None]:
         """Every row of a definition in key order, page by page; of a continuous one without end, with empty pages while

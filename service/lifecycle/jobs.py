@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from service import secret_fields
 from service.domain.errors import Conflict, NotFound, Permanent, Transient
-from service.domain.inspection import Finding
+from service.domain.inspection import Finding, Outlook
 from service.domain.records import OpenRange
 from service.lifecycle import schedules
 from service.lifecycle.errors import Refused
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping
 
-    from service.domain.inspection import PreviewRow
+    from service.domain.inspection import Preview
     from service.domain.ports import Inspector, JobStore, Registry
     from service.domain.records import Actor, Job
     from service.domain.spec import JobSpec
@@ -163,19 +163,20 @@ class Jobs:
         spec = {**job.spec, "name": name}
         return await self._store_new(account, actor, self._take_apart(secret_fields.merge(spec, secrets)))
 
-    async def validate(self, account: str, given: Mapping[str, Any]) -> Sequence[Finding]:
+    async def validate(self, account: str, given: Mapping[str, Any]) -> Outlook:
         """What is to be said about a definition. Connects, changes nothing. `***` stands for the secrets of the job
         of that name."""
         parts = await self._as_given(account, given)
         fires = schedules.findings(parts.spec)
         unknown = await self._unknown_names(account, parts.spec)
         if unknown:
-            return [*unknown, *self._inspector.check(parts.spec), *fires]
+            return Outlook([*unknown, *self._inspector.check(parts.spec), *fires])
         async with bounded():
-            return [*await self._inspector.validate(account, parts.spec, parts.secrets), *fires]
+            outlook = await self._inspector.validate(account, parts.spec, parts.secrets)
+        return replace(outlook, findings=[*outlook.findings, *fires])
 
-    async def preview(self, account: str, given: Mapping[str, Any], limit: int) -> Sequence[PreviewRow]:
-        """The first rows as the sink would get them."""
+    async def preview(self, account: str, given: Mapping[str, Any], limit: int) -> Preview:
+        """The first rows as the sink would get them, and what the source has to say."""
         parts = await self._as_given(account, given)
         await self._refuse_errors(account, parts.spec)
         async with bounded():

@@ -39,6 +39,7 @@ _BY_NAME: Final[Mapping[str, Callable[[], pa.DataType]]] = {
     "json": pa.json_,
     "jsonb": pa.json_,
 }
+_TEXTS: Final = frozenset({"text", "character varying", "character", "bpchar", "name", "citext"})
 _DELIMITERS: Final[Mapping[str, str]] = {"box": ";", "geometry": ":", "geography": ":"}
 """pg_type.typdelim, where it is no comma: between the elements of an array. The last two are PostGIS's."""
 
@@ -48,6 +49,15 @@ _MODIFIER = re.compile(r"\((-?\d+(?:,-?\d+)*)\)")
 def schema(columns: Iterable[Column]) -> pa.Schema:
     """The fields of the columns, in order; one is required where its column is never null."""
     return pa.schema([_field(column) for column in columns])
+
+
+def told_as_text(columns: Iterable[Column]) -> list[Column]:
+    """Columns that are no text in Postgres, and become one here."""
+    return [
+        column
+        for column in columns
+        if _parsed(column.type)[0] not in _TEXTS and pa.types.is_string(_scalar(*_parsed(column.type)))
+    ]
 
 
 def delimiter(column: Column) -> str:

@@ -120,7 +120,8 @@ async def test_inspection_finds_nothing_wrong_and_names_the_key(case) -> None:
     assert [finding for finding in inspection.findings if finding.severity == "error"] == []
     assert len(inspection.key) == len(keys[0])
     assert {column.name for column in inspection.key} <= set(inspection.columns)
-    assert inspection.estimated_rows
+    assert inspection.size.rows
+    assert inspection.size.bytes
 
 
 async def test_a_plan_covers_every_row_once_in_key_order(case) -> None:

@@ -7,7 +7,7 @@ import json
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from tests.support.reconcile import Delivered
+from tests.support.reconcile import Delivered, lines_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +35,7 @@ class HdfsTarget:
         return [
             Delivered("files", (str(json.loads(line)["id"]),), line)
             for name in self._files(job)
-            for line in self._server.read(f"{self.path(job)}/{name}").splitlines()
+            for line in lines_of(name, self._server.read(f"{self.path(job)}/{name}"))
         ]
 
     def check_outputs(self, job: str, outputs: Sequence[dict[str, Any]], *, finished: bool = True) -> None:
@@ -47,11 +47,14 @@ class HdfsTarget:
             content = self._server.read(output["target"])
             assert output["bytes"] == len(content), f"{job}: {output} and {len(content)} bytes"
             assert output["checksum"] == f"sha256:{hashlib.sha256(content).hexdigest()}", f"{job}: {output}"
-            keys = [str(json.loads(line)["id"]) for line in content.splitlines()]
+            keys = [str(json.loads(line)["id"]) for line in lines_of(output["target"], content)]
             assert (len(keys), keys[0], keys[-1]) == (output["rows"], output["first_id"], output["last_id"]), output
         if finished:
             self._check_manifest(job, outputs)
-        assert ".rowferry" not in self._server.names(path), f"{job}: {self._server.files_below(path)}"
+        # Readers pass over the hidden folder: a job without an end keeps it, and a finish step whose last call is lost.
+        hidden = self._server.files_below(f"{path}/.rowferry") if ".rowferry" in self._server.names(path) else []
+        left = [name for name in hidden if name.endswith(".part")]
+        assert not left, f"{job}: left behind: {left}"
 
     def check_watch(self, job: str) -> None:
         """Nobody waits for a file."""

@@ -6,10 +6,10 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from tests.support.reconcile import Delivered, parquet_lines
+from tests.support.reconcile import Delivered, lines_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from tests.support.s3 import S3Server
 
@@ -31,7 +31,7 @@ class S3Target:
         return [
             Delivered("objects", (str(json.loads(line)["id"]),), line)
             for key in sorted(self._objects(job), key=lambda key: key.rpartition("/")[2])
-            for line in _lines(key, self._server.read(self.bucket, key))
+            for line in lines_of(key, self._server.read(self.bucket, key))
         ]
 
     def check_outputs(self, job: str, outputs: Sequence[dict[str, Any]], *, finished: bool = True) -> None:
@@ -44,7 +44,7 @@ class S3Target:
             assert output["bytes"] == len(content), f"{job}: {output} and {len(content)} bytes"
             assert output["checksum"] == f"sha256:{hashlib.sha256(content).hexdigest()}", f"{job}: {output}"
             assert output["etag"] == reply["ETag"].strip('"'), f"{job}: {output} and {reply['ETag']}"
-            keys = [str(json.loads(line)["id"]) for line in _lines(output["target"], content)]
+            keys = [str(json.loads(line)["id"]) for line in lines_of(output["target"], content)]
             assert (len(keys), keys[0], keys[-1]) == (output["rows"], output["first_id"], output["last_id"]), output
         if finished:
             self._check_manifest(job, outputs)
@@ -66,7 +66,3 @@ class S3Target:
     def _objects(self, job: str) -> list[str]:
         keys = self._server.objects(self.bucket, f"exports/{job}/")
         return [key for key in keys if not key.rpartition("/")[2].startswith("_")]
-
-
-def _lines(name: str, content: bytes) -> Iterable[bytes]:
-    return parquet_lines(content) if name.endswith(".parquet") else content.splitlines()

@@ -14,6 +14,7 @@ import pytest
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from tests.fault.file_target import FileTarget
+from tests.fault.hdfs_target import HdfsTarget
 from tests.fault.kafka_target import KafkaTarget
 from tests.fault.s3_target import S3Target
 from tests.fault.scenario import ROWS, Scenario
@@ -34,6 +35,11 @@ WRONG = {1, 2, 77, 200, 201, 399, *range(401, 601), 1000, ROWS}
 UNREADABLE = WRONG - set(range(421, 601))
 TOO_LONG = 6000
 TARGETS = ("kafka", "kafka-at-least-once", "file", "s3", "search")
+AND_HDFS = (*TARGETS, "hdfs")
+"""Into Parquet, of rows with a value that no file can hold; what depends on no kind, files and objects tell."""
+NAMES = {"file", "s3", "hdfs"}
+"""A chunk has a name there, and is repeated under it."""
+OF_A_CHUNK = {"staged", "complete", "prepared", "visible", "settled"}
 RETRY_POINTS = ("leased", "opened", "staged", "complete", "prepared", "visible", "settled", "finished")
 
 
@@ -43,6 +49,7 @@ class Stage:
     def __init__(self, scenario: Scenario, kind: str) -> None:
         self.scenario, self.kind = scenario, kind
         self.wrong = UNREADABLE if kind in {"file", "s3"} else WRONG
+        self.parquet = kind == "hdfs"
 
     async def create(self, name: str) -> FaultJob:
         changes: dict[str, Any] = {"options": {"dead_letters": {"max_rows": 2 * ROWS}}}
@@ -53,6 +60,8 @@ class Stage:
         if self.kind == "search":
             mapping = {"settings": {"number_of_replicas": 0}, "mappings": {"properties": {"note": {"type": "long"}}}}
             changes["sink"] = {"mapping": mapping}
+        if self.parquet:
+            changes["format"] = {"kind": "parquet"}
         return await self.scenario.create(name, **changes)
 
     async def sql(self, statement: str, *arguments: object) -> None:
@@ -64,11 +73,14 @@ class Stage:
 
     async def spoil(self, *ids: int) -> None:
         """No target takes these."""
+        if self.parquet:
+            await self.sql("UPDATE orders SET amount = 'NaN' WHERE id = ANY ($1)", list(ids))
+            return
         await self.sql("UPDATE orders SET note = repeat('x', $2) WHERE id = ANY ($1)", list(ids), TOO_LONG)
 
     async def mend(self, *ids: int) -> None:
         """Every target takes these."""
-        await self.sql("UPDATE orders SET note = id::text WHERE id = ANY ($1)", list(ids))
+        await self.sql("UPDATE orders SET amount = id, note = id::text WHERE id = ANY ($1)", list(ids))
 
     async def widen(self, *jobs: FaultJob) -> None:
         """The topics take the long ones, too."""
@@ -136,21 +148,28 @@ async def stage(request: pytest.FixtureRequest, database: str, control_database:
         target = FileTarget()
     elif kind == "s3":
         target = S3Target(request.getfixturevalue("s3_server"))
+    elif kind == "hdfs":
+        target = HdfsTarget(request.getfixturevalue("hdfs_server"))
     else:
         target = SearchTarget(request.getfixturevalue("opensearch_server"))
     async with Scenario(database, control_database, target) as scenario:
         if kind == "file":
             target.root = scenario.service.files()
         made = Stage(scenario, kind)
+        if made.parquet:
+            await made.sql("ALTER TABLE orders ALTER amount TYPE numeric(12, 2)")
         await made.mend(*range(1, ROWS + 1))
         await made.spoil(*made.wrong)
         yield made
 
 
+@pytest.mark.parametrize("stage", AND_HDFS, indirect=True)
 async def test_a_kill_between_any_two_steps_keeps_each_dead_letter_once(stage: Stage) -> None:
     scenario = stage.scenario
     jobs, holds = [], []
     for name, (point, skip) in BETWEEN_STEPS.items():
+        if stage.kind == "hdfs" and point not in OF_A_CHUNK:
+            continue
         job = await stage.create(name)
         jobs.append(job)
         holds.append(scenario.points.hold(point, job_id=job.id, skip=skip))
@@ -165,6 +184,7 @@ async def test_a_kill_between_any_two_steps_keeps_each_dead_letter_once(stage: S
         await stage.proof(job, stage.wrong, doubled=stage.kind == "kafka-at-least-once")
 
 
+@pytest.mark.parametrize("stage", AND_HDFS, indirect=True)
 async def test_a_chunk_that_is_read_again_is_judged_anew(stage: Stage) -> None:
     """Between two tries one row is mended and another one spoiled: what counts is the try that readers see."""
     scenario = stage.scenario
@@ -181,18 +201,19 @@ async def test_a_chunk_that_is_read_again_is_judged_anew(stage: Stage) -> None:
     for job in jobs:
         await scenario.wait_for_state(job, "successful")
         # `visible` is there already, and is settled as it is; other targets can not tell and read again.
-        tells = stage.kind in {"kafka", "file", "s3"}
+        tells = stage.kind in {"kafka", *NAMES}
         dead = stage.wrong if tells and job.name == "visible" else anew
         await stage.proof(
             job, dead, doubled=stage.kind == "kafka-at-least-once", also=set() if tells else anew - stage.wrong
         )
 
 
+@pytest.mark.parametrize("stage", AND_HDFS, indirect=True)
 @pytest.mark.parametrize("origin", ["source", "payload"])
 async def test_a_kill_at_any_point_of_a_retry_sends_nothing_twice(stage: Stage, origin: str) -> None:
     scenario = stage.scenario
     if origin == "payload" and not stage.kind.startswith("kafka"):
-        pytest.skip("rows that were never read have no payload; documents that do not fit the mapping still do not")
+        pytest.skip("rows that were never read have no payload; what fits no mapping and no column still does not")
     jobs = [await stage.create(f"retry-{point}") for point in RETRY_POINTS]
     await scenario.start(*jobs)
     for job in jobs:
@@ -216,7 +237,7 @@ def _comes_again(first: str, second: str, kind: str) -> bool:
     if first == "visible":  # it settles what is visible, and nothing is left for it to stage
         return kind in {"search", "kafka-at-least-once"}
     # A named chunk that was prepared is written again as it was cut, without a chunk being filled.
-    return not (first == "prepared" and second == "staged" and kind in {"file", "s3"})
+    return not (first == "prepared" and second == "staged" and kind in NAMES)
 
 
 async def test_a_second_kill_while_a_retry_mends_the_first_sends_nothing_twice(stage: Stage) -> None:

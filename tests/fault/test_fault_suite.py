@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.fault.driver import Run
-from tests.fault.places import place
+from tests.fault.places import KINDS, place
 from tests.fault.schedule import schedule
 from tests.fault.summary import RESULTS
 
@@ -30,7 +30,7 @@ SECONDS_A_FAULT = 15
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(240 + SECONDS_A_FAULT * FAULTS)]
 
 
-@pytest.mark.parametrize("kind", ["kafka", "file", "s3"])
+@pytest.mark.parametrize("kind", KINDS)
 async def test_every_key_arrives_once_whatever_breaks(
     request: pytest.FixtureRequest,
     source_server: PostgresServer,

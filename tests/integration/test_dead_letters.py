@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -285,6 +286,19 @@ async def test_rows_over_max_row_bytes_are_passed_over_by_key_and_reason(shop: W
     # What a retry has written is no stranger to the next finish step, and no part of it.
     job = await shop.run(job, from_beginning=True)
     assert job.state is State.SUCCESSFUL
+
+
+async def test_a_retry_reads_and_sends_no_faster_than_the_job_may(shop: Workshop) -> None:
+    await shop.rows(45)
+    await large(shop, *range(1, 41), size=5000)
+    job = await shop.job("orders", options={**LIMIT, "max_row_bytes": 2000, "rate": {"rows_per_second": 20}})
+    await shop.engine().start()
+    await shop.run(job)
+    await shop.source.execute("UPDATE orders SET note = 'short'")
+    began = time.monotonic()
+    assert await retry(shop, job, "source") == 40
+    assert time.monotonic() - began >= 1.9, "forty rows at twenty a second"
+    assert await numbers(shop, job) == []
 
 
 async def test_a_row_over_max_row_bytes_ends_a_run_without_a_limit(shop: Workshop) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,14 @@ from pyarrow.parquet import ParquetFile
 
 from tests.support.reconcile import visible_files
 from tests.support.service import ServiceProcess
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from tests.support.hdfs import HdfsServer
+    from tests.support.s3 import S3Server
 
 TABLE = """
 CREATE TYPE mood AS ENUM ('sad', 'glad');
@@ -147,6 +152,72 @@ async def test_values_that_no_file_can_hold_are_dead_letters_and_the_others_arri
     assert {letter["reason"]["code"] for letter in letters} == {"value_not_representable"}
     arrived = await asyncio.to_thread(rows, service.files("exports"))
     assert arrived == [row for row in await table(database) if row[0] not in refused]
+
+
+@pytest.mark.parametrize("kind", ["s3", "hdfs"])
+async def test_objects_and_files_of_hdfs_hold_the_same_and_leave_the_same_aside(
+    service: ServiceProcess, database: str, tmp_path: Path, request: pytest.FixtureRequest, kind: str
+):
+    target = S3Folder(request) if kind == "s3" else HdfsFolder(request)
+    async with source(database) as connection:
+        await connection.execute("UPDATE orders SET price = 'NaN' WHERE id % 50 = 3")
+        await connection.execute("UPDATE orders SET at = 'infinity' WHERE id = 500")
+    refused = {*range(3, 500, 50), 500}
+    options = {"chunk": {"rows": 200}, "dead_letters": {"max_rows": 100}}
+    async with service.client() as api:
+        await api.create(job(sink=target.sink, options=options), start=True)
+        await api.wait_for_state("orders", "successful", timeout=60)
+        letters, outputs = await api.dead_letters("orders"), await api.outputs("orders")
+        async with source(database) as connection:
+            await connection.execute("UPDATE orders SET price = 0, at = now() WHERE price = 'NaN' OR at = 'infinity'")
+        assert {int(letter["key"]) for letter in letters} == refused
+        assert {letter["reason"]["code"] for letter in letters} == {"value_not_representable"}
+        expected = await table(database)
+        target.take(tmp_path / "run")
+        arrived = await asyncio.to_thread(rows, tmp_path / "run")
+        assert arrived == [row for row in expected if row[0] not in refused]
+        assert sorted(output["target"].rpartition("/")[2] for output in outputs) == [
+            path.name for path in visible_files(tmp_path / "run")
+        ]
+        await api.call("POST", "/v1/jobs/orders/dead-letters:retry", 202, json={"from": "source"})
+
+        async def sent() -> bool:
+            return not await api.dead_letters("orders")
+
+        await until(sent, 40, "the dead letters are sent")
+    target.take(tmp_path / "retried")
+    assert await asyncio.to_thread(rows, tmp_path / "retried") == expected
+
+
+class S3Folder:
+    """A fresh bucket."""
+
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        self._server: S3Server = request.getfixturevalue("s3_server")
+        self._bucket = self._server.create_bucket()
+        self.sink = self._server.definition(self._bucket)
+
+    def take(self, folder: Path) -> None:
+        """Copy every object that readers take."""
+        folder.mkdir()
+        for key in self._server.objects(self._bucket):
+            (folder / key.rpartition("/")[2]).write_bytes(self._server.read(self._bucket, key))
+
+
+class HdfsFolder:
+    """A fresh folder."""
+
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        self._server: HdfsServer = request.getfixturevalue("hdfs_server")
+        self._path = f"/parquet/{uuid.uuid4().hex}"
+        self.sink = {"kind": "hdfs", "url": self._server.url, "path": self._path, "user": "ann"}
+
+    def take(self, folder: Path) -> None:
+        """Copy every file that readers take."""
+        folder.mkdir()
+        for name in self._server.names(self._path):
+            if not name.startswith("."):
+                (folder / name).write_bytes(self._server.read(f"{self._path}/{name}"))
 
 
 async def test_a_query_says_how_it_reads_what_has_no_exact_type(service: ServiceProcess, database: str):

@@ -35,6 +35,7 @@ from sinks.base import (
 )
 from sinks.formats import Format
 from sinks.s3 import S3Sink
+from sinks.s3_client import _session
 from sinks.s3_upload import PART_BYTES
 from tests.support.s3 import OlderStore
 from tests.support.secrecy import secret
@@ -169,6 +170,7 @@ from pathlib import Path
 from sinks.base import Batch, Cut, Owner
 from sinks.formats import Format
 from sinks.s3 import S3Sink
+from sinks.s3_client import _session
 from sinks.specs import S3SinkSpec
 
 def peak_kib():
@@ -230,6 +232,32 @@ async def test_a_repeat_keeps_name_and_format_and_may_be_empty(
     assert gzip.decompress(s3_server.read(bucket, left.target)) == b""
     for one in (first, writer):
         await one.close()
+
+
+async def test_a_repeat_of_many_parts_has_its_name_from_the_first_part_on(
+    make: Callable[..., S3Sink], s3_server: S3Server, bucket: str
+):
+    """Another run, maybe another day: what the prefix would say now counts for new chunks alone."""
+    rows = [os.urandom(3 << 19).hex().encode() for _ in range(4)]
+    left = await opened(make(prefix="{job}/{date}/{run}"))
+    for row in rows:
+        await left.stage(Batch([row]))
+    first = await left.prepare(cut(1, 1, 4))
+    writer = await opened(make(prefix="{job}/{date}/{run}"), replace(NEXT, run_id="r8"))
+    assert await writer.visible([first]) is None
+    for row in rows:
+        await writer.stage(Batch([row]))
+    assert s3_server.uploads(bucket) == [first.target], "parts are sent before the cut"
+    again = await writer.prepare(cut(1, 1, 4, attempt=2, repeat_of=first))
+    assert (again.target, again.checksum) == (first.target, first.checksum)
+    await writer.make_visible(again)
+    for row in rows:
+        await writer.stage(Batch([row]))
+    following = await writer.prepare(cut(2, 5, 8))
+    assert "/r8/" in following.target
+    await writer.close()
+    await left.close()
+    assert list(s3_server.objects(bucket)) == [first.target]
 
 
 async def test_an_empty_object_without_compression_takes_the_name(
@@ -633,6 +661,25 @@ async def test_no_secret_is_logged_at_the_most_talkative_level(
     assert s3_server.secret_key not in said
     assert token not in said
     assert "Authorization" not in said
+
+
+async def test_the_clients_of_many_jobs_that_begin_at_once_hold_no_event_loop(make: Callable[..., S3Sink]):
+    """By the processor's clock of the loop's thread, which a busy machine does not move."""
+    turns: list[float] = []
+    sinks = [make() for _ in range(22)]
+
+    async def watch() -> None:
+        while True:
+            began = time.thread_time()
+            await asyncio.sleep(0)
+            turns.append(time.thread_time() - began)
+
+    _session.cache_clear()
+    watching = asyncio.create_task(watch())
+    await asyncio.gather(*(sink.client.call("ListObjectsV2", MaxKeys=1) for sink in sinks))
+    watching.cancel()
+    assert max(turns) < 0.05
+    assert _session.cache_info().misses == 1, "reading the descriptions takes a second"
 
 
 async def test_nothing_of_the_client_is_loaded_before_the_first_connection():

@@ -218,13 +218,18 @@ def file_lines(path: Path) -> Iterator[bytes]:
             yield line[:-1]
 
 
+def lines_of(name: str, content: bytes) -> Iterable[bytes]:
+    """The rows of one file that is not compressed, JSON lines or Parquet by its name."""
+    return parquet_lines(content) if name.endswith(".parquet") else content.splitlines()
+
+
 def parquet_lines(content: bytes) -> Iterator[bytes]:
-    """The rows of a Parquet file of integers, texts and numerics without precision (which it has as texts)."""
+    """The rows of a Parquet file of integers, texts and numerics (those without precision are texts there)."""
     table = ParquetFile(io.BytesIO(content), page_checksum_verification=True).read()
     names = [json.dumps(field.name) for field in table.schema]
-    bare = [field.metadata[b"postgres_type"] == b"numeric" for field in table.schema]
+    bare = [field.metadata[b"postgres_type"].startswith(b"numeric") for field in table.schema]
     for row in zip(*(column.to_pylist() for column in table.columns), strict=True):
-        values = [value if is_bare else json.dumps(value) for value, is_bare in zip(row, bare, strict=True)]
+        values = [str(value) if is_bare else json.dumps(value) for value, is_bare in zip(row, bare, strict=True)]
         yield ("{" + ",".join(map(":".join, zip(names, values, strict=True))) + "}").encode()
 
 

@@ -50,12 +50,15 @@ class Inspection:
 
     key: tuple[KeyColumn, ...]
     columns: tuple[str, ...]
-    estimated_rows: int | None
+    size: Size
+    """Of what the definition lets through, from the beginning."""
     findings: tuple[Finding, ...]
     guarantee_note: str = ""
     """What the reading side can not promise in this mode, in one sentence; empty when nothing is to be said."""
     all_columns: tuple[TableColumn, ...] = ()
     """Those of the table or the query, whatever is selected."""
+    index: str | None = None
+    """What gives the rows in the key's order; None where the catalog knows of none, as for a query."""
 
 
 @dataclass(frozen=True, slots=True)

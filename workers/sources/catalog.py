@@ -31,6 +31,8 @@ class Relation:
     has_children: bool
     is_partition: bool
     readable: bool
+    """At least a column of it."""
+    open_schema: bool
     standby: bool
     subscribed: bool
 
@@ -114,6 +116,7 @@ async def find_relation(session: Session, name: Name) -> Relation | None:
         row["has_children"],
         row["is_partition"],
         row["readable"],
+        row["open_schema"],
         row["standby"],
         row["subscribed"],
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from service.domain.inspection import Finding
 from workers.sources import catalog
 from workers.sources.connection import Session
+from workers.sources.outlook import unseen_holders
 from workers.sources.resolver import too_powerful
 
 if TYPE_CHECKING:
@@ -45,14 +46,5 @@ async def _datasource_findings(session: Session, datasource: Datasource) -> list
                 "point the datasource at the primary, or use safety delay",
             )
         )
-    if not await session.fetchval("SELECT pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')"):
-        findings.append(
-            Finding(
-                "/user",
-                "info",
-                "holders_not_visible",
-                f"user {datasource.user!r} does not see the age and statement of those a job waits for",
-                "GRANT pg_read_all_stats TO the role",
-            )
-        )
+    findings += await unseen_holders(session, datasource, "/user")
     return findings

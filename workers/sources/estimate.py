@@ -14,6 +14,15 @@ if TYPE_CHECKING:
     from workers.sources.connection import Session
     from workers.sources.definition import Definition
 
+_BLOCKING_NODES = ("Sort", "Aggregate", "HashAggregate", "Hash", "SetOp", "Materialize", "CTE Scan", "Function Scan")
+"""A hash over a small table is harmless, but only the owner of the query can know that it is small."""
+
+
+async def walks(session: Session, query: str) -> bool:
+    """The plan reads no more than it gives: nothing in it has to see all rows before the first."""
+    plan = await session.fetchval(f"EXPLAIN (FORMAT JSON) {query}")
+    return not any(f'"Node Type": "{node}"' in plan for node in _BLOCKING_NODES)
+
 
 async def estimate(
     session: Session, definition: Definition, after: Key | None, upper: Key | None, *, filtered: bool = True

@@ -19,6 +19,7 @@ from workers.sources.checks import check_datasource
 from workers.sources.connection import STATEMENT_SECONDS, Session
 from workers.sources.definition import MessageKey
 from workers.sources.estimate import estimate
+from workers.sources.outlook import slow_beginning, unseen_holders
 from workers.sources.reader import PostgresReader
 from workers.sources.resolver import Resolver
 from workers.sources.safety import Safety
@@ -112,14 +113,25 @@ class PostgresSource:
             findings += self._shape_findings(definition)
             if not any(finding.severity == "error" for finding in findings):
                 size = await estimate(self._session, definition, None, None)
+                findings += await self._outlook(definition, size)
         return Inspection(
             tuple(part.public for part in definition.key.parts),
             tuple(column.name for column in definition.columns),
-            size.rows,
+            size,
             tuple(findings),
             self._safety.note(definition) if not definition.refused else "",
             tuple(TableColumn(one.name, one.type, not one.not_null) for one in definition.columns),
+            definition.index,
         )
+
+    async def _outlook(self, definition: Definition, size: Size) -> list[Finding]:
+        """What may be slow, and what a person will not see."""
+        found = []
+        if not self._options.allow_long_statements:
+            found += await slow_beginning(self._session, definition, size, self._options.max_row_bytes)
+        if self._options.safety.kind == "commit":
+            found += await unseen_holders(self._session, self._datasource, "/source/datasource")
+        return found
 
     async def columns(self) -> tuple[Column, ...]:
         """See the protocol."""

@@ -18,6 +18,7 @@ from service.domain.errors import Permanent, RowsRejected, Transient
 from workers.sources import failures
 from workers.sources.connection import STATEMENT_SECONDS
 from workers.sources.csv_page import CsvPageBuilder
+from workers.sources.estimate import walks
 from workers.sources.page import NULL, TRUE, PageBuilder, decode_key
 
 if TYPE_CHECKING:
@@ -35,8 +36,6 @@ _EASY_SECONDS = 0.3
 """A statement under this may take more rows next time."""
 _FIRST_SPAN = 2_000
 _MOST_SPAN = 2_000_000
-_BLOCKING_NODES = ("Sort", "Aggregate", "HashAggregate", "Hash", "SetOp", "Materialize", "CTE Scan", "Function Scan")
-"""A hash over a small table is harmless, but only the owner of the query can know that it is small."""
 
 
 class PostgresReader:
@@ -193,7 +192,7 @@ class PostgresReader:
     ) -> None:
         """Raises when asking for fewer rows would not help."""
         if isinstance(error, asyncpg.QueryCanceledError):
-            sorts = (definition.relation is None or definition.unwalked) and not await self._walks(query)
+            sorts = (definition.relation is None or definition.unwalked) and not await walks(self._session, query)
             if rows == 1 or sorts:
                 raise self._too_long(definition) from error
         elif rows == 1:
@@ -232,11 +231,6 @@ class PostgresReader:
             f" ({self._single_row_seconds:g} s)",
             hint="raise options.single_row_timeout_seconds, or look for what slows this row down (locks, functions)",
         )
-
-    async def _walks(self, query: str) -> bool:
-        """The plan reads no more than it gives: nothing in it has to see all rows before the first."""
-        plan = await self._session.fetchval(f"EXPLAIN (FORMAT JSON) {query}")
-        return not any(f'"Node Type": "{node}"' in plan for node in _BLOCKING_NODES)
 
     def _finish(
         self,

@@ -12,6 +12,7 @@ from service.domain.inspection import Finding
 from workers.sources import catalog, fixed_columns
 from workers.sources.definition import Definition
 from workers.sources.key_index import settle_key
+from workers.sources.outlook import closed, refuse_closed_columns
 from workers.sources.sql import SqlError, UserSql, parse_expression, parse_name, parse_query, quote_ident, quote_literal
 from workers.sources.transforms import key_of_query, read_as
 
@@ -64,6 +65,8 @@ class Resolver:
             named = self._spec.key or await key_of_query(self._session, definition, self._spec)
             await settle_key(self._session, definition, named, unique_at_word=self._key_is_unique)
         if not definition.refused:
+            await refuse_closed_columns(self._session, self._datasource, definition)
+        if not definition.refused:
             await self._prepare()
         if power := await catalog.powers(self._session):
             definition.findings.append(too_powerful("/source/datasource", self._datasource, power))
@@ -81,18 +84,13 @@ class Resolver:
             definition.error(
                 "/source/table",
                 "table_unknown",
-                f"table {text} does not exist in {self._datasource.database}, or its schema is closed to this role",
+                f"table {text} does not exist in {self._datasource.database}",
                 "write schema.table as psql shows it; names without schema are looked up in public",
             )
             return
         definition.what = str(relation)
-        if not relation.readable:
-            definition.error(
-                "/source/table",
-                "permission_denied",
-                f"user {self._datasource.user!r} may not read {relation}",
-                f"GRANT SELECT ON {relation.sql} TO the datasource's role",
-            )
+        if denied := closed(self._datasource, relation):
+            definition.error("/source/table", "permission_denied", *denied)
             return
         definition.relation = relation
         definition.source_sql = relation.sql
@@ -131,6 +129,9 @@ class Resolver:
         definition.source_sql = f"({read}) AS {definition.qualifier}"
         found = [await catalog.find_relation(self._session, name) for name in query.relations]
         definition.relations = tuple(relation.oid for relation in found if relation is not None)
+        for relation in found:
+            if relation is not None and (denied := closed(self._datasource, relation)):
+                definition.error("/source/query", "permission_denied", *denied)
 
     async def _stable(self, sql: UserSql, pointer: str) -> bool:
         parts = await catalog.volatile_parts(self._session, sql)

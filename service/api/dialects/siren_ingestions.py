@@ -101,7 +101,7 @@ async def check(call: Call) -> web.StreamResponse:
         else:
             job = await _found(call)
             name, given = job.name, secret_fields.mask(job.spec, job.secret_pointers)
-        findings = await call.services.jobs.validate(call.account, given)
+        findings = (await call.services.jobs.validate(call.account, given)).findings
         if errors := [one for one in findings if one.severity == "error"]:
             raise Refused(errors)
     warnings = [
@@ -134,7 +134,7 @@ async def _with_safety(call: Call, given: dict[str, Any]) -> dict[str, Any]:
     it does not, or can not be asked now."""
     asked = definitions.with_safety(given, _COMMIT)
     try:
-        findings: Sequence[Finding] = await call.services.jobs.validate(call.account, asked)
+        findings: Sequence[Finding] = (await call.services.jobs.validate(call.account, asked)).findings
     except (Permanent, Transient):
         findings = ()
         proven = False

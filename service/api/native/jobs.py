@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import web
 
-from service.api import answers, etag, not_available, paging, present
+from service.api import answers, etag, not_available, outlook, paging, present
 from service.api.models import CloneRequest, JobDefinition, JobPatch
 from service.api.problems import invalid
 from service.api.queries import CreateQuery, JobsQuery, PreviewQuery, RemoveQuery, ReplaceQuery
@@ -94,16 +94,14 @@ async def patch(call: Call) -> web.StreamResponse:
 
 async def check(call: Call) -> web.StreamResponse:
     """200 with findings, also when one of them is an error."""
-    return answer(present.findings(await call.services.jobs.validate(call.account, mapping(call.body))))
+    return answer(outlook.validation(await call.services.jobs.validate(call.account, mapping(call.body))))
 
 
 async def preview(call: Call) -> web.StreamResponse:
     """200 with the first rows as the sink would get them."""
     query, given = cast("PreviewQuery", call.query), mapping(call.body)
-    rows = await call.services.jobs.preview(call.account, given, query.limit)
-    found = [answers.PreviewRowAnswer(key=answers.key_text(row.key), value=row.value) for row in rows]
-    kind = mapping(given.get("format") or {}).get("kind", "json")
-    return answer(answers.PreviewAnswer(rows=found, format=kind))
+    seen = await call.services.jobs.preview(call.account, given, query.limit)
+    return answer(outlook.preview(seen, mapping(given.get("format") or {}).get("kind", "json")))
 
 
 async def listed(call: Call) -> web.StreamResponse:
@@ -143,7 +141,7 @@ ROUTES = (
     Route("POST", "/v1/jobs", Role.ADMIN, create, "Create a job", {201: answers.JobAnswer}, CreateQuery, JobDefinition),
     Route(
         "POST", "/v1/jobs:validate", Role.ADMIN, check, "Look at a definition, change nothing",
-        {200: answers.ValidationAnswer}, body=JobDefinition,
+        {200: answers.JobValidationAnswer}, body=JobDefinition,
     ),
     Route(
         "POST", "/v1/jobs:preview", Role.ADMIN, preview, "The first rows as the sink would get them",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, cast
 
-from service.api import answers, paging, present
+from service.api import answers, outlook, paging, present
 from service.api.auth import DEFAULT_ACCOUNT
 from service.api.models import CredentialDefinition, DatasourceRequest, TokenRequest
 from service.api.native.jobs import actor
@@ -33,7 +33,7 @@ async def datasources(call: Call) -> web.StreamResponse:
 
 async def check_datasource(call: Call) -> web.StreamResponse:
     """200 with findings."""
-    return answer(present.findings(await call.services.datasources.validate(call.account, call.part("name"))))
+    return answer(outlook.findings(await call.services.datasources.validate(call.account, call.part("name"))))
 
 
 async def tables(call: Call) -> web.StreamResponse:

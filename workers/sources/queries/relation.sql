@@ -1,4 +1,5 @@
--- What a name stands for, resolved as a SELECT would resolve it. No row: no such relation, or no right to its schema.
+-- What a name stands for, resolved as a SELECT would resolve it. No row: no such relation, or a
+-- name without schema that is not on the path.
 -- $1 schema or null, $2 name
 SELECT c.oid,
        n.nspname AS schema,
@@ -9,6 +10,7 @@ SELECT c.oid,
        EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid) AS has_children,
        has_table_privilege(c.oid, 'SELECT')
          OR has_any_column_privilege(c.oid, 'SELECT') AS readable,
+       has_schema_privilege(n.oid, 'USAGE') AS open_schema,
        pg_is_in_recovery() AS standby,
        EXISTS (SELECT FROM pg_subscription_rel s WHERE s.srrelid = c.oid) AS subscribed
 FROM pg_class c

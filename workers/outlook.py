@@ -1,0 +1,46 @@
+"""What a job would read and promise, put together for those who ask before its first row."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from service.domain.inspection import Finding, Outlook
+from sinks.formats.parquet_schema import told_as_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sinks.formats.columns import Column
+    from sinks.registry import Definition
+    from workers.sources.base import Inspection, Source
+
+
+async def before_the_first_row(
+    promise: tuple[str, str], definition: Definition, source: Source, inspection: Inspection
+) -> Outlook:
+    """What `source` and its inspection say; `promise` is guarantee and note of the whole definition."""
+    found = list(inspection.findings)
+    if inspection.guarantee_note:
+        found.append(Finding("/options/safety", "info", "guarantee", inspection.guarantee_note))
+    refused = any(finding.severity == "error" for finding in found)
+    if definition.format.kind == "parquet" and not refused:
+        found += _kept_as_text(await source.columns())
+    guarantee, note = promise
+    return Outlook(
+        found,
+        guarantee,
+        note,
+        [part.name for part in inspection.key],
+        inspection.index,
+        inspection.size.rows,
+        inspection.size.bytes,
+    )
+
+
+def _kept_as_text(columns: Sequence[Column]) -> list[Finding]:
+    names = [f"{column.name} ({column.type})" for column in told_as_text(columns)]
+    if not names:
+        return []
+    message = f"Parquet has no type for {', '.join(names)}: the files hold Postgres's own text"
+    hint = "each field's metadata names its postgres_type; a cast in source.query chooses another type"
+    return [Finding("/source/columns", "info", "type_as_text", message, hint)]
