@@ -161,6 +161,9 @@ class ElasticsearchSinkSpec(SinkSpec):
     pipeline_definition: dict[str, Any] | None = Field(
         default=None, description="an ingest pipeline of the job's own, kept by the server as long as the job is there"
     )
+    id: list[str] | None = Field(
+        default=None, min_length=1, max_length=8, description="of source.key, the columns of `_id`; all if left out"
+    )
     routing: str | None = Field(default=None, min_length=1, description="column whose text routes a document")
     mapping: dict[str, dict[str, Any]] | None = Field(
         default=None, description="`mappings` and `settings` of an index that the job creates"

@@ -12,14 +12,16 @@ from config.destinations import DestinationRefused
 from config.references import ReferenceRefused, References
 from service.domain.datasource import Datasource
 from service.domain.errors import Permanent, Transient
+from service.domain.shape import credentials_of
 from service.domain.spec import Options, SourceSpec
 from sinks import registry
 from sinks.base import SinkRefused, SinkUnavailable
 from sinks.formats import columns
-from workers import rendering
-from workers.definition_parts import dialect, message_key, put, section, sink_of
+from workers import rendering, row_wishes
+from workers.definition_parts import key_of, put, section
 from workers.limits import MemoryBudget, RateLimit
 from workers.ports import Workplace
+from workers.salts import salts_of
 from workers.signals import NoSignals
 from workers.sources.checks import check_datasource
 from workers.sources.postgres import PostgresSource
@@ -42,8 +44,6 @@ if TYPE_CHECKING:
 
 
 CREDENTIALS_PASSWORD = "/source/credentials/password"  # noqa: S105  a pointer
-_MESSAGE_KEY_FIELD = {"elasticsearch": "routing"}
-"""Which field of the sink names the columns of `_message_key`, where it is not `key`."""
 
 
 class NamedThings(Protocol):
@@ -78,6 +78,7 @@ class StoredSources:
         target: Mapping[str, object] | None = None,
         *,
         name: str,
+        origin: Mapping[str, object] | None = None,
         secrets: Mapping[str, str] | None = None,
         waiting: Callable[[bool], None] | None = None,
     ) -> Source:
@@ -99,12 +100,16 @@ class StoredSources:
             source,
             mode=str(spec.get("mode", "once")),
             options=Options.model_validate(spec.get("options", {})),
-            message_key=message_key(spec),
-            message_key_field=_MESSAGE_KEY_FIELD.get(sink_of(spec).kind, "key"),
+            message_key=row_wishes.message_key(spec),
+            message_key_field=row_wishes.message_key_field(spec),
             application_name=name,
             connections=self._connections,
-            csv=dialect(spec),
+            csv=row_wishes.dialect(spec),
             columns=columns.from_json((target or {}).get(registry.COLUMNS)),
+            salts=await salts_of(
+                credentials_of(source.columns), account, self._things, self._references, self._learn_secret
+            ),
+            origin=(origin or {"job": spec.get("name")}) if row_wishes.enveloped(spec) else None,
             guard=self._guard,
             waiting=waiting,
         )
@@ -220,7 +225,7 @@ class StoredSinks:
             await self._add_credential(account, str(name), sink)
         try:
             parsed = registry.parse(sink, section(definition, "format"))
-            context = self._context(account, parsed.sink.kind, target)
+            context = replace(self._context(account, parsed.sink.kind, target), key=key_of(definition))
             return registry.build(parsed, replace(context, job_id=job_id, generation=generation))
         except registry.DefinitionRefused as error:
             raise Permanent(error.code, error.message) from None

@@ -39,6 +39,7 @@ from workers.closing import put_down
 from workers.days import listing_days
 from workers.finisher import CleanUpWork, FinishWork
 from workers.metrics import STEPS_ENDED, STEPS_RUNNING
+from workers.owners import origin
 from workers.planner import PlanWork
 from workers.rendering import limited
 from workers.retries import RetryWork
@@ -234,6 +235,7 @@ class _Work:
                             step.spec,
                             step.target,
                             name=place.title(step),
+                            origin=origin(step),
                             secrets=step.secrets,
                             waiting=self._waits_for_connection,
                         )

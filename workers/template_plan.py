@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from service.domain.errors import Permanent, RowsRejected
 from service.domain.spec import JobSpec
 from workers import rendering
+from workers.owners import origin
 from workers.sources import template
 from workers.sources.sql import SqlError
 from workers.sources.template import Variables
@@ -43,7 +44,9 @@ async def reading(
     lower = ranges[0].lower if ranges and spec.mode == "incremental" else None
     variables = await _variables(place, step, spec.source.template, lower, history)
     target[rendering.RENDERED] = rendering.kept(rendering.render(spec.source.template, variables), variables)
-    rendered = await place.sources.source(step.account, step.spec, target, name=place.title(step), secrets=step.secrets)
+    rendered = await place.sources.source(
+        step.account, step.spec, target, name=place.title(step), origin=origin(step), secrets=step.secrets
+    )
     try:
         yield rendered
     finally:
@@ -105,7 +108,7 @@ def _plain(spec: Mapping[str, object]) -> Mapping[str, object]:
     source = spec["source"]
     if not isinstance(source, dict):
         raise Permanent("definition_refused", "a stored definition holds source as an object")
-    plain = {**source, "transforms": [], "columns": ["*"]}
+    plain = {**source, "transforms": [], "columns": ["*"], "soft_delete": None}
     return {**spec, "source": plain, "sink": {"kind": "donothing"}, "format": {}}
 
 
