@@ -28,6 +28,10 @@ BESIDE_THEM: Final = frozenset({"access_key_id"})
 """What a stored credential may hold beside secrets: no secret itself, but changed together with one."""
 
 
+OF_SOURCES: Final = frozenset({"salt"})
+"""What a stored credential may hold for a source: `source.columns[].mask.credential` names it."""
+
+
 class SecretRefused(RowferryError):
     """A secret field that can not stand as given. `pointer` says which; answered as 422."""
 

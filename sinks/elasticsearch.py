@@ -71,10 +71,13 @@ class ElasticsearchSink:
         *,
         guard: Guard | None = None,
         target: Mapping[str, object] | None = None,
+        key: tuple[str, ...] = (),
         job_id: str = "",
         generation: int = 0,
     ) -> None:
+        """`key`: the source's, in which `spec.id` has its places."""
         self._spec, self._guard = spec, guard
+        self._id = tuple(key.index(name) for name in spec.id or () if name in key)
         self._job_id, self._generation = job_id, generation
         uuid = (target or {}).get("index_uuid")
         self._uuid = str(uuid) if uuid else None
@@ -140,7 +143,7 @@ class ElasticsearchSink:
     def writer(self, owner: Owner) -> ElasticsearchWriter:
         """A writer with connections of its own."""
         name = self._name_of(owner.job_id, owner.generation)
-        return ElasticsearchWriter(self._client(name), self._spec, owner, name, self._uuid)
+        return ElasticsearchWriter(self._client(name), self._spec, owner, name, self._uuid, self._id)
 
     def receipt(self, prepared: Prepared) -> Receipt:
         """The index says it all."""
@@ -149,7 +152,7 @@ class ElasticsearchSink:
     def reader(self, owner: Owner, wanted: Wanted) -> ElasticsearchReader:
         """A reader with connections of its own."""
         client = self._client(self._name_of(owner.job_id, owner.generation))
-        return ElasticsearchReader(client, wanted, as_sent=self._spec.pipeline is None)
+        return ElasticsearchReader(client, wanted, self._id, as_sent=self._spec.pipeline is None)
 
     async def finish(self, owner: Owner, chunks: AsyncIterator[Prepared]) -> None:
         """Every chunk went into the index that is there now. With strategy `replace`: refresh, see that no document is

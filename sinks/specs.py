@@ -155,6 +155,9 @@ class ElasticsearchSinkSpec(SinkSpec):
     index: Annotated[str, AfterValidator(_index_name)] = Field(description="with strategy `replace` the alias")
     strategy: Literal["incremental", "replace"] = "incremental"
     pipeline: str | None = Field(default=None, min_length=1, description="ingest pipeline that every document takes")
+    id: list[str] | None = Field(
+        default=None, min_length=1, max_length=8, description="of source.key, the columns of `_id`; all if left out"
+    )
     routing: str | None = Field(default=None, min_length=1, description="column whose text routes a document")
     mapping: dict[str, dict[str, Any]] | None = Field(
         default=None, description="`mappings` and `settings` of an index that the job creates"

@@ -12,15 +12,17 @@ from config.destinations import DestinationRefused
 from config.references import ReferenceRefused, References
 from service.domain.datasource import Datasource
 from service.domain.errors import Permanent, Transient
-from service.domain.spec import OpenFormat, OpenSink, Options, SourceSpec
+from service.domain.shape import credentials_of
+from service.domain.spec import Options, SourceSpec
 from sinks import registry
 from sinks.base import SinkRefused, SinkUnavailable
 from sinks.formats import columns
+from workers import row_wishes
 from workers.limits import MemoryBudget, RateLimit
 from workers.ports import Workplace
+from workers.salts import salts_of
 from workers.signals import NoSignals
 from workers.sources.checks import check_datasource
-from workers.sources.csv_page import Dialect
 from workers.sources.postgres import PostgresSource
 from workers.sources.sample import first_rows
 from workers.sources.tables import list_tables
@@ -38,10 +40,6 @@ if TYPE_CHECKING:
     from workers.signals import Signals
     from workers.sources.base import Source
     from workers.sources.budget import ConnectionBudget
-
-
-_MESSAGE_KEY_FIELD = {"elasticsearch": "routing"}
-"""Which field of the sink names the columns of `_message_key`, where it is not `key`."""
 
 
 class NamedThings(Protocol):
@@ -76,6 +74,7 @@ class StoredSources:
         target: Mapping[str, object] | None = None,
         *,
         name: str,
+        origin: Mapping[str, object] | None = None,
         waiting: Callable[[bool], None] | None = None,
     ) -> Source:
         """See `workers.ports.Sources`."""
@@ -92,12 +91,16 @@ class StoredSources:
             source,
             mode=str(spec.get("mode", "once")),
             options=Options.model_validate(spec.get("options", {})),
-            message_key=_message_key(spec),
-            message_key_field=_MESSAGE_KEY_FIELD.get(_sink_of(spec).kind, "key"),
+            message_key=row_wishes.message_key(spec),
+            message_key_field=row_wishes.message_key_field(spec),
             application_name=name,
             connections=self._connections,
-            csv=_dialect(spec),
+            csv=row_wishes.dialect(spec),
             columns=columns.from_json((target or {}).get(registry.COLUMNS)),
+            salts=await salts_of(
+                credentials_of(source.columns), account, self._things, self._references, self._learn_secret
+            ),
+            origin=(origin or {"job": spec.get("name")}) if row_wishes.enveloped(spec) else None,
             guard=self._guard,
             waiting=waiting,
         )
@@ -204,7 +207,7 @@ class StoredSinks:
             await self._add_credential(account, str(name), sink)
         try:
             parsed = registry.parse(sink, _section(definition, "format"))
-            context = self._context(account, parsed.sink.kind, target)
+            context = replace(self._context(account, parsed.sink.kind, target), key=_key(definition))
             return registry.build(parsed, replace(context, job_id=job_id, generation=generation))
         except registry.DefinitionRefused as error:
             raise Permanent(error.code, error.message) from None
@@ -268,26 +271,10 @@ def workplace(
     )
 
 
-def _message_key(spec: Mapping[str, object]) -> list[str] | None:
-    """The columns whose text the sink wants beside each row: Kafka's message key, Elasticsearch's routing. (A row's own
-    key, Elasticsearch's `_id`, comes with every page: `workers.chunks.row_ids`.)"""
-    sink = _sink_of(spec)
-    if sink.kind == "elasticsearch":
-        routing = getattr(sink, "routing", None)
-        return [routing] if isinstance(routing, str) else None
-    return getattr(sink, "key", None) if sink.kind == "kafka" else None
-
-
-def _dialect(spec: Mapping[str, object]) -> Dialect | None:
-    """How the source writes rows; None: as JSON. What is not for people is read in Postgres's own defaults."""
-    form = OpenFormat.model_validate(spec.get("format") or {})
-    if form.kind == "csv":
-        return Dialect(getattr(form, "delimiter", ","), getattr(form, "null", ""))
-    return Dialect() if form.kind == "parquet" else None
-
-
-def _sink_of(spec: Mapping[str, object]) -> OpenSink:
-    return OpenSink.model_validate(spec["sink"])
+def _key(definition: Mapping[str, object]) -> tuple[str, ...]:
+    """The source's key as far as the definition names it."""
+    source = definition.get("source")
+    return tuple(source.get("key") or ()) if isinstance(source, dict) else ()
 
 
 def _section(definition: dict[str, object], name: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from workers.guarantees import guaranteed
 from workers.outlook import before_the_first_row
 from workers.retrying import from_sink
 from workers.rows import rows
+from workers.shape_checks import check_shape
 from workers.sources.sql import SqlError, parse_expression, parse_name, parse_query
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ class DefinitionInspector:
 
     def check(self, spec: Mapping[str, object]) -> Sequence[Finding]:
         """See the port."""
-        return [*_check_sql(spec), *_check_sink(spec), *_check_mode(spec)]
+        shape = check_shape(JobSpec.model_validate(spec))
+        return [*_check_sql(spec), *_check_sink(spec), *_check_mode(spec), *shape]
 
     def promise(self, spec: Mapping[str, object]) -> tuple[str, str]:
         """See the port."""

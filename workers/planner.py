@@ -20,7 +20,7 @@ from workers.chunks import settlement, to_prepared, to_record
 from workers.days import list_days
 from workers.delivery import position_conflict, position_unknown, stage_again
 from workers.guarantees import guaranteed
-from workers.owners import owner
+from workers.owners import origin, owner
 from workers.recovery import Action, decide
 from workers.retrying import Retry
 from workers.signals import Point
@@ -118,7 +118,11 @@ class PlanWork:
             self._step.account, old.spec, old.secrets, old.target, job_id=self._lease.job_id, generation=old.number
         )
         source = await self._place.sources.source(
-            self._step.account, old.spec, old.target, name=self._place.title(self._step)
+            self._step.account,
+            old.spec,
+            old.target,
+            name=self._place.title(self._step),
+            origin=origin(self._step, generation=old.number),
         )
         try:
             async with asyncio.timeout(None if same_target else LONGEST_FENCING_SECONDS):

@@ -38,6 +38,7 @@ from workers.closing import put_down
 from workers.days import listing_days
 from workers.finisher import CleanUpWork, FinishWork
 from workers.metrics import STEPS_ENDED, STEPS_RUNNING
+from workers.owners import origin
 from workers.planner import PlanWork
 from workers.retries import RetryWork
 from workers.retrying import Retry, from_sink
@@ -231,6 +232,7 @@ class _Work:
                             step.spec,
                             step.target,
                             name=place.title(step),
+                            origin=origin(step),
                             waiting=self._waits_for_connection,
                         )
                     )

@@ -24,6 +24,7 @@ from pydantic import (
 
 from service.domain.cron import Dialect, parse
 from service.domain.schedules import is_zone
+from service.domain.shape import ALL, ColumnEntry, SoftDelete, names_of
 
 Mode = Literal["once", "full", "incremental", "continuous"]
 
@@ -62,11 +63,14 @@ class SourceSpec(Strict):
     datasource: str = Field(min_length=1)
     table: str | None = Field(default=None, min_length=1, description="`schema.table`, quoted as in SQL where needed")
     query: str | None = Field(default=None, min_length=1, description="one SELECT; stands instead of `table`")
-    columns: list[str] = Field(default=["*"], min_length=1)
+    columns: list[ColumnEntry] = Field(
+        default=["*"], min_length=1, max_length=1600, description="names, `*`, and entries that rename, compute or mask"
+    )
     where: str | None = Field(default=None, min_length=1, description="one SQL expression")
     key: list[str] | None = Field(default=None, min_length=1, max_length=8)
     time: TimeRange | None = None
     limit: int | None = Field(default=None, ge=1)
+    soft_delete: SoftDelete | None = Field(default=None, description="deleted rows become tombstones")
 
     @model_validator(mode="after")
     def _one_of(self) -> SourceSpec:
@@ -74,6 +78,9 @@ class SourceSpec(Strict):
             raise ValueError("give either table or query")
         if self.query is not None and self.key is None:
             raise ValueError("query needs key: the output columns that are unique and can be compared")
+        named = [*names_of(self.columns), *(ALL for one in self.columns if one == ALL)]
+        if twice := sorted({name for name in named if named.count(name) > 1}):
+            raise ValueError(f"columns gives {', '.join(map(repr, twice))} more than once; name each with `as`")
         return self
 
 

@@ -34,7 +34,7 @@ PATCHABLE_OPTIONS: Final = ("rate", "retry", "dead_letters")
 _SOURCE_TARGET: Final = ("datasource", "table", "query", "key", "where", "time")
 _SINK_TARGET: Final = (
     *("kind", "bootstrap_servers", "topic", "path", "transactional_id_prefix", "group_prefix"),
-    *("url", "index", "strategy", "bucket", "prefix", "endpoint_url", "name"),
+    *("url", "index", "strategy", "bucket", "prefix", "endpoint_url", "name", "id"),
 )
 # Of the format: what a row is written as, so that the files of one generation are of one make.
 _FORMAT_TARGET: Final = ("kind", "delimiter", "null")

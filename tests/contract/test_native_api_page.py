@@ -103,6 +103,8 @@ def test_the_formats_of_the_page() -> None:
     assert {kind: tuple(page.code(row[1])) for kind, row in listed.items()} == formats.available()
     assert {kind: tuple(page.code(row[2])) for kind, row in listed.items()} == formats.OPTIONS
     fields = {"kind", "compression", *(name for options in formats.OPTIONS.values() for name in options)}
+    before = page.section("A job as given").split("**Formats.**")[1].split("| kind |")[0]
+    fields |= {name for name in page.code(before) if name == "envelope"}
     assert fields == names(FormatSpec)
 
 

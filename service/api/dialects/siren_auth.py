@@ -30,7 +30,7 @@ class SirenAuthenticator:
         values = request.headers.getall("Authorization", [])
         if len(values) != 1:
             raise unauthorized("missing authentication credentials")
-        name, authorization = _read(values[0])
+        name, authorization = read(values[0])
         caller = await self._tokens.caller(request, authorization)
         # Whoever has a token has the name: it opens nothing, and a wrong one is somebody else's credentials.
         if caller is None or (name is not None and name != caller.name):
@@ -38,7 +38,7 @@ class SirenAuthenticator:
         return caller
 
 
-def _read(header: str) -> tuple[str | None, str]:
+def read(header: str) -> tuple[str | None, str]:
     """The name that the token must have, None where none is given; and the header as `/v1` takes it."""
     scheme, _, given = header.strip().partition(" ")
     given = given.strip()

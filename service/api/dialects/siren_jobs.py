@@ -75,7 +75,7 @@ async def search(call: Call) -> web.StreamResponse:
             f"Result window is too large, from + size must be less than or equal to: [{_WINDOW}] but was "
             f"[{skip + size}]; narrow the search by start_time_to"
         )
-    filters = _filters(given)
+    filters = filters_of(given)
     if not filters["state"]:  # of a run that has not ended: the log has none
         return _hits(call, 0, [])
     total = await call.services.store.count_runs(call.account, filters)
@@ -123,7 +123,7 @@ async def _runs(call: Call, filters: dict[str, Any], skip: int, size: int) -> As
             return
 
 
-def _filters(given: dict[str, str]) -> dict[str, Any]:
+def filters_of(given: dict[str, str]) -> dict[str, Any]:
     """As `JobStore.runs` takes them."""
     states = [state for state in siren_status.SHOWN if state in FINAL]
     if "state" in given:
