@@ -14,10 +14,12 @@ import asyncpg
 
 from service.domain.errors import Permanent, RowferryError, Transient
 from workers.sources.definition import TOO_LARGE
+from workers.sources.drift import CHANGED, REWRITTEN
 
 if TYPE_CHECKING:
     from service.domain.datasource import Datasource
 
+SCHEMA_CHANGED = "schema_changed"
 STATEMENT_TOO_LONG = "57014"
 """SQLSTATE of a statement that a timeout, or we, cancelled."""
 _TOO_LARGE = frozenset({"54000", "53200"})
@@ -64,6 +66,11 @@ def is_cancelled(error: BaseException) -> bool:
 def is_too_large(error: BaseException | None) -> bool:
     """Postgres itself can not build the value: over 1 GB of text, or out of memory."""
     return sqlstate(error) in _TOO_LARGE
+
+
+def is_rewritten(error: BaseException | None) -> bool:
+    """Our own statement saw an empty table where another had just been written in its place: a repeat sees it."""
+    return REWRITTEN in str(error)
 
 
 def is_over_limit(error: BaseException | None) -> bool:
@@ -134,7 +141,7 @@ def of_statement(error: BaseException, what: str, *, reading: bool = False) -> R
     """What went wrong with a statement about `what`. `reading`: the catalog was looked at before, so a table or a
     column that is unknown now was dropped or renamed since."""
     state = sqlstate(error) or ""
-    if state in _CONFLICT:
+    if state in _CONFLICT or REWRITTEN in str(error):
         return Transient("source_conflict", f"{what}: Postgres cancelled the statement: {error}")
     if state == "55P03":
         return Transient(
@@ -154,9 +161,9 @@ def of_statement(error: BaseException, what: str, *, reading: bool = False) -> R
 
 
 def _permanent(error: BaseException, state: str, what: str, *, reading: bool) -> Permanent:
-    if state in _GONE and reading:
+    if (state in _GONE and reading) or CHANGED in str(error):
         return Permanent(
-            "schema_changed",
+            SCHEMA_CHANGED,
             f"{what} has changed since the run began: {error}",
             hint="put the column or table back, or change the job's definition, and start it again",
         )

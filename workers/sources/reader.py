@@ -24,6 +24,7 @@ from workers.sources.page import NULL, TRUE, PageBuilder, decode_key
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from service.domain.errors import RowferryError
     from workers.sources.base import Key, Page
     from workers.sources.connection import Session
     from workers.sources.definition import Definition
@@ -34,6 +35,8 @@ _FILL = 0.92
 """Of `page_bytes` that a page aims at: a cut costs a cancelled statement."""
 _EASY_SECONDS = 0.3
 """A statement under this may take more rows next time."""
+_MOST_DRIFTS = 5
+"""Changes of a table within one page, after which somebody else has to look."""
 _FIRST_SPAN = 2_000
 _MOST_SPAN = 2_000_000
 
@@ -49,7 +52,11 @@ class PostgresReader:
         page_bytes: int,
         max_row_bytes: int,
         single_row_seconds: float,
+        changed: Callable[[Definition, RowferryError], Awaitable[None]] | None = None,
     ) -> None:
+        """`changed` looks at a table that is not what the definition says, and raises unless the job goes on with what
+        it is now; left out, it is an error."""
+        self._changed = changed
         self._session = session
         self._resolve = definition
         self._page_bytes = page_bytes
@@ -64,7 +71,9 @@ class PostgresReader:
     async def read(self, after: Key | None, upper: Key | None, *, max_rows: int | None = None) -> Page:
         """The next page, as the protocol says. Raises RowsRejected `row_too_large` with the key of a row that is
         too large and is the next one: go on after that key."""
-        definition = await self._resolve()
+        return await self._undrifted(lambda definition: self._read(definition, after, upper, max_rows))
+
+    async def _read(self, definition: Definition, after: Key | None, upper: Key | None, max_rows: int | None) -> Page:
         if definition.filters and definition.relation is not None:
             return await self._read_sparse(definition, after, upper, max_rows)
         page = await self._read_rows(definition, after, upper, max_rows)
@@ -73,11 +82,30 @@ class PostgresReader:
 
     async def one(self, key: Key) -> Page:
         """The row with this key, as the protocol says."""
-        definition = await self._resolve()
+        return await self._undrifted(lambda definition: self._one(definition, key))
+
+    async def _one(self, definition: Definition, key: Key) -> Page:
         alone = replace(definition, filters=(definition.key.compared("=", key), *definition.filters))
         page = await self._read_rows(alone, None, None, 1)
         assert page is not None, "only a stretch asks to be made shorter"
         return page
+
+    async def _undrifted(self, read: Callable[[Definition], Awaitable[Page]]) -> Page:
+        """What `read` reads, again where the table was rewritten under the statement, or was changed and the job goes
+        on with what it is now."""
+        tries = 0
+        while True:
+            definition = await self._resolve()
+            try:
+                return await read(definition)
+            except (Permanent, Transient) as error:
+                tries += 1
+                if tries > _MOST_DRIFTS:
+                    raise
+                if error.code == failures.SCHEMA_CHANGED and self._changed is not None:
+                    await self._changed(definition, error)
+                elif not failures.is_rewritten(error.__cause__):
+                    raise
 
     async def close(self) -> None:
         """The connection is the source's and goes back with it; nothing else is held here."""
