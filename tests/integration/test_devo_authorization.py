@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import time
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,23 @@ async def test_the_same_signature_twice_is_fine(devo: DevoCase) -> None:
 async def test_signatures_that_open_nothing(devo: DevoCase, how: dict[str, object]) -> None:
     reply = await jobs(devo, devo.headers(**how))  # type: ignore[arg-type]
     assert (reply.status, reply.body) == (401, REFUSED)
+
+
+@pytest.mark.parametrize("how", [{}, {"secret": "another"}, {"key": "nobody"}, {"age": 301}])
+async def test_a_signature_is_compared_in_constant_time_also_for_a_key_that_does_not_exist(
+    devo: DevoCase, monkeypatch: pytest.MonkeyPatch, how: dict[str, object]
+) -> None:
+    compared: list[tuple[int, int]] = []
+    compare = hmac.compare_digest
+
+    def watched(one: bytes, other: bytes) -> bool:
+        compared.append((len(one), len(other)))
+        return compare(one, other)
+
+    headers = devo.headers(**how)  # type: ignore[arg-type]
+    monkeypatch.setattr("service.api.dialects.devo_auth.hmac.compare_digest", watched)
+    await jobs(devo, headers)
+    assert compared == [(64, 64)], "the whole of both, once"
 
 
 @pytest.mark.parametrize("age", [290, -290])

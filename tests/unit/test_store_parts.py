@@ -55,6 +55,7 @@ def test_ids_are_version_7_and_sort_by_time() -> None:
         (asyncpg.CannotConnectNowError("starting up"), "store_unreachable"),
         (asyncpg.TooManyConnectionsError("sorry"), "store_unreachable"),
         (asyncpg.InterfaceError("connection is closed"), "store_unreachable"),
+        (asyncpg.InternalClientError("release() called on a free connection holder"), "store_unreachable"),
         (asyncpg.DeadlockDetectedError("deadlock"), "store_busy"),
         (asyncpg.LockNotAvailableError("lock timeout"), "store_busy"),
     ],
