@@ -47,9 +47,9 @@ async def guard(session: Session, definition: Definition) -> str:
     return (
         f"(SELECT CASE WHEN g.rewritten THEN {_raised(REWRITTEN)}"
         f" WHEN g.shape IS DISTINCT FROM {quote_literal(was or '')} THEN {_raised(CHANGED)} ELSE true END"
-        " FROM (SELECT bool_or(c.relfilenode <> 0 AND c.relfilenode IS DISTINCT FROM pg_relation_filenode(c.oid))"
-        f" AS rewritten, {shape} AS shape FROM pg_catalog.pg_class c"
-        f" WHERE c.oid IN ({', '.join(map(str, stored))})) AS g)"
+        " FROM (SELECT bool_or((SELECT c.relfilenode FROM pg_catalog.pg_class c WHERE c.oid = m.oid)"
+        f" <> pg_relation_filenode(m.oid)) AS rewritten, {shape} AS shape"
+        f" FROM unnest('{{{','.join(map(str, stored))}}}'::oid[]) AS m(oid)) AS g)"
     )
 
 
