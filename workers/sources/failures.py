@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
-from service.domain.errors import Permanent, RowferryError, Transient
+from service.domain.errors import Permanent, RowferryError, RowsRejected, Transient
 from workers.sources.definition import TOO_LARGE
 from workers.sources.drift import CHANGED, REWRITTEN
 
 if TYPE_CHECKING:
     from service.domain.datasource import Datasource
+    from workers.sources.base import Key
 
 SCHEMA_CHANGED = "schema_changed"
 STATEMENT_TOO_LONG = "57014"
@@ -51,6 +52,25 @@ _PERMANENT = {
     "P0": ("expression_failed", "a function failed on a row: check query and where"),
 }
 """By the beginning of the SQLSTATE, the longer first."""
+
+
+def not_unique(what: str, key: Key) -> Permanent:
+    """Two rows have this key."""
+    return Permanent(
+        "key_not_unique",
+        f"{what}: more than one row has the key {', '.join(key)}",
+        hint="name columns in source.key that tell every two rows apart",
+    )
+
+
+def row_too_large(what: str, key: Key, limit: int) -> RowsRejected:
+    """The row with this key is over what the job takes."""
+    return RowsRejected(
+        "row_too_large",
+        f"{what}: the row with key {', '.join(key)} is over max_row_bytes ({limit})",
+        key=key,
+        hint="raise options.max_row_bytes, or leave large columns out in source.columns",
+    )
 
 
 def sqlstate(error: BaseException | None) -> str | None:

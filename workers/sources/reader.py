@@ -212,7 +212,7 @@ class PostgresReader:
         if first == 1:
             key = await self._next_key(definition, after, upper)
             if key is not None:
-                raise _too_large(definition, key, self._max_row_bytes)
+                raise failures.row_too_large(definition.what, key, self._max_row_bytes)
         return max(1, first - 1 - held_back), held_back and first > 2
 
     async def _give_up(
@@ -274,7 +274,7 @@ class PostgresReader:
         """What was read as a page, after the checks that come before anything is given out."""
         _check_unique(definition, builder)
         if builder.oversized == 0:
-            raise _too_large(definition, decode_key(builder.raw_keys[0]), self._max_row_bytes)
+            raise failures.row_too_large(definition.what, decode_key(builder.raw_keys[0]), self._max_row_bytes)
         if builder.oversized is not None:
             builder.keep(builder.oversized)
         elif more and held_back:
@@ -299,7 +299,7 @@ class PostgresReader:
         query = definition.rows_sql(definition.key.texts(), after, upper, order=definition.key.order())
         rows = await self._session.fetch(f"{query} LIMIT 2")
         if len(rows) == 2 and tuple(rows[0].values()) == tuple(rows[1].values()):
-            raise _not_unique(definition, tuple(rows[0].values()))
+            raise failures.not_unique(definition.what, tuple(rows[0].values()))
 
     async def _rejected(
         self, definition: Definition, after: Key | None, upper: Key | None, reason: str
@@ -324,30 +324,13 @@ def _check_unique(definition: Definition, builder: PageBuilder) -> None:
     elif any(map(eq, keys, islice(keys, 1, None))):
         position = next(index for index in range(1, len(keys)) if keys[index] == keys[index - 1])
     if position is not None:
-        raise _not_unique(definition, decode_key(keys[position]))
+        raise failures.not_unique(definition.what, decode_key(keys[position]))
     if not definition.key.proven and any(NULL in key.split(b"\t") for key in keys if b"\\N" in key):
         raise Permanent(
             "key_is_null",
             f"{definition.what}: a row has NULL in its key ({', '.join(definition.key.names)})",
             hint="leave such rows out in `where`, or name another key",
         )
-
-
-def _not_unique(definition: Definition, key: Key) -> Permanent:
-    return Permanent(
-        "key_not_unique",
-        f"{definition.what}: more than one row has the key {', '.join(key)}",
-        hint="name columns in source.key that tell every two rows apart",
-    )
-
-
-def _too_large(definition: Definition, key: Key, limit: int) -> RowsRejected:
-    return RowsRejected(
-        "row_too_large",
-        f"{definition.what}: the row with key {', '.join(key)} is over max_row_bytes ({limit})",
-        key=key,
-        hint="raise options.max_row_bytes, or leave large columns out in source.columns",
-    )
 
 
 def _pace(took: float) -> float:
