@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 # Where a secret would be sent to, as whom, and whether in clear: a stored one is not handed to another place.
 # `protocol` is part of a Kafka listener's address: the same host and port without TLS is somebody else's ear.
 ENDPOINT_FIELDS: Final = frozenset(
-    {"kind", "host", "port", "user", "username", "bootstrap_servers", "url", "endpoint_url", "region", "protocol"}
+    {
+        *("kind", "host", "port", "user", "username", "bootstrap_servers", "url", "endpoint_url", "region", "protocol"),
+        "datasource",
+    }
 )
 
 

@@ -17,7 +17,8 @@ from service.domain.spec import Options, SourceSpec
 from sinks import registry
 from sinks.base import SinkRefused, SinkUnavailable
 from sinks.formats import columns
-from workers import row_wishes
+from workers import rendering, row_wishes
+from workers.definition_parts import key_of, put, section
 from workers.limits import MemoryBudget, RateLimit
 from workers.ports import Workplace
 from workers.salts import salts_of
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
     from workers.signals import Signals
     from workers.sources.base import Source
     from workers.sources.budget import ConnectionBudget
+
+
+CREDENTIALS_PASSWORD = "/source/credentials/password"  # noqa: S105  a pointer
 
 
 class NamedThings(Protocol):
@@ -75,10 +79,11 @@ class StoredSources:
         *,
         name: str,
         origin: Mapping[str, object] | None = None,
+        secrets: Mapping[str, str] | None = None,
         waiting: Callable[[bool], None] | None = None,
     ) -> Source:
         """See `workers.ports.Sources`."""
-        source = SourceSpec.model_validate(spec["source"])
+        source = rendering.as_query(SourceSpec.model_validate(spec["source"]), target)
         stored = await self._things.datasource(account, source.datasource)
         if stored is None:
             raise Permanent(
@@ -87,7 +92,11 @@ class StoredSources:
                 f"PUT /v1/datasources/{source.datasource}",
             )
         return PostgresSource(
-            await self._with_barrier(account, self.resolved(stored), stored.definition.get("barrier")),
+            self._as_asked(
+                await self._with_barrier(account, self.resolved(stored), stored.definition.get("barrier")),
+                source,
+                secrets or {},
+            ),
             source,
             mode=str(spec.get("mode", "once")),
             options=Options.model_validate(spec.get("options", {})),
@@ -104,6 +113,15 @@ class StoredSources:
             guard=self._guard,
             waiting=waiting,
         )
+
+    def _as_asked(self, datasource: Datasource, source: SourceSpec, secrets: Mapping[str, str]) -> Datasource:
+        """The datasource as the definition's own user, where it names one."""
+        if source.credentials is None:
+            return datasource
+        password = secrets.get(CREDENTIALS_PASSWORD)
+        if password:
+            self._learn_secret(password)
+        return replace(datasource, user=source.credentials.user, password=password)
 
     async def _with_barrier(self, account: str, datasource: Datasource, barrier: object) -> Datasource:
         """A standby with the primary that knows who writes."""
@@ -198,16 +216,16 @@ class StoredSinks:
     ) -> Sink:
         """See `workers.ports.Sinks`."""
         definition = copy.deepcopy(dict(spec))
-        sink = _section(definition, "sink")
+        sink = section(definition, "sink")
         for pointer, value in secrets.items():
             if pointer.startswith("/sink/"):
-                _put(definition, pointer, value)
+                put(definition, pointer, value)
                 self._learn_secret(value)
         if name := sink.get("credential"):
             await self._add_credential(account, str(name), sink)
         try:
-            parsed = registry.parse(sink, _section(definition, "format"))
-            context = replace(self._context(account, parsed.sink.kind, target), key=_key(definition))
+            parsed = registry.parse(sink, section(definition, "format"))
+            context = replace(self._context(account, parsed.sink.kind, target), key=key_of(definition))
             return registry.build(parsed, replace(context, job_id=job_id, generation=generation))
         except registry.DefinitionRefused as error:
             raise Permanent(error.code, error.message) from None
@@ -269,25 +287,3 @@ def workplace(
         memory=MemoryBudget(memory_bytes),
         rate=lambda job_id: rates.setdefault(job_id, RateLimit()),
     )
-
-
-def _key(definition: Mapping[str, object]) -> tuple[str, ...]:
-    """The source's key as far as the definition names it."""
-    source = definition.get("source")
-    return tuple(source.get("key") or ()) if isinstance(source, dict) else ()
-
-
-def _section(definition: dict[str, object], name: str) -> dict[str, Any]:
-    part = definition.setdefault(name, {})
-    if not isinstance(part, dict):
-        raise TypeError(f"{name} is stored as {type(part).__name__}, not as an object")
-    return part
-
-
-def _put(definition: dict[str, Any], pointer: str, value: str) -> None:
-    """Set the value at a JSON pointer (RFC 6901); the objects on the way exist or are made."""
-    *way, last = (part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:])
-    place = definition
-    for part in way:
-        place = place.setdefault(part, {})
-    place[last] = value

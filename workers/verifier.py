@@ -194,6 +194,7 @@ class VerifyWork:
             spec,
             self._step.target if whole else None,
             name=self._place.title(self._step),
+            secrets=self._step.secrets,
             waiting=lambda waiting: self._control.report_soon(
                 Condition(waiting_for="connections" if waiting else None)
             ),

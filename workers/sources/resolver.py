@@ -16,6 +16,7 @@ from workers.sources.key_index import settle_key
 from workers.sources.outlook import closed, refuse_closed_columns
 from workers.sources.shaping import Shaper, deleted_sql, metadata
 from workers.sources.sql import SqlError, UserSql, parse_expression, parse_name, parse_query, quote_ident, quote_literal
+from workers.sources.transforms import key_of_query, read_as
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -69,7 +70,8 @@ class Resolver:
             self._message_key()
             self._time()
             await self._where()
-            await settle_key(self._session, definition, self._spec.key or (), unique_at_word=self._key_is_unique)
+            named = self._spec.key or await key_of_query(self._session, definition, self._spec)
+            await settle_key(self._session, definition, named, unique_at_word=self._key_is_unique)
             self._marks()
         if not definition.refused:
             await refuse_closed_columns(self._session, self._datasource, definition)
@@ -130,9 +132,10 @@ class Resolver:
                 "name each output column differently with AS",
             )
             return
+        read = await read_as(self._session, definition, query, self._spec)
         definition.query = query
         definition.qualifier = f"q_{secrets.token_hex(6)}"
-        definition.source_sql = f"({query.text}) AS {definition.qualifier}"
+        definition.source_sql = f"({read}) AS {definition.qualifier}"
         found = [await catalog.find_relation(self._session, name) for name in query.relations]
         definition.relations = tuple(relation.oid for relation in found if relation is not None)
         for relation in found:
