@@ -167,7 +167,7 @@ class PostgresReader:
                     query, builder.feed, seconds=self._seconds(definition, rows), csv=definition.csv
                 )
             except Transient as error:
-                self._rows = rows = _after_conflict(error, rows)
+                self._rows = rows = failures.fewer_after(error, rows)
                 continue
             except (asyncpg.QueryCanceledError, Permanent) as error:
                 if failures.is_over_limit(error.__cause__):
@@ -315,14 +315,6 @@ class PostgresReader:
         query = definition.rows_sql(definition.key.texts(), after, upper, order=definition.key.order())
         row = await self._session.fetchrow(f"{query} LIMIT 1")
         return None if row is None else tuple(row.values())
-
-
-def _after_conflict(error: Transient, rows: int) -> int:
-    """How many rows to ask for next. A standby cancels who reads what it has to clean up: a shorter statement gets
-    through sooner. Raises `error` where that does not help."""
-    if error.code != "source_conflict" or rows == 1:
-        raise error
-    return max(1, rows // 4)
 
 
 def _check_unique(definition: Definition, builder: PageBuilder) -> None:
