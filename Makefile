@@ -11,6 +11,10 @@ FAULTS ?= 200
 MINUTES ?=
 SECONDS ?= 300
 ROWS ?= 1000000
+JOBS ?=
+
+# Set in many containers; without compiled modules every service that a test starts compiles them anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test faults commit-order check lint format types imports bench bench-files bench-requests docs lock clean
@@ -35,8 +39,8 @@ $(VENV)/.installed: requirements-dev.lock pyproject.toml
 demo: venv ## real servers, real rows, a stop, a kill -9, and the proof; KEEP=1 leaves it running
 	@KEEP=$(KEEP) $(BIN)/python -m demo
 
-test: venv ## all tests, the quick ones first; TESTS="tests/unit -k name" for some
-	$(BIN)/python -m pytest $(TESTS)
+test: venv ## all tests, the quick ones first; TESTS="tests/unit -k name" for some; JOBS=2 side by side
+	$(BIN)/python -m pytest $(if $(JOBS),-n $(JOBS) --dist loadfile) $(TESTS)
 
 # After the faults, the long form of the contract's case of a million rows.
 faults: venv ## 200 faults for each sink, then a million rows; SEED=7 SINK=kafka FAULTS=50 replays one

@@ -108,6 +108,10 @@ class Settings:
     """Of rows; then a new object begins."""
     devo_webhdfs: Mapping[str, str] = field(default_factory=dict)
     """The WebHDFS addresses of clusters, by their `fs.defaultFS`."""
+    siren_elasticsearch_url: str | None = None
+    """Where an ingestion of the Siren dialect goes that names no sink."""
+    siren_elasticsearch_credential: str | None = None
+    """The name of the credential that it goes there with, in the account of the job."""
     log_level: str = "info"
     log_format: str | None = None
     """None: console on a terminal, else JSON."""
@@ -165,6 +169,8 @@ _PARSERS: Final[Mapping[str, Callable[[object], Any]]] = {
     "devo_s3_endpoint_url": parsing.http_url,
     "devo_s3_object_bytes": parsing.size(1024, 1024**3),
     "devo_webhdfs": parsing.addresses_by_cluster,
+    "siren_elasticsearch_url": parsing.http_url,
+    "siren_elasticsearch_credential": parsing.text,
     "log_level": parsing.choice("debug", "info", "warning", "error"),
     "log_format": parsing.choice("json", "console"),
 }

@@ -20,12 +20,19 @@ if TYPE_CHECKING:
 # Where a secret would be sent to, as whom, and whether in clear: a stored one is not handed to another place.
 # `protocol` is part of a Kafka listener's address: the same host and port without TLS is somebody else's ear.
 ENDPOINT_FIELDS: Final = frozenset(
-    {"kind", "host", "port", "user", "username", "bootstrap_servers", "url", "endpoint_url", "region", "protocol"}
+    {
+        *("kind", "host", "port", "user", "username", "bootstrap_servers", "url", "endpoint_url", "region", "protocol"),
+        "datasource",
+    }
 )
 
 
 BESIDE_THEM: Final = frozenset({"access_key_id"})
 """What a stored credential may hold beside secrets: no secret itself, but changed together with one."""
+
+
+OF_SOURCES: Final = frozenset({"salt"})
+"""What a stored credential may hold for a source: `source.columns[].mask.credential` names it."""
 
 
 class SecretRefused(RowferryError):

@@ -159,7 +159,7 @@ class Batch:
     """Encoded rows in key order, as columns of equal length."""
 
     values: list[bytes]
-    """One record each, without a line end; never empty lists inside, one record is one line."""
+    """One record each, without a line end, on one line. Empty (only `registry.TAKES_TOMBSTONES`): the row is gone."""
     keys: list[bytes | None] | None = None
     """The message key of each row, where the sink asked for key columns (Elasticsearch: its routing)."""
     ids: list[bytes] | None = None

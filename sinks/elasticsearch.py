@@ -29,6 +29,7 @@ from sinks.elasticsearch_index import (
     take_over,
     written,
 )
+from sinks.elasticsearch_pipeline import put_own_pipeline, remove_own_pipeline, try_own_pipeline, with_own_pipeline
 from sinks.elasticsearch_reader import ElasticsearchReader
 from sinks.elasticsearch_writer import ElasticsearchWriter, writable
 
@@ -47,6 +48,7 @@ _POINTERS: Final = {
     "mapping_refused": "/sink/mapping",
     "certificate_refused": "/sink/ca",
     "pipeline_missing": "/sink/pipeline",
+    "pipeline_refused": "/sink/pipeline_definition",
 }
 
 
@@ -71,11 +73,15 @@ class ElasticsearchSink:
         *,
         guard: Guard | None = None,
         target: Mapping[str, object] | None = None,
+        key: tuple[str, ...] = (),
         job_id: str = "",
         generation: int = 0,
     ) -> None:
-        self._spec, self._guard = spec, guard
+        """`key`: the source's, in which `spec.id` has its places."""
+        self._spec, self._guard = with_own_pipeline(spec, job_id), guard
+        self._id = tuple(key.index(name) for name in spec.id or () if name in key)
         self._job_id, self._generation = job_id, generation
+        self._index: object = (target or {}).get("index")
         uuid = (target or {}).get("index_uuid")
         self._uuid = str(uuid) if uuid else None
 
@@ -123,9 +129,11 @@ class ElasticsearchSink:
         generation's own. An index that is there is never changed."""
         client = self._client()
         try:
+            await put_own_pipeline(client, self._spec)
             await self._check_pipeline(client)
             if self._spec.strategy == "replace":
                 index = await own_generation(client, self._spec, self._job_id, self._generation)
+                self._index = index.name
             else:
                 if await written(client, self._spec.index, "looking at the index") is None:
                     if self._uuid is not None:
@@ -133,14 +141,14 @@ class ElasticsearchSink:
                     await create(client, self._spec, self._spec.index, None)
                 index = await writable(client, self._spec.index, self._uuid, "looking at the index")
             self._uuid = index.uuid if index.name == self._name_of(self._job_id, self._generation) else None
-            return {"index_uuid": self._uuid}
+            return {"index_uuid": self._uuid, "index": self._index}
         finally:
             await client.close()
 
     def writer(self, owner: Owner) -> ElasticsearchWriter:
         """A writer with connections of its own."""
         name = self._name_of(owner.job_id, owner.generation)
-        return ElasticsearchWriter(self._client(name), self._spec, owner, name, self._uuid)
+        return ElasticsearchWriter(self._client(name), self._spec, owner, name, self._uuid, self._id)
 
     def receipt(self, prepared: Prepared) -> Receipt:
         """The index says it all."""
@@ -149,7 +157,7 @@ class ElasticsearchSink:
     def reader(self, owner: Owner, wanted: Wanted) -> ElasticsearchReader:
         """A reader with connections of its own."""
         client = self._client(self._name_of(owner.job_id, owner.generation))
-        return ElasticsearchReader(client, wanted, as_sent=self._spec.pipeline is None)
+        return ElasticsearchReader(client, wanted, self._id, as_sent=self._spec.pipeline is None)
 
     async def finish(self, owner: Owner, chunks: AsyncIterator[Prepared]) -> None:
         """Every chunk went into the index that is there now. With strategy `replace`: refresh, see that no document is
@@ -175,12 +183,15 @@ class ElasticsearchSink:
             await client.close()
 
     async def clean_up(self, owners: Sequence[Owner]) -> None:
-        """Remove the indices of generations that no reader ever saw (strategy `replace`). Documents that readers see
-        stay."""
-        if self._spec.strategy != "replace":
+        """Remove the job's own pipeline, and the indices of generations that no reader ever saw (strategy `replace`).
+        Documents that readers see stay."""
+        if self._spec.strategy != "replace" and self._spec.pipeline_definition is None:
             return
         client = self._client()
         try:
+            await remove_own_pipeline(client, self._spec)
+            if self._spec.strategy != "replace":
+                return
             for job_id in sorted({owner.job_id for owner in owners}):
                 await remove_others(client, self._spec, job_id)
         finally:
@@ -190,6 +201,9 @@ class ElasticsearchSink:
         """Nothing is held between calls."""
 
     async def _check_pipeline(self, client: Client) -> None:
+        if self._spec.pipeline_definition is not None:
+            await try_own_pipeline(client, self._spec)
+            return
         if self._spec.pipeline is None:
             return
         doing = "looking for the pipeline"
@@ -224,6 +238,8 @@ class ElasticsearchSink:
             )
 
     def _name_of(self, job_id: str, generation: int) -> str:
+        if isinstance(self._index, str) and (job_id, generation) == (self._job_id, self._generation):
+            return self._index
         return generation_index(self._spec, job_id, generation)
 
     def _client(self, index: str | None = None) -> Client:

@@ -37,6 +37,8 @@ _PER_ROW: Final = 80
 class Rows:
     """The rows of one chunk as columns, held until they are visible."""
 
+    id_places: tuple[int, ...] = ()
+    """Which parts of a key are the document's id; none: all of it."""
     values: list[bytes] = field(default_factory=list)
     ids: list[bytes] = field(default_factory=list)
     routing: list[bytes | None] | None = None
@@ -72,15 +74,17 @@ class Rows:
         return Rejected(self.ids[number].decode(), code, reason, self.values[number], route)
 
     def body(self, part: Sequence[int], version: int) -> bytes:
-        """One request for these rows."""
+        """One request for these rows; an empty value deletes the document."""
         versioned = b'","version":%d,"version_type":"external_gte"' % version
         lines: list[bytes] = []
         for number in part:
             route = self.routing[number] if self.routing is not None else None
-            lines += (b'{"index":{"_id":"', in_quotes(document_id(self.ids[number])), versioned)
+            value = self.values[number]
+            action = b'{"index":{"_id":"' if value else b'{"delete":{"_id":"'
+            lines += (action, in_quotes(document_id(self.ids[number], self.id_places)), versioned)
             if route:
                 lines += (b',"routing":"', in_quotes(route), b'"')
-            lines += (b"}}\n", self.values[number], b"\n")
+            lines += (b"}}\n", value, b"\n") if value else (b"}}\n",)
         return b"".join(lines)
 
 
@@ -108,6 +112,8 @@ def judge(names: Names, rows: Rows, part: Sequence[int], answer: Mapping[str, An
         status = int(outcome.get("status", 500))
         if status < 300 or status == 409:
             continue
+        if status == 404 and "error" not in outcome:
+            continue  # a document to delete that was never there
         told = Told.of(outcome.get("error"))
         if status == 429 and told.type != "cluster_block_exception":
             verdict.again.append(number)
@@ -120,8 +126,12 @@ def judge(names: Names, rows: Rows, part: Sequence[int], answer: Mapping[str, An
     return verdict
 
 
-def document_id(key: bytes) -> bytes:
-    """The `_id` of a row: its key as canonical JSON, or the hash of that where it would be too long."""
+def document_id(key: bytes, places: tuple[int, ...] = ()) -> bytes:
+    """The `_id` of a row: its key (or the parts of it at `places`) as canonical JSON, or the hash of that where it
+    would be too long."""
+    if places:
+        parts = json.loads(key)
+        key = json.dumps([parts[place] for place in places], ensure_ascii=False, separators=(",", ":")).encode()
     return key if len(key) <= LONGEST_ID else b"sha256:" + hashlib.sha256(key).hexdigest().encode()
 
 

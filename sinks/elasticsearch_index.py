@@ -1,8 +1,10 @@
 """Indices and aliases: what is there, what has to be made, and how a finished generation takes the alias over.
 
 With `strategy: replace` every generation writes into an index of its own, `<index>-<end of the job's id>-g<number>`,
-marked as this job's in its mapping's `_meta`. Readers use the alias `<index>`, which the finish step moves in one
-request; until then, and after an error or an abort, they see the documents of the generation before.
+or with `staging_prefix` `<staging_prefix>-<index>-<number>`; where another job has that name, the end of the job's id
+stands before the number. It is marked as this job's in its mapping's `_meta`. Readers use the alias `<index>`, which
+the finish step moves in one request; until then, and after an error or an abort, they see the documents of the
+generation before.
 """
 
 from __future__ import annotations
@@ -62,12 +64,17 @@ def generation_index(spec: ElasticsearchSinkSpec, job_id: str, generation: int) 
     """The index that a generation writes to."""
     if spec.strategy == "incremental":
         return spec.index
-    return f"{spec.index}-{_short(job_id)}-g{generation:04d}"
+    if spec.staging_prefix is not None:
+        return f"{spec.staging_prefix}-{spec.index}-{generation}"
+    return f"{spec.index}-{short_id(job_id)}-g{generation:04d}"
 
 
 def job_indices(spec: ElasticsearchSinkSpec, job_id: str) -> str:
-    """A pattern of every generation's index of one job."""
-    return f"{spec.index}-{_short(job_id)}-g*"
+    """A pattern of every generation's index of one job; with a prefix of their own also those of others, which their
+    mark tells apart."""
+    if spec.staging_prefix is not None:
+        return f"{spec.staging_prefix}-{spec.index}-*"
+    return f"{spec.index}-{short_id(job_id)}-g*"
 
 
 async def look(client: Client, name: str, doing: str) -> list[Index] | None:
@@ -127,17 +134,20 @@ async def own_generation(client: Client, spec: ElasticsearchSinkSpec, job_id: st
                 f"sink.index {spec.index!r} is an index, and strategy replace needs the name for an alias. Choose "
                 "another name, or move the documents and delete the index.",
             )
-    name = generation_index(spec, job_id, generation)
     mark = {"job_id": job_id, "generation": generation}
-    await create(client, spec, name, mark)
-    found = await written(client, name, "looking at the new index")
-    if found is None:
-        raise index_missing(client.names, "looking at the new index")
-    if dict(found[0].mark) != mark:
-        raise PositionConflict(
-            "index_taken", f"index {name!r} was not made by this generation; move it away, then start again."
-        )
-    return found[0]
+    name = generation_index(spec, job_id, generation)
+    # A job of the past may have left its index, which readers see: its name is not the job's own.
+    names = [name, f"{spec.staging_prefix}-{spec.index}-{short_id(job_id)}-{generation}"]
+    for name in names if spec.staging_prefix is not None else names[:1]:
+        await create(client, spec, name, mark)
+        found = await written(client, name, "looking at the new index")
+        if found is None:
+            raise index_missing(client.names, "looking at the new index")
+        if dict(found[0].mark) == mark:
+            return found[0]
+    raise PositionConflict(
+        "index_taken", f"index {name!r} was not made by this generation; move it away, then start again."
+    )
 
 
 async def take_over(client: Client, spec: ElasticsearchSinkSpec, job_id: str, name: str) -> None:
@@ -186,5 +196,6 @@ def _index(name: str, shown: Mapping[str, Any]) -> Index:
     )
 
 
-def _short(job_id: str) -> str:
+def short_id(job_id: str) -> str:
+    """The end of a job's id, as it stands in names."""
     return re.sub(r"[^a-z0-9]", "", job_id.lower())[-_ID_LETTERS:]

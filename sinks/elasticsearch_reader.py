@@ -31,10 +31,11 @@ _MISSING: Final = "index_not_found_exception"
 class ElasticsearchReader:
     """Promises of the methods: `sinks.reading.KeyReader`."""
 
-    def __init__(self, client: Client, wanted: Wanted, *, as_sent: bool) -> None:
+    def __init__(self, client: Client, wanted: Wanted, id_places: tuple[int, ...] = (), *, as_sent: bool) -> None:
         """`as_sent`: documents are stored as they were sent, so that values can be compared; a pipeline may change
         them. The client is closed with the reader."""
         self._client = client
+        self._id_places = id_places
         self._values = wanted.values and as_sent
         self._uuids: dict[str, str | None] = {}
 
@@ -45,7 +46,7 @@ class ElasticsearchReader:
         assert rows.ids is not None, "a sink that upserts is given ids"
         routes = rows.keys or [None] * rows.rows
         asked = [
-            {"_id": document_id(key).decode()} | ({"routing": route.decode()} if route else {})
+            {"_id": document_id(key, self._id_places).decode()} | ({"routing": route.decode()} if route else {})
             for key, route in zip(rows.ids, routes, strict=True)
         ]
         answer = await self._client.call(
@@ -77,6 +78,8 @@ class ElasticsearchReader:
         await self._client.close()
 
     def _standing(self, chunk: Prepared, document: Mapping[str, Any], value: bytes) -> Standing:
+        if not value:
+            return self._deleted(chunk, document)
         if not document.get("found"):
             return Standing(there=False)
         version, sent = document.get("_version"), chunk.details.get("version")
@@ -86,6 +89,18 @@ class ElasticsearchReader:
         if self._values and document.get("_source") != json.loads(value):
             return Standing(True, Flaw("checksum", chunk.target, None, None, "another value"))
         return Standing(True)
+
+    @staticmethod
+    def _deleted(chunk: Prepared, document: Mapping[str, Any]) -> Standing:
+        """What is to be said of the document of a row that is deleted: that it is not there is as it should be."""
+        if not document.get("found"):
+            return Standing(there=True)
+        version, sent = document.get("_version"), chunk.details.get("version")
+        if version == sent:
+            note = "delivered before the row was deleted in the source"
+            return Standing(True, Flaw("source_changed", chunk.target, None, None, note))
+        note = "the row is deleted, and its document is there in another version"
+        return Standing(True, Flaw("foreign", chunk.target, {"version": sent}, {"version": version}, note))
 
     async def _index_flaw(self, chunk: Prepared) -> Flaw | None:
         """An index that was deleted and made again holds nothing of the chunk."""

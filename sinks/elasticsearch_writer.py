@@ -34,10 +34,20 @@ _CLOSE_SECONDS: Final = 0.8
 class ElasticsearchWriter:
     """One split's writer. Promises of the methods: `sinks.base.Writer`."""
 
-    def __init__(self, client: Client, spec: ElasticsearchSinkSpec, owner: Owner, name: str, uuid: str | None) -> None:
-        """Documents go to `name`; `uuid` is the index's own where it is known."""
+    def __init__(
+        self,
+        client: Client,
+        spec: ElasticsearchSinkSpec,
+        owner: Owner,
+        name: str,
+        uuid: str | None,
+        id_places: tuple[int, ...] = (),
+    ) -> None:
+        """Documents go to `name`; `uuid` is the index's own where it is known. `id_places`: which parts of a row's key
+        are its document's id; none: all."""
+        self._id_places = id_places
         self._client, self._spec, self._owner, self._name, self._uuid = client, spec, owner, name, uuid
-        self._rows = Rows()
+        self._rows = Rows(id_places)
         self._ready: tuple[Prepared, Rows] | None = None
         self._request_bytes = REQUEST_BYTES
 
@@ -61,7 +71,7 @@ class ElasticsearchWriter:
         """Fix the version under which the rows held since the last chunk are sent."""
         if cut.version is None:
             raise ValueError("an Elasticsearch sink needs a version with each cut (Sink.upserts)")
-        rows, self._rows = self._rows, Rows()
+        rows, self._rows = self._rows, Rows(self._id_places)
         prepared = Prepared(
             sequence=cut.sequence,
             epoch=self._owner.epoch,
@@ -92,7 +102,7 @@ class ElasticsearchWriter:
 
     async def discard(self) -> None:
         """Forget the rows."""
-        self._rows, self._ready = Rows(), None
+        self._rows, self._ready = Rows(self._id_places), None
 
     async def close(self) -> None:
         """Close the connections and forget the rows."""

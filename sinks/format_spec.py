@@ -52,6 +52,11 @@ class FormatSpec(BaseModel):
         description="of parquet: bytes of CSV after which a row group ends; it is held in memory until then",
     )
 
+    envelope: Literal["bare", "with_metadata"] | None = Field(
+        default=None,
+        description="of json: `bare` is the row, `with_metadata` adds the field `_rowferry`; bare if left out",
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _filled(cls, given: Any) -> Any:
@@ -69,6 +74,16 @@ class FormatSpec(BaseModel):
         if value not in formats.COMPRESSIONS[kind]:
             known = ", ".join(formats.COMPRESSIONS[kind])
             raise ValueError(f"does not go with format.kind {kind}; choose one of {known}")
+        return value
+
+    @field_validator("envelope")
+    @classmethod
+    def _of_documents(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value == "with_metadata" and info.data.get("kind") in {"csv", "parquet"}:
+            raise ValueError(
+                "with_metadata belongs to format.kind json: the columns of a file are the row's own; add what you need "
+                "in source.columns as a constant or an expression"
+            )
         return value
 
     @field_validator("header", "delimiter", "null", "row_group_rows", "row_group_bytes")

@@ -25,7 +25,7 @@ from sinks.kafka_client import Purpose
 from sinks.kafka_errors import from_code, from_exception
 from sinks.kafka_protocol import Code
 from sinks.lanes import Lane
-from sinks.reading import Flaw, Records
+from sinks.reading import Flaw, Records, tombstone
 from sinks.tries import format_of
 
 if TYPE_CHECKING:
@@ -144,8 +144,8 @@ class KafkaReader:
             self._looked = False
             raise from_code(self._cluster.names, _DOING, code)
         call = partial(_own, data, sorted(aborted or (), key=lambda one: one[1]), span, producer)
-        values = await self._lane.run(call, DECODING_SECONDS)
-        if values is None:
+        found = await self._lane.run(call, DECODING_SECONDS)
+        if found is None:
             if stable <= span.at:
                 raise SinkUnavailable(
                     "records_not_stable",
@@ -155,12 +155,15 @@ class KafkaReader:
             # Nothing is left below what readers may see.
             span.at = stable if not data else span.at
             return
+        values, gone = found
         if values:
             form = format_of(chunk, Format())
             key = self._wanted.key
             keys = None
             if key is not None:
                 keys = await self._lane.run(partial(tokens, form, values, key), DECODING_SECONDS)
+                for index, message_key in gone.items():
+                    keys[index] = tombstone(message_key)
             yield Records(len(values), keys, values if self._wanted.values else None)
 
     async def _fetch(self, span: _Span) -> tuple[int, int, Any, bytes]:
@@ -202,11 +205,14 @@ def _without_replica(answer: Any) -> list[Any]:
     return fields
 
 
-def _own(data: bytes, aborted: list[tuple[int, int]], span: _Span, producer: tuple[int, int]) -> list[bytes] | None:
-    """The values of the producer's visible records up to the span's end, which is moved on; None when there was no
-    whole batch. In a thread: batches may be compressed."""
+def _own(
+    data: bytes, aborted: list[tuple[int, int]], span: _Span, producer: tuple[int, int]
+) -> tuple[list[bytes], dict[int, bytes | None]] | None:
+    """The values of the producer's visible records up to the span's end, which is moved on, and of those that have
+    none, by their place, the keys; None when there was no whole batch. In a thread: batches may be compressed."""
     batches: Any = MemoryRecords(data)
     values: list[bytes] = []
+    gone: dict[int, bytes | None] = {}
     undone: set[int] = set()
     moved = False
     while span.at <= span.last and (batch := batches.next_batch()) is not None:
@@ -219,6 +225,10 @@ def _own(data: bytes, aborted: list[tuple[int, int]], span: _Span, producer: tup
         elif (batch.producer_id, batch.producer_epoch) == producer and not (
             batch.is_transactional and batch.producer_id in undone
         ):
-            values += [record.value or b"" for record in batch if span.at <= record.offset <= span.last]
+            for record in batch:
+                if span.at <= record.offset <= span.last:
+                    if not record.value:
+                        gone[len(values)] = record.key
+                    values.append(record.value or b"")
         span.at = batch.next_offset
-    return values if moved else None
+    return (values, gone) if moved else None

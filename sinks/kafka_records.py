@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _ATTRIBUTES = b"\x00"
 _NULL = b"\x01"
-"""The length -1: no key."""
+"""The length -1: no key, no value."""
 _NUMBER_BYTES = 5
 """What a length takes at most."""
 _LENGTHS_KEPT = 4096
@@ -54,8 +54,21 @@ class _Lengths(dict[int, bytes]):
     def __missing__(self, length: int) -> bytes:
         if len(self) >= _LENGTHS_KEPT:
             self.clear()
-        self[length] = packed = varint(length)
+        self[length] = packed = self.packed(length)
         return packed
+
+    @staticmethod
+    def packed(length: int) -> bytes:
+        """Also of the key ''."""
+        return varint(length)
+
+
+class _ValueLengths(_Lengths):
+    """As it is packed of a value: an empty one is a tombstone, null, which takes as many bytes."""
+
+    @staticmethod
+    def packed(length: int) -> bytes:
+        return varint(length) if length else _NULL
 
 
 class _Heads(dict[int, bytes]):
@@ -90,7 +103,7 @@ class _Places(list[bytes]):
         return self[start:end]
 
 
-_lengths = _Lengths()
+_lengths, _value_lengths = _Lengths(), _ValueLengths()
 _places_before_key, _places_without_key = _Places(b""), _Places(_NULL)
 
 
@@ -137,7 +150,7 @@ def pack(
     else:
         columns.append(_places_before_key.run(place, place + count))
         columns += _of_keys(keys[:count])
-    columns += [map(_lengths.__getitem__, lengths[:count]), values[:count]]
+    columns += [map(_value_lengths.__getitem__, lengths[:count]), values[:count]]
     return count, _woven(columns, count, headers)
 
 

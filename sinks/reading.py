@@ -64,6 +64,11 @@ class Standing:
     """It is there and not as delivered."""
 
 
+def tombstone(key: bytes | None) -> bytes:
+    """The token of a record that says that the row is gone, by its message key. (Those of rows are JSON arrays.)"""
+    return b"-" + (key or b"")
+
+
 @runtime_checkable
 class ContentReader(Protocol):
     """Lists what the target holds of a chunk. For one task; `close` at the end, always."""
@@ -75,7 +80,8 @@ class ContentReader(Protocol):
 
     async def tokens(self, chunk: Prepared, records: list[bytes]) -> list[bytes | None]:
         """The tokens of records as the source gives them in the chunk's format: of the key's columns alone, in the
-        key's order, or whole where values are compared. Only where a key was asked for."""
+        key's order, or whole where values are compared; of an empty value, a row that is gone, None. Only where a key
+        was asked for."""
 
     async def close(self) -> None:
         """Give everything back. Never raises."""

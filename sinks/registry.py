@@ -38,6 +38,8 @@ HOLDS_ITS_CHUNK: Final = frozenset({"elasticsearch"})
 
 TAKES_FORMATS: Final = frozenset({"donothing", "file", "hdfs", "s3"})
 """Sinks to which a row is bytes of any format; to the others it is one JSON document."""
+TAKES_TOMBSTONES: Final = frozenset({"elasticsearch", "kafka"})
+"""Sinks that can say of a row that it is gone: an empty value in `Batch.values`."""
 COLUMNS: Final = "columns"
 """Under which name a generation's columns are kept beside what `Sink.prepare_target` said."""
 
@@ -74,6 +76,8 @@ class Context:
     """What `Sink.prepare_target` said when the generation was planned."""
     columns: tuple[Column, ...] = ()
     """What the generation's rows consist of; none where there is no generation."""
+    key: tuple[str, ...] = ()
+    """The source's key as the definition names it; none where that is left to the catalog."""
     ambient_s3_buckets: frozenset[str] = frozenset()
     """Buckets for which the host's own AWS credentials may be used."""
     job_id: str = ""
@@ -158,7 +162,12 @@ def build(definition: Definition, context: Context) -> Sink:
         from sinks.elasticsearch import ElasticsearchSink  # noqa: PLC0415 - see the module's docstring
 
         return ElasticsearchSink(
-            sink, guard=context.guard, target=context.target, job_id=context.job_id, generation=context.generation
+            sink,
+            guard=context.guard,
+            target=context.target,
+            key=context.key,
+            job_id=context.job_id,
+            generation=context.generation,
         )
     if isinstance(sink, HdfsSinkSpec):
         from sinks.hdfs import HdfsSink  # noqa: PLC0415 - see the module's docstring

@@ -154,7 +154,16 @@ class ElasticsearchSinkSpec(SinkSpec):
     url: Annotated[str, AfterValidator(_search_url)]
     index: Annotated[str, AfterValidator(_index_name)] = Field(description="with strategy `replace` the alias")
     strategy: Literal["incremental", "replace"] = "incremental"
+    staging_prefix: Annotated[str | None, AfterValidator(lambda value: value and _index_name(value))] = Field(
+        default=None, description="with strategy `replace`: generations go to `<staging_prefix>-<index>-<generation>`"
+    )
     pipeline: str | None = Field(default=None, min_length=1, description="ingest pipeline that every document takes")
+    pipeline_definition: dict[str, Any] | None = Field(
+        default=None, description="an ingest pipeline of the job's own, kept by the server as long as the job is there"
+    )
+    id: list[str] | None = Field(
+        default=None, min_length=1, max_length=8, description="of source.key, the columns of `_id`; all if left out"
+    )
     routing: str | None = Field(default=None, min_length=1, description="column whose text routes a document")
     mapping: dict[str, dict[str, Any]] | None = Field(
         default=None, description="`mappings` and `settings` of an index that the job creates"
@@ -171,6 +180,8 @@ class ElasticsearchSinkSpec(SinkSpec):
     def _complete(self, info: ValidationInfo) -> ElasticsearchSinkSpec:
         if self.mapping is not None and not self.mapping.keys() <= {"mappings", "settings"}:
             raise ValueError('mapping holds "mappings" and "settings" only; put "properties" below "mappings"')
+        if self.pipeline is not None and self.pipeline_definition is not None:
+            raise ValueError("pipeline names one that is there; leave it out, or pipeline_definition")
         if self.api_key is not None and (self.username is not None or self.password is not None):
             raise ValueError("api_key stands alone; leave out username and password, or api_key")
         if self.password is not None and self.username is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +18,10 @@ from tests.support.secrecy import told
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator, Iterator
+
+
+# Whatever the container says: the services that tests start by the hundred would compile all their modules each time.
+os.environ["PYTHONDONTWRITEBYTECODE"] = ""
 
 
 @pytest.fixture(scope="session")

@@ -12,15 +12,18 @@ from config.destinations import DestinationRefused
 from config.references import ReferenceRefused, References
 from service.domain.datasource import Datasource
 from service.domain.errors import Permanent, Transient
-from service.domain.spec import OpenFormat, OpenSink, Options, SourceSpec
+from service.domain.shape import credentials_of
+from service.domain.spec import Options, SourceSpec
 from sinks import registry
 from sinks.base import SinkRefused, SinkUnavailable
 from sinks.formats import columns
+from workers import rendering, row_wishes
+from workers.definition_parts import key_of, put, section
 from workers.limits import MemoryBudget, RateLimit
 from workers.ports import Workplace
+from workers.salts import salts_of
 from workers.signals import NoSignals
 from workers.sources.checks import check_datasource
-from workers.sources.csv_page import Dialect
 from workers.sources.postgres import PostgresSource
 from workers.sources.sample import first_rows
 from workers.sources.tables import list_tables
@@ -40,8 +43,7 @@ if TYPE_CHECKING:
     from workers.sources.budget import ConnectionBudget
 
 
-_MESSAGE_KEY_FIELD = {"elasticsearch": "routing"}
-"""Which field of the sink names the columns of `_message_key`, where it is not `key`."""
+CREDENTIALS_PASSWORD = "/source/credentials/password"  # noqa: S105  a pointer
 
 
 class NamedThings(Protocol):
@@ -76,10 +78,12 @@ class StoredSources:
         target: Mapping[str, object] | None = None,
         *,
         name: str,
+        origin: Mapping[str, object] | None = None,
+        secrets: Mapping[str, str] | None = None,
         waiting: Callable[[bool], None] | None = None,
     ) -> Source:
         """See `workers.ports.Sources`."""
-        source = SourceSpec.model_validate(spec["source"])
+        source = rendering.as_query(SourceSpec.model_validate(spec["source"]), target)
         stored = await self._things.datasource(account, source.datasource)
         if stored is None:
             raise Permanent(
@@ -88,19 +92,36 @@ class StoredSources:
                 f"PUT /v1/datasources/{source.datasource}",
             )
         return PostgresSource(
-            await self._with_barrier(account, self.resolved(stored), stored.definition.get("barrier")),
+            self._as_asked(
+                await self._with_barrier(account, self.resolved(stored), stored.definition.get("barrier")),
+                source,
+                secrets or {},
+            ),
             source,
             mode=str(spec.get("mode", "once")),
             options=Options.model_validate(spec.get("options", {})),
-            message_key=_message_key(spec),
-            message_key_field=_MESSAGE_KEY_FIELD.get(_sink_of(spec).kind, "key"),
+            message_key=row_wishes.message_key(spec),
+            message_key_field=row_wishes.message_key_field(spec),
             application_name=name,
             connections=self._connections,
-            csv=_dialect(spec),
+            csv=row_wishes.dialect(spec),
             columns=columns.from_json((target or {}).get(registry.COLUMNS)),
+            salts=await salts_of(
+                credentials_of(source.columns), account, self._things, self._references, self._learn_secret
+            ),
+            origin=(origin or {"job": spec.get("name")}) if row_wishes.enveloped(spec) else None,
             guard=self._guard,
             waiting=waiting,
         )
+
+    def _as_asked(self, datasource: Datasource, source: SourceSpec, secrets: Mapping[str, str]) -> Datasource:
+        """The datasource as the definition's own user, where it names one."""
+        if source.credentials is None:
+            return datasource
+        password = secrets.get(CREDENTIALS_PASSWORD)
+        if password:
+            self._learn_secret(password)
+        return replace(datasource, user=source.credentials.user, password=password)
 
     async def _with_barrier(self, account: str, datasource: Datasource, barrier: object) -> Datasource:
         """A standby with the primary that knows who writes."""
@@ -195,16 +216,16 @@ class StoredSinks:
     ) -> Sink:
         """See `workers.ports.Sinks`."""
         definition = copy.deepcopy(dict(spec))
-        sink = _section(definition, "sink")
+        sink = section(definition, "sink")
         for pointer, value in secrets.items():
             if pointer.startswith("/sink/"):
-                _put(definition, pointer, value)
+                put(definition, pointer, value)
                 self._learn_secret(value)
         if name := sink.get("credential"):
             await self._add_credential(account, str(name), sink)
         try:
-            parsed = registry.parse(sink, _section(definition, "format"))
-            context = self._context(account, parsed.sink.kind, target)
+            parsed = registry.parse(sink, section(definition, "format"))
+            context = replace(self._context(account, parsed.sink.kind, target), key=key_of(definition))
             return registry.build(parsed, replace(context, job_id=job_id, generation=generation))
         except registry.DefinitionRefused as error:
             raise Permanent(error.code, error.message) from None
@@ -266,41 +287,3 @@ def workplace(
         memory=MemoryBudget(memory_bytes),
         rate=lambda job_id: rates.setdefault(job_id, RateLimit()),
     )
-
-
-def _message_key(spec: Mapping[str, object]) -> list[str] | None:
-    """The columns whose text the sink wants beside each row: Kafka's message key, Elasticsearch's routing. (A row's own
-    key, Elasticsearch's `_id`, comes with every page: `workers.chunks.row_ids`.)"""
-    sink = _sink_of(spec)
-    if sink.kind == "elasticsearch":
-        routing = getattr(sink, "routing", None)
-        return [routing] if isinstance(routing, str) else None
-    return getattr(sink, "key", None) if sink.kind == "kafka" else None
-
-
-def _dialect(spec: Mapping[str, object]) -> Dialect | None:
-    """How the source writes rows; None: as JSON. What is not for people is read in Postgres's own defaults."""
-    form = OpenFormat.model_validate(spec.get("format") or {})
-    if form.kind == "csv":
-        return Dialect(getattr(form, "delimiter", ","), getattr(form, "null", ""))
-    return Dialect() if form.kind == "parquet" else None
-
-
-def _sink_of(spec: Mapping[str, object]) -> OpenSink:
-    return OpenSink.model_validate(spec["sink"])
-
-
-def _section(definition: dict[str, object], name: str) -> dict[str, Any]:
-    part = definition.setdefault(name, {})
-    if not isinstance(part, dict):
-        raise TypeError(f"{name} is stored as {type(part).__name__}, not as an object")
-    return part
-
-
-def _put(definition: dict[str, Any], pointer: str, value: str) -> None:
-    """Set the value at a JSON pointer (RFC 6901); the objects on the way exist or are made."""
-    *way, last = (part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:])
-    place = definition
-    for part in way:
-        place = place.setdefault(part, {})
-    place[last] = value

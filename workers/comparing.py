@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from service.domain.errors import Stopped
 from sinks.base import Batch
-from sinks.reading import ContentReader, Flaw
+from sinks.reading import ContentReader, Flaw, tombstone
 from workers.chunks import row_ids, to_prepared
 from workers.matching import FIRST, Matching, TooMany
 from workers.sources.page import decode_key
@@ -51,7 +51,9 @@ class Comparison:
 
     @staticmethod
     def read_token(token: bytes) -> Key:
-        """A token as the texts of its columns."""
+        """A token as the texts of its columns, or the message key of a row that is gone."""
+        if token.startswith(tombstone(None)):
+            return (token.removeprefix(tombstone(None)).decode("utf-8", "replace"),)
         return tuple(one if isinstance(one, str) else json.dumps(one) for one in json.loads(token))
 
     async def counted(self, chunk: ChunkRecord) -> Seen:
@@ -112,7 +114,7 @@ class Comparison:
     async def _known(self, reader: ContentReader, matching: Matching, chunk: Prepared) -> set[bytes]:
         known: set[bytes] = set()
         async for page in self._pages(chunk.lower, chunk.last_key):
-            known |= matching.known(await reader.tokens(chunk, page.values))
+            known |= matching.known(await tokens(reader, chunk, page))
         return known
 
     async def pages(self, chunk: Prepared, dead: frozenset[Key]) -> AsyncGenerator[Page]:
@@ -176,6 +178,15 @@ class Comparison:
             after = page.scanned_to or after
 
 
+async def tokens(reader: ContentReader, chunk: Prepared, page: Page) -> list[bytes | None]:
+    """The tokens of a page of the source; a row that is gone has that of its message key."""
+    found = await reader.tokens(chunk, page.values)
+    if page.message_keys is None or all(page.values):
+        return found
+    rows = zip(found, page.values, page.message_keys, strict=True)
+    return [token if value else tombstone(key) for token, value, key in rows]
+
+
 class _InTurns:
     """Reads whichever side is behind."""
 
@@ -207,7 +218,7 @@ class _InTurns:
     async def _take_page(self, page: Page, reader: ContentReader) -> None:
         self._seen.source += len(page.values)
         if self._seen.keyed:
-            found = await reader.tokens(self._chunk, page.values)
+            found = await tokens(reader, self._chunk, page)
             self._matching.source(found, page.raw_keys, page.values if self._comparison.compares_values else None)
 
     def _take(self, item: Records | Flaw) -> None:

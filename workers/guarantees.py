@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from service.domain.spec import JobSpec
+from workers.sources import template
 from workers.sources.sql import SqlError, parse_query
 
 if TYPE_CHECKING:
@@ -48,9 +49,10 @@ def _following_notes(job: JobSpec) -> Iterator[str]:
 def _conditions(source: SourceSpec, *, row_security: bool) -> str:
     """What a row has to match beside its key."""
     found = ["source.where"] if source.where else []
-    if source.query is not None:
+    if source.query is not None or source.template is not None:
         try:
-            query = parse_query(source.query)
+            text = source.query if source.template is None else template.check(source.template)[0].query
+            query = parse_query(text or "")
         except SqlError:  # said by whoever checks the definition
             return ""
         if query.filters or len(query.relations) > 1:

@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from service.domain.errors import Permanent, RowferryError, Transient
-from service.domain.inspection import Finding, Outlook, Preview, PreviewRow, RowsPage, SourceShape
+from service.domain.inspection import Finding, Outlook, Preview, RowsPage, SourceShape
 from service.domain.records import OpenRange
 from service.domain.spec import JobSpec
 from sinks import registry
 from sinks.base import SinkError
+from workers import template_checks
 from workers.guarantees import guaranteed
 from workers.outlook import before_the_first_row
 from workers.retrying import from_sink
-from workers.rows import rows
+from workers.rows import first_rows, rows
+from workers.shape_checks import check_shape
 from workers.sources.sql import SqlError, parse_expression, parse_name, parse_query
 
 if TYPE_CHECKING:
@@ -26,9 +28,8 @@ if TYPE_CHECKING:
 
     from service.domain.datasource import Datasource
     from service.domain.inspection import Sample, TableInfo
-    from service.domain.records import Key
     from workers.ports import Sinks, Sources
-    from workers.sources.base import Inspection, Reader, Source
+    from workers.sources.base import Inspection, Source
 
 LIMIT_SECONDS = 15.0
 T = TypeVar("T")
@@ -43,7 +44,8 @@ class DefinitionInspector:
 
     def check(self, spec: Mapping[str, object]) -> Sequence[Finding]:
         """See the port."""
-        return [*_check_sql(spec), *_check_sink(spec), *_check_mode(spec)]
+        shape = check_shape(JobSpec.model_validate(spec))
+        return [*_check_sql(spec), *_check_sink(spec), *_check_mode(spec), *shape]
 
     def promise(self, spec: Mapping[str, object]) -> tuple[str, str]:
         """See the port."""
@@ -57,7 +59,7 @@ class DefinitionInspector:
             return Outlook(found)
         seen: list[Outlook] = []
         source, sink = await asyncio.gather(
-            self._look("/source", self._source_findings(account, spec, seen)),
+            self._look("/source", self._source_findings(account, spec, secrets, seen)),
             self._look("/sink", self._sink_findings(account, spec, secrets)),
         )
         outlook = seen[0] if seen else Outlook((), *self.promise(spec))
@@ -67,7 +69,7 @@ class DefinitionInspector:
         self,
         account: str,
         spec: Mapping[str, object],
-        secrets: Mapping[str, str],  # noqa: ARG002 -- the port's; a preview writes nowhere
+        secrets: Mapping[str, str],
         *,
         limit: int,
     ) -> Preview:
@@ -76,13 +78,13 @@ class DefinitionInspector:
         async def read() -> Preview:
             # Parquet is not for the eye: its values are shown as JSON.
             readable = {**spec, "format": {}} if _parsed(spec).format.kind == "parquet" else spec
-            async with self._source(account, readable) as source:
+            async with self._source(account, readable, secrets) as source:
                 inspection = await source.inspect()
                 _refuse_errors(inspection)
                 outlook = await before_the_first_row(self.promise(spec), _parsed(spec), source, inspection)
                 reader = source.reader()
                 try:
-                    return Preview(await _first_rows(reader, limit), outlook)
+                    return Preview(await first_rows(reader, limit), outlook)
                 finally:
                     await reader.close()
 
@@ -109,13 +111,13 @@ class DefinitionInspector:
         self,
         account: str,
         spec: Mapping[str, object],
-        secrets: Mapping[str, str],  # noqa: ARG002 -- the port's; keys are the source's
+        secrets: Mapping[str, str],
         ranges: Sequence[OpenRange],
     ) -> None:
         """See the port."""
 
         async def compare() -> None:
-            async with self._source(account, spec) as source:
+            async with self._source(account, spec, secrets) as source:
                 await source.check_keys([key for one in ranges for key in (one.lower, one.upper) if key is not None])
 
         await _in_time(compare())
@@ -124,7 +126,7 @@ class DefinitionInspector:
         self,
         account: str,
         spec: Mapping[str, object],
-        secrets: Mapping[str, str],  # noqa: ARG002 -- the port's; keys are the source's
+        secrets: Mapping[str, str],
         *,
         delivered: Sequence[OpenRange],
         ranges: Sequence[OpenRange],
@@ -132,7 +134,7 @@ class DefinitionInspector:
         """See the port."""
 
         async def overlaps() -> list[OpenRange]:
-            async with self._source(account, spec) as source:
+            async with self._source(account, spec, secrets) as source:
                 found = [await _overlap(source, one, other) for one in delivered for other in ranges]
             return [overlap for overlap in found if overlap is not None]
 
@@ -153,10 +155,10 @@ class DefinitionInspector:
     # -- one side at a time -------------------------------------------------------------------------------------
 
     async def _source_findings(
-        self, account: str, spec: Mapping[str, object], seen: list[Outlook]
+        self, account: str, spec: Mapping[str, object], secrets: Mapping[str, str], seen: list[Outlook]
     ) -> Sequence[Finding]:
         """Puts what was seen into `seen`, for those who look at more than findings."""
-        async with self._source(account, spec) as source:
+        async with self._source(account, spec, secrets) as source:
             outlook = await before_the_first_row(self.promise(spec), _parsed(spec), source, await source.inspect())
         seen.append(outlook)
         return outlook.findings
@@ -179,9 +181,11 @@ class DefinitionInspector:
             return [Finding(pointer, "error", error.code, error.message, error.hint)]
 
     @asynccontextmanager
-    async def _source(self, account: str, spec: Mapping[str, object]) -> AsyncIterator[Source]:
+    async def _source(
+        self, account: str, spec: Mapping[str, object], secrets: Mapping[str, str] | None = None
+    ) -> AsyncIterator[Source]:
         name = f"rowferry check {spec.get('name', '')}"[:63]
-        source = await self._sources.source(account, spec, name=name)
+        source = await self._sources.source(account, spec, name=name, secrets=secrets)
         try:
             yield source
         finally:
@@ -202,20 +206,6 @@ def _refuse_errors(inspection: Inspection) -> None:
     for finding in inspection.findings:
         if finding.severity == "error":
             raise Permanent(finding.code, finding.message, hint=finding.hint)
-
-
-async def _first_rows(reader: Reader, limit: int) -> list[PreviewRow]:
-    rows: list[PreviewRow] = []
-    after: Key | None = None
-    while len(rows) < limit:
-        page = await reader.read(after, None, max_rows=limit - len(rows))
-        rows.extend(
-            PreviewRow(page.key(index), value.decode("utf-8", "replace")) for index, value in enumerate(page.values)
-        )
-        if page.end:
-            break
-        after = page.scanned_to or after
-    return rows
 
 
 async def _overlap(source: Source, one: OpenRange, other: OpenRange) -> OpenRange | None:
@@ -240,7 +230,7 @@ def _parsed(spec: Mapping[str, object]) -> registry.Definition:
 
 def _check_sql(spec: Mapping[str, object]) -> Sequence[Finding]:
     source = JobSpec.model_validate(spec).source
-    found = []
+    found = template_checks.sql(source)
     if source.table is not None:
         try:
             parse_name(source.table)
@@ -275,7 +265,7 @@ def _check_sink(spec: Mapping[str, object]) -> Sequence[Finding]:
 
 def _check_mode(spec: Mapping[str, object]) -> Sequence[Finding]:
     job = JobSpec.model_validate(spec)
-    found = []
+    found = template_checks.mode(job)
     if (
         getattr(job.sink, "kind", "") == "s3"
         and getattr(job.sink, "name", None)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from service.domain.inspection import Finding, Outlook
-from sinks.formats.parquet_schema import told_as_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +24,8 @@ async def before_the_first_row(
         found.append(Finding("/options/safety", "info", "guarantee", inspection.guarantee_note))
     refused = any(finding.severity == "error" for finding in found)
     if definition.format.kind == "parquet" and not refused:
-        found += _kept_as_text(await source.columns())
+        # In a thread: with the first question the library is loaded, and that takes half a second.
+        found += await asyncio.to_thread(_kept_as_text, await source.columns())
     guarantee, note = promise
     return Outlook(
         found,
@@ -38,6 +39,8 @@ async def before_the_first_row(
 
 
 def _kept_as_text(columns: Sequence[Column]) -> list[Finding]:
+    from sinks.formats.parquet_schema import told_as_text  # noqa: PLC0415 - 40 MB that only Parquet needs
+
     names = [f"{column.name} ({column.type})" for column in told_as_text(columns)]
     if not names:
         return []

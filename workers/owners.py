@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from service.domain.records import StepKind
 from sinks.base import Owner
 
 if TYPE_CHECKING:
@@ -25,6 +26,19 @@ def owner(
         split=str(lease.ordinal if split is None else split),
         epoch=lease.epoch if epoch is None else epoch,
     )
+
+
+def origin(step: Step, *, generation: int | None = None) -> dict[str, object]:
+    """What an envelope tells of the step that reads, beside each row."""
+    lease = step.lease
+    retries = lease.kind is StepKind.RETRY
+    return {
+        "job": step.job_name,
+        "job_id": lease.job_id,
+        "run": lease.run_id,
+        "generation": lease.generation if generation is None else generation,
+        "split": retry_split(lease.ordinal) if retries else lease.ordinal,
+    }
 
 
 def retry_split(number: int) -> str:

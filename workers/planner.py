@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from config.names import LogEvent
-from service.domain.errors import Permanent, RowferryError
+from service.domain.errors import RowferryError
 from service.domain.records import Condition, OpenRange
 from service.domain.spec import JobSpec
 from sinks.base import SinkError, TargetGone
@@ -20,18 +20,20 @@ from workers.chunks import settlement, to_prepared, to_record
 from workers.days import list_days
 from workers.delivery import position_conflict, position_unknown, stage_again
 from workers.guarantees import guaranteed
-from workers.owners import owner
+from workers.owners import origin, owner
+from workers.ranges import limit_of, ranges_of
 from workers.recovery import Action, decide
 from workers.retrying import Retry
 from workers.signals import Point
 from workers.splits import described, shown
 from workers.splitting import auto_splits
+from workers.template_plan import reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from service.domain.control import Control
-    from service.domain.records import GenerationState, Key, Lease, SplitState, Step
+    from service.domain.records import GenerationState, Lease, SplitState, Step
     from sinks.base import Sink
     from workers.ports import Workplace
     from workers.sources.base import Horizon, Size, Source
@@ -69,11 +71,13 @@ class PlanWork:
             for before in await self._predecessors(lease)
         ]
         target = dict(await self._prepare_target(None if by_itself or not history else history[0]))
-        if self._spec.sink.kind in TAKES_FORMATS:
-            # Whatever the format is now: a definition that is replaced meanwhile may name another.
-            target[COLUMNS] = columns.to_json(await self._source.columns())
-        await self._retry.recovered()
-        await self._bound(_ranges([*history, generation], self._spec.mode), target)
+        ranges = ranges_of([*history, generation], self._spec)
+        async with reading(self._place, self._step, self._source, target, ranges, history) as source:
+            if self._spec.sink.kind in TAKES_FORMATS:
+                # Whatever the format is now: a definition that is replaced meanwhile may name another.
+                target[COLUMNS] = columns.to_json(await source.columns())
+            await self._retry.recovered()
+            await self._bound(source, ranges, target)
         await self._reached(Point.PLANNED)
 
     async def _prepare_target(self, before: GenerationState | None) -> Mapping[str, object]:
@@ -82,7 +86,14 @@ class PlanWork:
         step = self._step
         if before is None or not before.planned or not _same_sink(before, step):
             return await self._sink.prepare_target()
-        sink = await self._place.sinks.sink(step.account, step.spec, step.secrets, before.target)
+        sink = await self._place.sinks.sink(
+            step.account,
+            step.spec,
+            step.secrets,
+            before.target,
+            job_id=self._lease.job_id,
+            generation=self._lease.generation,
+        )
         try:
             return await sink.prepare_target()
         finally:
@@ -118,7 +129,12 @@ class PlanWork:
             self._step.account, old.spec, old.secrets, old.target, job_id=self._lease.job_id, generation=old.number
         )
         source = await self._place.sources.source(
-            self._step.account, old.spec, old.target, name=self._place.title(self._step)
+            self._step.account,
+            old.spec,
+            old.target,
+            name=self._place.title(self._step),
+            origin=origin(self._step, generation=old.number),
+            secrets=old.secrets,
         )
         try:
             async with asyncio.timeout(None if same_target else LONGEST_FENCING_SECONDS):
@@ -207,12 +223,13 @@ class PlanWork:
 
     # -- bounds and splits ---------------------------------------------------------------------------------------
 
-    async def _bound(self, ranges: Sequence[OpenRange], target: Mapping[str, object]) -> None:
+    async def _bound(self, source: Source, ranges: Sequence[OpenRange], target: Mapping[str, object]) -> None:
         splits: list[OpenRange] = []
         end, rows = None, 0
+        limit = limit_of(self._step.spec, target)
         for given in ranges:
-            plan = await self._source.plan(
-                given.lower, self._wanted(given), waiting=self._show_horizon, given_upper=given.upper
+            plan = await source.plan(
+                given.lower, self._wanted(given, limit), waiting=self._show_horizon, given_upper=given.upper
             )
             splits.extend(OpenRange(s.lower, s.upper) for s in plan.splits)
             end = given.upper or plan.bound or given.lower
@@ -234,8 +251,8 @@ class PlanWork:
             )
         log.info(LogEvent.PLANNED, splits=len(splits), bound=shown(end), estimated_rows=rows)
 
-    def _wanted(self, given: OpenRange) -> int | Callable[[Size], int]:
-        if self._spec.source.limit or given.upper is not None:
+    def _wanted(self, given: OpenRange, limit: int | None) -> int | Callable[[Size], int]:
+        if limit or given.upper is not None:
             return 1
         splits = self._spec.options.splits
         return splits if isinstance(splits, int) else partial(auto_splits, self._spec)
@@ -257,30 +274,3 @@ class PlanWork:
 
 def _same_sink(generation: GenerationState, step: Step) -> bool:
     return dict(generation.spec).get("sink") == dict(step.spec).get("sink")
-
-
-def _ranges(history: Sequence[GenerationState], mode: str) -> Sequence[OpenRange]:
-    """What the last generation of `history` reads; an upper of None is bounded by the source."""
-    generation, before = history[-1], history[:-1]
-    match generation.begins:
-        case "given":
-            return list(generation.ranges or [])
-        case "keep" if before:
-            return _left_over(before[-1], mode) if before[-1].planned else _ranges(before, mode)
-        case "beginning" | "keep":
-            return [OpenRange(None, None)]
-        case other:
-            raise Permanent("generation_unknown", f"generation {generation.number} begins at {other!r}: unknown here")
-
-
-def _left_over(before: GenerationState, mode: str) -> Sequence[OpenRange]:
-    """What the predecessor did not deliver, and what came since beyond its bound, where the mode follows the table."""
-    left = [OpenRange(_reached_key(s), s.upper) for s in before.splits if not s.done and not s.tail]
-    tails = [OpenRange(_reached_key(s), None) for s in before.splits if s.tail]
-    if not tails and mode in {"incremental", "continuous"}:
-        tails = [OpenRange(before.bound, None)]
-    return left + (tails if mode in {"incremental", "continuous"} else [])
-
-
-def _reached_key(split: SplitState) -> Key | None:
-    return split.scanned_to or split.position or split.lower

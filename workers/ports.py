@@ -28,12 +28,15 @@ class Sources(Protocol):
         target: Mapping[str, object] | None = None,
         *,
         name: str,
+        origin: Mapping[str, object] | None = None,
+        secrets: Mapping[str, str] | None = None,
         waiting: Callable[[bool], None] | None = None,
     ) -> Source:
         """A source for the stored definition `spec`; `target` is what was kept when the generation was planned, its
-        columns among it; left out, the columns are those of now. `name` tells the source database who asks. `waiting`
-        hears whether a connection is being waited for. Raises Permanent `datasource_unknown` and what resolving a
-        secret raises."""
+        columns among it, and what its template gave; left out, the columns are those of now, and a template is as on
+        a first run. `name` tells the source database who asks, `origin` an envelope which step reads. `secrets`: those
+        of the definition, by pointer. `waiting` hears whether a connection is being waited for. Raises Permanent
+        `datasource_unknown`, `salt_missing`, `template_refused` and what resolving a secret raises."""
 
     async def check(self, datasource: Datasource) -> Sequence[Finding]:
         """Connect and look: version, role, rights. Raises what connecting raises."""

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from service.domain.errors import RowsRejected
-from service.domain.inspection import RowsPage
+from service.domain.inspection import PreviewRow, RowsPage
 from workers.feed import End, Idle, Unreadable, bounded, following
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    from service.domain.records import Key
     from service.domain.spec import JobSpec
-    from workers.sources.base import Source
+    from workers.sources.base import Reader, Source
 
 
 async def rows(source: Source, spec: JobSpec) -> AsyncGenerator[RowsPage, None]:
@@ -46,3 +47,18 @@ async def rows(source: Source, spec: JobSpec) -> AsyncGenerator[RowsPage, None]:
         if frontier is not None:
             await frontier.close()
         await reader.close()
+
+
+async def first_rows(reader: Reader, limit: int) -> list[PreviewRow]:
+    """At most `limit` rows with their keys, from the beginning. Raises what the reader raises."""
+    found: list[PreviewRow] = []
+    after: Key | None = None
+    while len(found) < limit:
+        page = await reader.read(after, None, max_rows=limit - len(found))
+        found.extend(
+            PreviewRow(page.key(index), value.decode("utf-8", "replace")) for index, value in enumerate(page.values)
+        )
+        if page.end:
+            break
+        after = page.scanned_to or after
+    return found

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
@@ -38,7 +39,9 @@ from workers.closing import put_down
 from workers.days import listing_days
 from workers.finisher import CleanUpWork, FinishWork
 from workers.metrics import STEPS_ENDED, STEPS_RUNNING
+from workers.owners import origin
 from workers.planner import PlanWork
+from workers.rendering import limited
 from workers.retries import RetryWork
 from workers.retrying import Retry, from_sink
 from workers.signals import Point
@@ -102,6 +105,7 @@ class Runner:
                     await guard
 
     async def _outcome(self, step: Step, control: Control) -> str:
+        step = replace(step, spec=limited(step.spec, step.target))
         work = _Work(step, control, self._place)
         try:
             await self._place.signals.reached(Point.LEASED, step.lease)
@@ -231,6 +235,8 @@ class _Work:
                             step.spec,
                             step.target,
                             name=place.title(step),
+                            origin=origin(step),
+                            secrets=step.secrets,
                             waiting=self._waits_for_connection,
                         )
                     )

@@ -15,6 +15,7 @@ import structlog
 from config.names import LogEvent
 from service.domain.errors import Permanent, Stopped
 from service.domain.records import Condition
+from service.domain.shape import held_as, name_of
 from service.domain.spec import JobSpec
 from service.domain.verification import END_OF_SPLIT, Findings, VerifyProgress
 from sinks.reading import Wanted
@@ -43,6 +44,11 @@ NO_KEY_NOTE: Final = (
     "the records do not hold the key's columns (source.columns leaves them out): rows are counted, not told apart"
 )
 
+NO_DELETED_NOTE: Final = (
+    "sink.key does not hold the whole key of a row, so a tombstone does not tell which row is gone: rows are counted, "
+    "not told apart"
+)
+ENVELOPE_NOTE: Final = "values with metadata are not compared: when a row was read is another time by now"
 PARQUET_NOTE: Final = "values in Parquet are compared by the checksum of the whole file alone"
 
 log = structlog.get_logger(__name__)
@@ -73,10 +79,18 @@ class VerifyWork:
     async def _pass(self) -> None:
         assert self._task is not None, "set by run"
         key = await self._key_columns()
-        held = key if _holds(self._spec, key) or self._sink.upserts else None
-        if held is None:
+        held = held_as(self._spec.source.columns, key)
+        if not self._sink.upserts and not _tells_deleted_apart(self._spec, key):
+            held = None
+            self._findings.note(NO_DELETED_NOTE)
+        elif held is None:
             self._findings.note(NO_KEY_NOTE)
+        if held is None and self._sink.upserts:
+            held = key
         values = self._task.checksums and held is not None
+        if values and getattr(self._spec.format, "envelope", None) == "with_metadata":
+            self._findings.note(ENVELOPE_NOTE)
+            values = False
         if values and self._spec.format.kind == "parquet":
             self._findings.note(PARQUET_NOTE)
             values = False
@@ -84,7 +98,9 @@ class VerifyWork:
         reader = self._sink.reader(owner(self._step), wanted)
         if reader is None:
             raise Permanent("not_verifiable", f"sink {self._sink.kind} keeps nothing that could be compared")
-        source = await self._source(_reading(self._step.spec, None if wanted.values else key), whole=wanted.values)
+        source = await self._source(
+            _reading(self._step.spec, None if wanted.values else key, held), whole=wanted.values
+        )
         try:
             comparison = Comparison(reader, source, wanted, self._control, self._rate, newest=self._task.newest)
             await self._compare_all(comparison)
@@ -178,22 +194,36 @@ class VerifyWork:
             spec,
             self._step.target if whole else None,
             name=self._place.title(self._step),
+            secrets=self._step.secrets,
             waiting=lambda waiting: self._control.report_soon(
                 Condition(waiting_for="connections" if waiting else None)
             ),
         )
 
 
-def _holds(spec: JobSpec, key: tuple[str, ...]) -> bool:
-    return spec.source.columns == ["*"] or set(key) <= set(spec.source.columns)
+def _tells_deleted_apart(spec: JobSpec, key: tuple[str, ...]) -> bool:
+    """Whether a tombstone's message key says which row is gone."""
+    if spec.source.soft_delete is None:
+        return True
+    held = held_as(spec.source.columns, key)
+    return held is not None and set(held) <= set(getattr(spec.sink, "key", None) or ())
 
 
-def _reading(spec: Mapping[str, object], key: tuple[str, ...] | None) -> Mapping[str, object]:
-    """The definition as a verification reads its source: the same rows, in the sink's format, the key's columns alone
-    where it is given; without the checks of modes that move on, and without Kafka's message key."""
+def _reading(
+    spec: Mapping[str, object], key: tuple[str, ...] | None, held: tuple[str, ...] | None = None
+) -> Mapping[str, object]:
+    """The definition as a verification reads its source: the same rows, in the sink's format, bare, the key's columns
+    alone where it is given (under the names `held`, where they have others); without the checks of modes that move on,
+    and without Kafka's message key, but where it tells which row is gone."""
     source, sink = spec["source"], spec["sink"]
     assert isinstance(source, dict), "a stored definition"
     assert isinstance(sink, dict), "a stored definition"
-    columns = source if key is None else {**source, "columns": list(key)}
-    routing = {"kind": sink["kind"]} | ({"routing": sink["routing"]} if sink.get("routing") else {})
-    return {**spec, "mode": "once", "source": columns, "sink": routing}
+    form = {**(spec.get("format") or {}), "envelope": None}  # type: ignore[dict-item]  # an object, as the others
+    wanted = {"routing"} | ({"key"} if source.get("soft_delete") else set())
+    routing = {"kind": sink["kind"]} | {name: sink[name] for name in wanted if sink.get(name)}
+    if key is not None:
+        entries = [{"column": name, "as": shown} for name, shown in zip(key, held or key, strict=True)]
+        asked = {*(routing.get("key") or ()), routing.get("routing")} - {entry["as"] for entry in entries}
+        shaped = [one for one in source.get("columns", ()) if isinstance(one, dict) and name_of(one) in asked]
+        source = {**source, "columns": [*entries, *shaped]}
+    return {**spec, "mode": "once", "source": source, "sink": routing, "format": form}

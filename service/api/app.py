@@ -103,7 +103,7 @@ def build(
         credentials=Credentials(
             registry,
             lambda data: validate(CredentialDefinition, data),
-            secret_names | secret_fields.BESIDE_THEM,
+            secret_names | secret_fields.BESIDE_THEM | secret_fields.OF_SOURCES,
         ),
         tokens=Tokens(registry, digest),
         tables=Tables(registry, inspector, lambda data: validate(TableDefinition, data)),

@@ -112,7 +112,8 @@ class CredentialDefinition(Strict):
 
     name: Name | None = None
     secrets: dict[str, SecretStr] = Field(
-        min_length=1, description="secret field of a sink -> a value, or env:NAME or file:PATH; null removes one"
+        min_length=1,
+        description="secret field of a sink, or `salt` of masks -> a value, or env:NAME or file:PATH; null removes one",
     )
 
 

@@ -24,12 +24,7 @@ OPTIONS: Final = frozenset(
         "schema_change",
     }
 )
-SETTINGS: Final = frozenset(
-    {
-        "ROWFERRY_SIREN_ELASTICSEARCH_URL",
-        "ROWFERRY_SIREN_ELASTICSEARCH_CREDENTIAL",
-    }
-)
+SETTINGS: Final[frozenset[str]] = frozenset()
 """Unknown until the dialect, the sink or the engine they belong to exists."""
 
 ENGINES: Final = frozenset({"temporal"})

@@ -23,6 +23,8 @@ class Datasource:
     time_zone: str | None = None
     properties: dict[str, str] = field(default_factory=dict)
     """Session settings, but for those that the reader pins."""
+    private: dict[str, str] = field(default_factory=dict, repr=False)
+    """Settings of this job's sessions alone, which nobody may see: the salts of masks."""
     max_connections: int | None = None
     """Over all jobs; None is the service's setting."""
     barrier: Datasource | None = None

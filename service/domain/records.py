@@ -172,6 +172,8 @@ class GenerationState:
     """The highest epoch of each split."""
     retries: Mapping[int, int] = field(default_factory=dict)
     """The highest epoch of each retry, by its number."""
+    delivered_at: datetime | None = None
+    """When its last row was settled, by the store's clock; None as long as it has delivered none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainValidator,
+    SecretStr,
     ValidationInfo,
     WithJsonSchema,
     field_validator,
@@ -24,6 +25,7 @@ from pydantic import (
 
 from service.domain.cron import Dialect, parse
 from service.domain.schedules import is_zone
+from service.domain.shape import ALL, ColumnEntry, SoftDelete, names_of
 
 Mode = Literal["once", "full", "incremental", "continuous"]
 
@@ -56,24 +58,63 @@ class TimeRange(Strict):
     to: Annotated[datetime | None, Field(strict=False)] = None
 
 
+class SourceCredentials(Strict):
+    """Whom to read as, in the place of the datasource's own user."""
+
+    user: str = Field(min_length=1, max_length=63)
+    password: SecretStr | None = None
+
+
+class Transform(Strict):
+    """One more column, made by Postgres out of those that the query gives."""
+
+    input: list[str] = Field(min_length=1, max_length=100, description="columns of the query")
+    output: str = Field(min_length=1, max_length=63, description="a column of this name is replaced")
+    kind: Literal["copy", "geo_point", "array"] = Field(
+        default="copy", description="`geo_point`: of latitude and longitude; `array`: of all inputs, in their order"
+    )
+
+    @model_validator(mode="after")
+    def _inputs(self) -> Transform:
+        most = {"copy": 1, "geo_point": 2, "array": len(self.input)}[self.kind]
+        if len(self.input) > most:
+            raise ValueError(f"input of {self.kind} is {'one column' if most == 1 else 'latitude and longitude'}")
+        return self
+
+
 class SourceSpec(Strict):
-    """What to read: a table, or one SELECT."""
+    """What to read: a table, one SELECT, or a template of one."""
 
     datasource: str = Field(min_length=1)
     table: str | None = Field(default=None, min_length=1, description="`schema.table`, quoted as in SQL where needed")
     query: str | None = Field(default=None, min_length=1, description="one SELECT; stands instead of `table`")
-    columns: list[str] = Field(default=["*"], min_length=1)
+    template: str | None = Field(
+        default=None,
+        min_length=1,
+        description="a mustache template of one SELECT, rendered once a run; stands instead of `query`",
+    )
+    transforms: list[Transform] = Field(default=[], max_length=1000, description="further columns of a template")
+    credentials: SourceCredentials | None = None
+    columns: list[ColumnEntry] = Field(
+        default=["*"], min_length=1, max_length=1600, description="names, `*`, and entries that rename, compute or mask"
+    )
     where: str | None = Field(default=None, min_length=1, description="one SQL expression")
     key: list[str] | None = Field(default=None, min_length=1, max_length=8)
     time: TimeRange | None = None
     limit: int | None = Field(default=None, ge=1)
+    soft_delete: SoftDelete | None = Field(default=None, description="deleted rows become tombstones")
 
     @model_validator(mode="after")
     def _one_of(self) -> SourceSpec:
-        if (self.table is None) == (self.query is None):
-            raise ValueError("give either table or query")
+        if sum(one is not None for one in (self.table, self.query, self.template)) != 1:
+            raise ValueError("give either table or query, or a template of a query")
+        if self.transforms and self.template is None:
+            raise ValueError("transforms go with template; a query makes its columns itself")
         if self.query is not None and self.key is None:
             raise ValueError("query needs key: the output columns that are unique and can be compared")
+        named = [*names_of(self.columns), *(ALL for one in self.columns if one == ALL)]
+        if twice := sorted({name for name in named if named.count(name) > 1}):
+            raise ValueError(f"columns gives {', '.join(map(repr, twice))} more than once; name each with `as`")
         return self
 
 

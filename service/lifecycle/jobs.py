@@ -31,10 +31,10 @@ PATCHABLE: Final = ("labels", "options", "schedule")
 PATCHABLE_OPTIONS: Final = ("rate", "retry", "dead_letters")
 
 # A change of one of these makes a position doubtful. Of the sink: what tells one target from another.
-_SOURCE_TARGET: Final = ("datasource", "table", "query", "key", "where", "time")
+_SOURCE_TARGET: Final = ("datasource", "table", "query", "template", "key", "where", "time")
 _SINK_TARGET: Final = (
     *("kind", "bootstrap_servers", "topic", "path", "transactional_id_prefix", "group_prefix"),
-    *("url", "index", "strategy", "bucket", "prefix", "endpoint_url", "name"),
+    *("url", "index", "strategy", "staging_prefix", "bucket", "prefix", "endpoint_url", "name", "id"),
 )
 # Of the format: what a row is written as, so that the files of one generation are of one make.
 _FORMAT_TARGET: Final = ("kind", "delimiter", "null")

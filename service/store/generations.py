@@ -46,11 +46,22 @@ async def begin(
 
 
 async def for_start(connection: Connection, job: Row, *, from_beginning: bool) -> int:
-    """The generation that a start of the locked job works on, made if it does not go on with the current one."""
+    """The generation that a start of the locked job works on, made if it does not go on with the current one.
+
+    A template is rendered for every run, so with one a run that was stopped or failed is not gone on with: the next
+    begins where it ended."""
     number: int = job["generation"]
     if number == 0 or from_beginning:
         return await begin(connection, job, "beginning", unrun=False)
     if State(job["state"]) is State.SUCCESSFUL and not job["generation_unrun"]:
         begins = "keep" if job["mode"] == "incremental" else "beginning"
         return await begin(connection, job, begins, unrun=False)
+    renders = job["spec"]["source"].get("template") is not None
+    if job["mode"] == "incremental" and renders and await _is_planned(connection, job):
+        return await begin(connection, job, "keep", unrun=False)
     return number
+
+
+async def _is_planned(connection: Connection, job: Row) -> bool:
+    row = await connection.fetchrow(SQL["position"], job["id"])
+    return row is not None and bool(row["planned"])

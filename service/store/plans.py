@@ -59,6 +59,7 @@ class Plans(Held):
             target=row["target"],
             epochs={epoch["ordinal"]: epoch["epoch"] for epoch in epochs if epoch["kind"] == "split"},
             retries={epoch["ordinal"]: epoch["epoch"] for epoch in epochs if epoch["kind"] == "retry"},
+            delivered_at=row["delivered_at"],
         )
 
     async def settle_closed(self, lease: Lease, number: int, ordinal: int, settlement: Settlement) -> None:

@@ -51,7 +51,8 @@ def test_every_setting_of_the_page_exists_and_the_other_way_round() -> None:
 def test_the_fields_of_a_job_as_given() -> None:
     given = page.example("A job as given")
     assert given.keys() == names(JobDefinition) | {pointer[1:] for pointer in not_available.FIELDS}
-    assert given["source"].keys() | {"query"} == names(JobDefinition.model_fields["source"].annotation)
+    further = set(re.findall(r"`source\.([a-z_]+)`", page.section("A job as given")))
+    assert given["source"].keys() | further == names(JobDefinition.model_fields["source"].annotation)
     assert given["source"]["time"].keys() == {"column", "from", "to"}
     text = page.section("A job as given").split("further options:", 1)[1].split("A schedule needs", 1)[0]
     options = {name for name in page.code(text) if re.fullmatch(r"[a-z_]+", name)}
@@ -103,6 +104,8 @@ def test_the_formats_of_the_page() -> None:
     assert {kind: tuple(page.code(row[1])) for kind, row in listed.items()} == formats.available()
     assert {kind: tuple(page.code(row[2])) for kind, row in listed.items()} == formats.OPTIONS
     fields = {"kind", "compression", *(name for options in formats.OPTIONS.values() for name in options)}
+    before = page.section("A job as given").split("**Formats.**")[1].split("| kind |")[0]
+    fields |= {name for name in page.code(before) if name == "envelope"}
     assert fields == names(FormatSpec)
 
 

@@ -73,6 +73,11 @@ class Jobs:
                 return all([(await api.get(f"{t}-{s}"))["last_id"] == last[t] for t, s in self.topics])
 
         await until(reached, CATCHES_UP_SECONDS, "every job has read its table to the end")
+        async with self._service.client() as api:
+            for table, safety in self.topics:
+                answer = await api.get(f"{table}-{safety}")
+                assert {"bound", "held_by", "ahead_of_generator"} <= (answer["horizon"] or {}).keys(), answer
+                assert ("safety none" in answer["guarantee_note"]) is (safety == "none"), answer
 
     def delivered(self, table: str, safety: str) -> Counter[str | None]:
         rows = kafka_rows(self._kafka.bootstrap, self.topics[table, safety])

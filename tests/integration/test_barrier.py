@@ -12,7 +12,7 @@ from service.domain.errors import Permanent
 from tests.integration.source_cases import connected, datasource, read_keys, source, unheard
 from tests.support.waiting import until
 from workers.sources.barrier import Drawn, masked
-from workers.sources.frontiers import DelayFrontier
+from workers.sources.frontiers import CommitFrontier, DelayFrontier
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -302,6 +302,26 @@ async def test_an_unprivileged_reader_sees_who_holds_but_not_what_they_do(
                 ]
     finally:
         await one.execute("DROP OWNED BY plain_reader; DROP ROLE plain_reader")
+
+
+async def test_a_writer_that_ends_in_a_moment_does_not_cost_its_rows_a_poll() -> None:
+    looks: list[dict[str, int]] = [{"3/1": 1}, {}]
+
+    class Source:
+        async def draw(self, *_: Key | None) -> Drawn:
+            return Drawn(("7",))
+
+        async def holders(self) -> dict[str, int]:
+            return looks.pop(0)
+
+        async def written(self) -> None:
+            return None
+
+        async def replayed(self, _: object) -> bool:
+            return True
+
+    horizon = await CommitFrontier(Source(), ("3",)).advance()
+    assert (horizon.bound, horizon.held_by) == (("7",), ())
 
 
 async def test_delay_lets_a_candidate_go_after_its_time() -> None:

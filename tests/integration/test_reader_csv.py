@@ -1,20 +1,23 @@
-"""Rows as CSV records of Postgres's own COPY, whatever they hold and whatever the role's settings say."""
+"""Rows as CSV records of Postgres's own COPY, whatever they hold."""
 
 from __future__ import annotations
-
-import io
-from typing import TYPE_CHECKING
 
 import pytest
 
 from service.domain.errors import Permanent, RowsRejected
 from sinks.formats.columns import Column
-from tests.integration.source_cases import connected, datasource, pages, read_all, read_keys, read_until_refused, source
-from tests.integration.test_reader_values import ODD, ROWS
+from tests.integration.source_cases import (
+    connected,
+    copied,
+    lines,
+    pages,
+    read_all,
+    read_keys,
+    read_until_refused,
+    source,
+    with_odd_values,
+)
 from workers.sources.csv_page import Dialect
-
-if TYPE_CHECKING:
-    from tests.support.postgres import PostgresServer
 
 DIALECTS = [Dialect(), Dialect(";", "NULL"), Dialect("\t", "\\N"), Dialect("1", "t"), Dialect("|", "glad")]
 NASTY = [
@@ -38,58 +41,13 @@ NASTY = [
 
 @pytest.fixture
 async def odd(database: str) -> str:
-    async with connected(database) as connection:
-        await connection.execute(ODD)
-        for row in ROWS:
-            await connection.execute(f"INSERT INTO odd VALUES {row}")
-    return database
-
-
-async def copied(dsn: str, query: str, dialect: Dialect) -> bytes:
-    """What COPY itself writes."""
-    written = io.BytesIO()
-    async with connected(dsn) as connection:
-        await connection.execute("SET timezone = 'UTC'; SET extra_float_digits = 3; SET lc_monetary = 'C'")
-        await connection.copy_from_query(
-            query, output=written, format="csv", delimiter=dialect.delimiter, null=dialect.null
-        )
-    return written.getvalue()
-
-
-def lines(values: list[bytes]) -> bytes:
-    return b"".join(value + b"\n" for value in values)
+    return await with_odd_values(database)
 
 
 @pytest.mark.parametrize("dialect", DIALECTS, ids=repr)
 async def test_every_value_is_what_copy_writes(odd: str, dialect: Dialect) -> None:
     async with source(odd, "odd", csv=dialect) as made:
         assert lines(await read_all(made)) == await copied(odd, "SELECT * FROM odd ORDER BY id", dialect)
-
-
-async def test_settings_of_the_role_and_the_datasource_change_nothing(
-    odd: str, postgres_server: PostgresServer
-) -> None:
-    name = odd.rpartition("/")[2]
-    await postgres_server.create_user("csv_styled", "secret-of-styled")
-    async with connected(odd) as connection:
-        await connection.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO csv_styled")
-        for setting in (
-            "timezone = 'Asia/Tokyo'",
-            "datestyle = 'German, DMY'",
-            "intervalstyle = 'sql_standard'",
-            "extra_float_digits = -5",
-            "bytea_output = 'escape'",
-            "client_encoding = 'LATIN1'",
-            "array_nulls = off",
-        ):
-            await connection.execute(f"ALTER ROLE csv_styled IN DATABASE {name} SET {setting}")
-    styled = datasource(odd, user="csv_styled", password="secret-of-styled")
-    try:
-        async with source(odd, "odd", store=styled, csv=Dialect()) as made:
-            assert lines(await read_all(made)) == await copied(odd, "SELECT * FROM odd ORDER BY id", Dialect())
-    finally:
-        async with connected(odd) as connection:
-            await connection.execute("DROP OWNED BY csv_styled; DROP ROLE csv_styled")
 
 
 @pytest.mark.parametrize("columns", [["v", "a"], ["a", "b", "v"], ["a", "b"]], ids=",".join)

@@ -130,7 +130,7 @@ async def test_columns_that_contain_a_unique_index_and_are_walked_are_a_key(data
         ({"table": "no.where"}, "table_unknown"),
         ({"table": "t; DROP TABLE t"}, "table_invalid"),
         ({"table": "t", "columns": ["id", "nix"]}, "column_unknown"),
-        ({"table": "t", "columns": ["id + 1"]}, "not_available"),
+        ({"table": "t", "columns": ["id + 1"]}, "column_unknown"),
         ({"table": "t", "key": ["nix"]}, "column_unknown"),
         ({"table": "t", "where": "nix = 1"}, "column_unknown"),
         ({"table": "t", "where": "id = true"}, "sql_refused"),

@@ -7,49 +7,27 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.integration.source_cases import connected, datasource, read_all, source
+from tests.integration.source_cases import (
+    connected,
+    copied,
+    datasource,
+    lines,
+    oracle,
+    read_all,
+    source,
+    with_odd_values,
+)
+from workers.sources.csv_page import Dialect
 
 if TYPE_CHECKING:
     from tests.support.postgres import PostgresServer
 
-ODD = """
-CREATE TYPE mood AS ENUM ('sad', 'glad "quoted"');
-CREATE TYPE pair AS (a int, b text);
-CREATE DOMAIN positive AS int CHECK (value > 0);
-CREATE TABLE odd (
-  id bigint PRIMARY KEY, n numeric, f float8, f4 float4, t text, j json, jb jsonb, b bytea, ts timestamp,
-  tz timestamptz, d date, iv interval, m money, a int[], ta text[], r int4range, u uuid, ip inet, bits bit(5), x xml,
-  v tsvector, p point, e mood, c pair, pos positive, tt timetz, "Quoted ""col" int, ch char(5), mr nummultirange
-);
-"""
-ROWS = [
-    r"""(1, 'NaN', 'Infinity', '-Infinity', E'tab\there\nnew\\line\r\b\f\x0b', E'{"a" :\n\t1,\r "b": "x\\ny"}',
-    '{"b": 1e400}', '\x00ff5c', 'infinity', '-infinity', 'infinity', '1 year 2 mons -3 days 04:05:06.789', 1234.5,
-    '{{1,NULL},{3,4}}', '{"a,b",NULL,"c\\d"}', '[1,5)', 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', '10.0.0.1/8', B'10110',
-    NULL, 'a:1 b:2', '(1.5,2)', 'glad "quoted"', '(1,"x y")', 5, '12:00+05', 7, 'ab', '{[1,2),[5,6]}')""",
-    r"""(2, 12345678901234567890123456789012345678901234567890.12345678901234567890, 0.1, 0.1, '\N', E'[1,\t2]', '{}',
-    '', '0001-01-01', '294276-12-31 23:59:59.999999+00', '5874897-12-31', '-1 mons', '-0.01', '{}', '{}', 'empty', NULL,
-    NULL, NULL, NULL, '', NULL, 'sad', NULL, NULL, NULL, NULL, '', NULL)""",
-    f"(3{', NULL' * 28})",
-]
 ORACLE = "SELECT row_to_json(o)::text FROM odd o ORDER BY id"
 
 
 @pytest.fixture
 async def odd(database: str) -> str:
-    async with connected(database) as connection:
-        await connection.execute(ODD)
-        for row in ROWS:
-            await connection.execute(f"INSERT INTO odd VALUES {row}")
-    return database
-
-
-async def oracle(dsn: str, query: str) -> list[bytes]:
-    """What Postgres says over the extended protocol, with raw line breaks and tabs of type json as spaces."""
-    async with connected(dsn) as connection:
-        await connection.execute("SET timezone = 'UTC'; SET extra_float_digits = 3; SET lc_monetary = 'C'")
-        values = [row[0] for row in await connection.fetch(query)]
-    return ["".join(" " if character in "\n\r\t" else character for character in value).encode() for value in values]
+    return await with_odd_values(database)
 
 
 async def test_every_value_is_what_row_to_json_writes(odd: str) -> None:
@@ -88,6 +66,8 @@ async def test_settings_of_the_role_and_the_datasource_change_nothing(
             "search_path = 'nowhere'",
             "default_transaction_read_only = off",
             "statement_timeout = 0",
+            "client_encoding = 'LATIN1'",
+            "array_nulls = off",
             "quote_all_identifiers = on",
         ):
             await connection.execute(f"ALTER ROLE styled IN DATABASE {name} SET {setting}")
@@ -99,6 +79,8 @@ async def test_settings_of_the_role_and_the_datasource_change_nothing(
             assert await read_all(made) == await oracle(odd, ORACLE)
             async with made._session.in_use() as connection:
                 assert await connection.fetchval("SHOW work_mem") == "8MB"
+        async with source(odd, "odd", store=styled, csv=Dialect()) as made:
+            assert lines(await read_all(made)) == await copied(odd, "SELECT * FROM odd ORDER BY id", Dialect())
     finally:
         async with connected(odd) as connection:
             await connection.execute("DROP OWNED BY styled; DROP ROLE styled")

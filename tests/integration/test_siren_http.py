@@ -11,9 +11,11 @@ import pytest
 from service.api.dialects import siren
 from tests.integration.api_cases import ADMIN, definition
 from tests.integration.siren_cases import PREFIX, SirenCase, basic, of_error
+from tests.unit.test_jwts import OTHER, SAID, by_hand, keys, token
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
 
 @pytest.fixture
@@ -149,3 +151,25 @@ async def test_when_the_control_database_is_away_it_says_so_and_when_to_come_bac
     reply = await case.siren("GET", "/jobs/ingestion")
     assert (reply.status, reply.headers["Retry-After"]) == (503, "1")
     of_error(reply)
+
+
+async def test_a_jwt_stands_for_a_token_in_every_scheme(control_database: str, database: str, tmp_path: Path) -> None:
+    settings = {"jwt_keys_file": keys(tmp_path), "jwt_issuer": SAID["iss"], "jwt_audience": SAID["aud"]}
+    async with SirenCase(control_database, database, rate_limit=100_000, **settings) as case:
+        admin = token(role="admin")
+        jdbc = {"url": "jdbc:postgresql://127.0.0.1:1/d", "username": "u"}
+        made = await case.siren("PUT", "/datasource/shop", {"jdbc": jdbc}, authorization=basic("ana", admin))
+        assert made.status == 201, made
+        pair = base64.b64encode(f"ana:{admin}".encode()).decode()
+        for given in (basic("ana", admin), f"ApiKey {admin}", f"ApiKey {pair}", f"Bearer {admin}", f"jwt {admin}"):
+            reply = await case.siren("GET", "/datasource/shop", authorization=given)
+            assert reply.status == 200, (given, reply)
+        assert (await case.siren("GET", "/datasource/shop")).status == 404, "the jwt's account is another"
+        viewer = token(role="viewer")
+        assert (await case.siren("DELETE", "/datasource/shop", authorization=basic("ana", viewer))).status == 403
+        for wrong in (token(key=OTHER), token(exp=1), token(iss="https://login.elsewhere"), by_hand({"alg": "none"})):
+            for given in (basic("ana", wrong), f"ApiKey {wrong}", f"Bearer {wrong}"):
+                reply = await case.siren("GET", "/datasource/shop", authorization=given)
+                assert reply.status == 401, reply
+                assert wrong not in of_error(reply)
+        assert (await case.siren("GET", "/datasource/shop", authorization=basic("bo", admin))).status == 401

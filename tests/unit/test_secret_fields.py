@@ -121,3 +121,15 @@ def test_secrets_at_the_root_of_a_definition() -> None:
     assert (merged["password"], kept) == (SECRET, ["/password"])
     with pytest.raises(SecretRefused):
         secret_fields.keep({**given, "port": 2}, names, stored=old, secrets={"/password": SECRET})
+
+
+@pytest.mark.parametrize("changed", [{"datasource": "other"}, {"credentials": {"user": "eve"}}])
+def test_a_password_for_one_datasource_is_not_sent_to_another_nor_as_somebody_else(changed: dict[str, object]) -> None:
+    source = {"datasource": "d", "table": "t", "credentials": {"user": "ana", "password": SECRET}}
+    given = {"name": "j", "source": source, "sink": {"kind": "donothing"}}
+    spec, secrets = secret_fields.split(JobDefinition.model_validate(given))
+    assert secrets == {"/source/credentials/password": SECRET}
+    again = {**given, "source": {**source, "credentials": {"user": "ana"}}}
+    assert secret_fields.keep(again, NAMES, stored=spec, secrets=secrets)[1] == ["/source/credentials/password"]
+    with pytest.raises(SecretRefused, match=r"source\.credentials\.password"):
+        secret_fields.keep({**again, "source": {**again["source"], **changed}}, NAMES, stored=spec, secrets=secrets)

@@ -62,8 +62,6 @@ class Rules:
 
     word: Word | None
     """None: candidates are the largest keys, whatever numbers them."""
-    refuses_attached: bool = True
-    """Rows that come below the bound with a partition that is attached end the job; else they are passed over."""
     timeout_seconds: float | None = None
     """How long a candidate may be held."""
 
@@ -116,7 +114,7 @@ class Barrier:
                 if error.code != "permission_denied":  # who reads the whole table may read no part of it by itself
                     raise
         log.warning(LogEvent.PARTITION_ATTACHED, table=member.name, rows_below=rows)
-        if rows and self._rules.refuses_attached:
+        if rows:
             raise Permanent(
                 "partition_attached",
                 f"{self._definition.what}: {member.name} was attached with {rows} rows (counted to {_AHEAD_COUNTED:,})"

@@ -42,8 +42,8 @@ async def _datasource_findings(session: Session, datasource: Datasource) -> list
                 "/host",
                 "warning",
                 "standby",
-                "this server is a standby: safety commit can not be kept on it",
-                "point the datasource at the primary, or use safety delay",
+                "this server is a standby: safety commit needs to ask its primary",
+                "name the datasource of its primary in `barrier`, or use safety delay",
             )
         )
     findings += await unseen_holders(session, datasource, "/user")

@@ -303,7 +303,7 @@ async def connect(
     `pooled_connection`) or Transient `source_unreachable`."""
     settings = {name: value for name, value in datasource.properties.items() if name.lower() not in _RESERVED}
     pinned = PINNED | {"statement_timeout": str(int(seconds * 1000)), "row_security": "on" if row_security else "off"}
-    settings |= pinned | {"application_name": application_name[:63]}
+    settings |= pinned | {"application_name": application_name[:63]} | datasource.private
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
             connection = await _connect_by_tls_mode(datasource, settings, seconds, at or [datasource.host])

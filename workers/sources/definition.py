@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from workers.sources.base import Key
     from workers.sources.catalog import Column, Relation
     from workers.sources.csv_page import Dialect
+    from workers.sources.shaping import Output
     from workers.sources.sql import UserSql
 
 _TEXTS: Final = frozenset({"text", "character varying", "character", "bpchar"})
@@ -31,6 +32,8 @@ _SAME_TEXT: Final = frozenset(
 )
 """Types whose cast to text is what COPY writes (as against boolean, "char" and inet)."""
 TOO_LARGE: Final = "rowferry_row_too_large"
+DELETED: Final = f"deleted_{secrets.token_hex(6)}"
+"""In the page's inner SELECT, the mark of a deleted row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +57,18 @@ class Definition:
     relation: Relation | None = None
     query: UserSql | None = None
     columns: tuple[Column, ...] = ()
-    selected: tuple[str, ...] = ()
+    """Those of the source, whatever is given out."""
+    outputs: tuple[Output, ...] = ()
+    """What a row consists of, in order."""
+    deleted: str = ""
+    """The condition that a row is deleted: it is given out as an empty value. Empty: no row is."""
     key: KeyColumns = field(default_factory=lambda: KeyColumns((), proven=False))
     index: str | None = None
     """What gives the rows in the key's order; None where nothing in the catalog says so."""
     filters: tuple[str, ...] = ()
     """Conditions that leave rows out."""
     message_key: tuple[str, ...] = ()
+    """Names in the page's inner SELECT."""
     csv: Dialect | None = None
     """Rows are read as CSV records; None: as JSON."""
     relations: tuple[int, ...] = ()
@@ -73,7 +81,8 @@ class Definition:
     def key_leads(self) -> bool:
         """Each CSV record begins with the key as its own text, and no two have the same."""
         types = [part.type for part in self.key.parts]
-        return self.key.proven and self.selected[: len(types)] == self.key.names and _SAME_TEXT.issuperset(types)
+        first = tuple(one.source for one in self.outputs[: len(types)])
+        return self.key.proven and first == self.key.names and _SAME_TEXT.issuperset(types)
 
     def error(self, pointer: str, code: str, message: str, hint: str = "") -> None:
         """Note what makes a run impossible."""
@@ -90,7 +99,8 @@ class Definition:
             pointer,
             "column_unknown",
             f"{field}: {self.what} has no column {name!r}",
-            f"its columns: {', '.join(column.name for column in self.columns)}",
+            f"its columns: {', '.join(column.name for column in self.columns)}"
+            + ("" if name.isidentifier() else '; an expression is written {"expression": …, "as": …}'),
         )
 
     @property
@@ -132,14 +142,19 @@ class Definition:
         page, row, built = (f"{letter}_{secrets.token_hex(6)}" for letter in "prj")
         inner = self._needed_sql(after, upper)
         lateral, value = "", page
-        if {*self.key.names, *self.message_key} - {*self.selected}:
-            chosen = ", ".join(f"{page}.{quote_ident(name)}" for name in self.selected)
+        if [one.name for one in self.outputs] != list(self._needed()):
+            chosen = ", ".join(f"{page}.{quote_ident(one.alias)} AS {quote_ident(one.name)}" for one in self.outputs)
             lateral, value = f" CROSS JOIN LATERAL (SELECT {chosen}) AS {row}", row
         select = [f"{column}::text AS k{index}" for index, column in enumerate(self.key.columns(page))]
-        select.append(f"row_to_json({value}) AS j")
         outer = [f"{built}.k{index}" for index in range(len(self.key.parts))]
         # a short varlena header is one byte, a long one four: four are always enough
-        outer.append(f"CASE WHEN pg_column_size({built}.j) <= {max_row_bytes + 4} THEN {built}.j END")
+        fits = f"pg_column_size({built}.j) <= {max_row_bytes + 4}"
+        if self.deleted:
+            select.append(f"CASE WHEN {page}.{DELETED} THEN NULL ELSE row_to_json({value}) END AS j")
+            outer.append(f"CASE WHEN {built}.j IS NULL THEN '' WHEN {fits} THEN {built}.j::text END")
+        else:
+            select.append(f"row_to_json({value}) AS j")
+            outer.append(f"CASE WHEN {fits} THEN {built}.j END")
         if self.message_key:
             select.append(f"{self._message_key_sql(page)} AS m")
             outer.append(f"{built}.m")
@@ -163,7 +178,7 @@ class Definition:
         select = [] if self.key_leads else [f"{column}::text" for column in self.key.columns(page)]
         if not self.key.proven:
             select.append(self._repeat_sql(page))
-        select += [f"{page}.{quote_ident(name)}" for name in self.selected]
+        select += [f"{page}.{quote_ident(one.alias)}" for one in self.outputs]
         where = ""
         if size := self._size_sql(page, max_row_bytes):
             # The text depends on the row, or else the planner would try it at once.
@@ -187,19 +202,28 @@ class Definition:
 
     def _needed_sql(self, after: Key | None, upper: Key | None) -> str:
         """The columns of the page and of the key, in order."""
-        needed = dict.fromkeys((*self.selected, *self.key.names, *self.message_key))
-        columns = ", ".join(f"{self.qualifier}.{quote_ident(name)}" for name in needed)
+        columns = ", ".join(f"{sql} AS {quote_ident(alias)}" for alias, sql in self._needed().items())
         return self.rows_sql(columns, after, upper, order=self.key.order())
+
+    def _needed(self) -> dict[str, str]:
+        """What the page's inner SELECT gives, by name: the outputs, then what else is asked for."""
+        needed = {one.alias: one.sql for one in self.outputs}
+        for name in (*self.key.names, *self.message_key):
+            needed.setdefault(name, f"{self.qualifier}.{quote_ident(name)}")
+        if self.deleted:
+            needed[DELETED] = self.deleted
+        return needed
 
     def _size_sql(self, page: str, max_row_bytes: int) -> str:
         """About how many bytes the long values of a row have as text, without reading those that are stored apart;
         empty where no column can be long."""
         trusted = max(_TRUSTED_BYTES, max_row_bytes // _BEST_COMPRESSION)
         sizes = []
-        for column in self.columns:
-            if not column.varies or column.name not in self.selected:
+        for one in self.outputs:
+            column = one.column
+            if not column.varies:
                 continue
-            name = f"{page}.{quote_ident(column.name)}"
+            name = f"{page}.{quote_ident(one.alias)}"
             base = "" if column.exact.dimensions else column.exact.type.partition("(")[0]
             if base in _TEXTS:
                 sizes.append(f"coalesce(octet_length({name}), 0)::bigint")

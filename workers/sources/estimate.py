@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from workers.sources.base import Size
 from workers.sources.queries import load
-from workers.sources.sql import quote_ident
 
 if TYPE_CHECKING:
     from workers.sources.base import Key
@@ -32,7 +31,7 @@ async def estimate(
     The planner's width of a row knows a long value only by the pointer to where it is kept, so the table's share of
     the disk counts where that is more.
     """
-    columns = ", ".join(f"{definition.qualifier}.{quote_ident(name)}" for name in definition.selected) or "1"
+    columns = ", ".join(one.sql for one in definition.outputs) or "1"
     query = definition.rows_sql(columns, after, upper, filtered=filtered)
     plan = json.loads(await session.fetchval(f"EXPLAIN (FORMAT JSON) {query}"))[0]["Plan"]
     rows, width = int(plan["Plan Rows"]), int(plan["Plan Width"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 _MOST_CANDIDATES = 64
 """More would only make the list longer while somebody holds the first."""
+_SECOND_LOOK_SECONDS = 0.015
+"""Most writers hold for a few milliseconds: a candidate need not wait a whole poll for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ class CommitFrontier:
         """Bounds that nobody holds any more, and what a standby has to replay before they count."""
 
     async def advance(self) -> Horizon:
-        """One look: three short statements, two when nothing was written."""
+        """One look: three short statements, two when nothing was written; one more for a candidate that is held."""
         drawn = await self._barrier.draw(self._newest(), self._bound)
         if drawn.key is None and not self._queue and not self._ended:
             return Horizon(self._bound, (), drawn.ahead)
@@ -52,6 +55,10 @@ class CommitFrontier:
         if drawn.key is not None and len(self._queue) < _MOST_CANDIDATES:
             self._queue.append(Candidate(drawn.key, frozenset(now), time.monotonic()))
         await self._let_go(now)
+        if drawn.key is not None and self._queue:
+            await asyncio.sleep(_SECOND_LOOK_SECONDS)
+            now = await self._barrier.holders()
+            await self._let_go(now)
         if not self._queue:
             return Horizon(self._bound, (), drawn.ahead)
         first = self._queue[0]

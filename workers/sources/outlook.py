@@ -39,7 +39,8 @@ async def refuse_closed_columns(session: Session, datasource: Datasource, defini
     """An error for the columns of a table that are to be read and may not be."""
     if definition.relation is None:
         return
-    needed = list(dict.fromkeys((*definition.selected, *definition.key.names, *definition.message_key)))
+    given = (one.alias for one in definition.outputs)
+    needed = list(dict.fromkeys((*given, *definition.key.names, *definition.message_key)))
     rows = await session.fetch(
         "SELECT attname FROM pg_attribute WHERE attrelid = $1 AND attname = ANY ($2::text[]) AND attnum > 0"
         " AND NOT attisdropped AND NOT has_column_privilege(attrelid, attnum, 'SELECT') ORDER BY attnum",

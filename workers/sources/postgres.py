@@ -23,11 +23,12 @@ from workers.sources.outlook import slow_beginning, unseen_holders
 from workers.sources.reader import PostgresReader
 from workers.sources.resolver import Resolver
 from workers.sources.safety import Safety
+from workers.sources.shaping import SALT_SETTING
 from workers.sources.splits import split
 from workers.sources.sql import quote_ident
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
     from service.domain.datasource import Datasource
@@ -63,10 +64,18 @@ class PostgresSource:
         connections: ConnectionBudget,
         csv: Dialect | None = None,
         columns: Sequence[Column] = (),
+        salts: Mapping[str, str] | None = None,
+        origin: Mapping[str, object] | None = None,
         guard: Guard | None = None,
         waiting: Callable[[bool], None] | None = None,
     ) -> None:
-        """`csv`: rows are CSV records, else JSON. `columns`: those that the generation was planned with."""
+        """`csv`: rows are CSV records, else JSON. `columns`: those that the generation was planned with. `salts`: of
+        each credential that a mask names. `origin`: what the step says of itself in an envelope; None: rows are
+        bare."""
+        settings = {name: SALT_SETTING.format(number) for number, name in enumerate(sorted(salts or {}))}
+        private = {settings[name]: salt for name, salt in (salts or {}).items()}
+        datasource = replace(datasource, private=private)
+        self._salts, self._origin = settings, origin
         self._datasource = datasource
         self._spec = spec
         self._csv = csv
@@ -136,8 +145,7 @@ class PostgresSource:
     async def columns(self) -> tuple[Column, ...]:
         """See the protocol."""
         definition = await self._required()
-        found = {column.name: column.exact for column in definition.columns}
-        return tuple(found[name] for name in definition.selected)
+        return tuple(one.column.exact for one in definition.outputs)
 
     async def plan(
         self,
@@ -272,6 +280,8 @@ class PostgresSource:
                     self._message_key,
                     csv=self._csv,
                     fixed=self._columns if self._csv is not None else (),
+                    salts=self._salts,
+                    origin=self._origin,
                     key_is_unique=self._options.key_is_unique,
                 )
                 self._definition = await resolver.resolve()

@@ -203,7 +203,7 @@ class PostgresReader:
             return CsvPageBuilder(
                 definition.csv,
                 key_columns=len(definition.key.parts),
-                value_columns=len(definition.selected),
+                value_columns=len(definition.outputs),
                 marks_repeats=not definition.key.proven,
                 page_bytes=self._page_bytes,
                 max_row_bytes=self._max_row_bytes,

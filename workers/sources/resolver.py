@@ -9,14 +9,17 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from service.domain.errors import Permanent, Transient
 from service.domain.inspection import Finding
-from workers.sources import catalog, fixed_columns
+from service.domain.shape import METADATA
+from workers.sources import catalog
 from workers.sources.definition import Definition
 from workers.sources.key_index import settle_key
 from workers.sources.outlook import closed, refuse_closed_columns
+from workers.sources.shaping import Shaper, deleted_sql, metadata
 from workers.sources.sql import SqlError, UserSql, parse_expression, parse_name, parse_query, quote_ident, quote_literal
+from workers.sources.transforms import key_of_query, read_as
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from service.domain.datasource import Datasource
     from service.domain.spec import SourceSpec
@@ -38,13 +41,19 @@ class Resolver:
         *,
         csv: Dialect | None = None,
         fixed: Sequence[ExactColumn] = (),
+        salts: Mapping[str, str] | None = None,
+        origin: Mapping[str, object] | None = None,
         key_is_unique: bool = False,
     ) -> None:
-        """`fixed`: the generation's columns, which are read and no others. `key_is_unique`: at the owner's word."""
+        """`fixed`: the generation's columns, which are read and no others. `salts`: which setting of the session holds
+        the salt of a credential. `origin`: what the step says of itself beside each row; None: nothing is added.
+        `key_is_unique`: at the owner's word."""
         self._session = session
         self._datasource = datasource
         self._spec = spec
         self._fixed = fixed
+        self._salts = salts or {}
+        self._origin = origin
         self._key_is_unique = key_is_unique
         self._asked_by = message_key.pointer
         self._definition = Definition(what=spec.table or "the query", message_key=message_key.columns, csv=csv)
@@ -57,11 +66,13 @@ class Resolver:
         else:
             await self._query(self._spec.query or "")
         if not definition.refused:
-            self._select()
+            await Shaper(self._session, definition, self._stable, self._salts).shape(self._spec.columns, self._fixed)
             self._message_key()
             self._time()
             await self._where()
-            await settle_key(self._session, definition, self._spec.key or (), unique_at_word=self._key_is_unique)
+            named = self._spec.key or await key_of_query(self._session, definition, self._spec)
+            await settle_key(self._session, definition, named, unique_at_word=self._key_is_unique)
+            self._marks()
         if not definition.refused:
             await refuse_closed_columns(self._session, self._datasource, definition)
         if not definition.refused:
@@ -102,7 +113,7 @@ class Resolver:
         try:
             query = parse_query(text)
         except SqlError as error:
-            definition.error("/source/query", error.code, _at(error), "one SELECT that changes nothing is taken")
+            definition.error("/source/query", error.code, error.placed, "one SELECT that changes nothing is taken")
             return
         if not await self._stable(query, "/source/query"):
             return
@@ -121,9 +132,10 @@ class Resolver:
                 "name each output column differently with AS",
             )
             return
+        read = await read_as(self._session, definition, query, self._spec)
         definition.query = query
         definition.qualifier = f"q_{secrets.token_hex(6)}"
-        definition.source_sql = f"({query.text}) AS {definition.qualifier}"
+        definition.source_sql = f"({read}) AS {definition.qualifier}"
         found = [await catalog.find_relation(self._session, name) for name in query.relations]
         definition.relations = tuple(relation.oid for relation in found if relation is not None)
         for relation in found:
@@ -131,6 +143,14 @@ class Resolver:
                 definition.error("/source/query", "permission_denied", *denied)
 
     async def _stable(self, sql: UserSql, pointer: str) -> bool:
+        if self._salts and any(name[-1] == "current_setting" for name in sql.functions):
+            self._definition.error(
+                pointer,
+                "function_refused",
+                "function current_setting is not taken beside a salted mask: it could show the salt",
+                "leave it out, or read a view that has it",
+            )
+            return False
         parts = await catalog.volatile_parts(self._session, sql)
         if parts:
             self._definition.error(
@@ -141,43 +161,30 @@ class Resolver:
             )
         return not parts
 
-    def _select(self) -> None:
-        definition = self._definition
-        known = [column.name for column in definition.columns]
-        if self._fixed:
-            definition.selected = tuple(column.name for column in self._fixed)
-            definition.findings += fixed_columns.findings(definition.what, self._fixed, definition.columns)
-        elif self._spec.columns == ["*"]:
-            definition.selected = tuple(known)
-            if not known:
-                definition.error("/source", "column_unknown", f"{definition.what} has no columns")
-        else:
-            self._named(known)
-
     def _message_key(self) -> None:
+        """Of the output's columns, or of the source's that are not given out under their own name."""
         definition = self._definition
-        known = [column.name for column in definition.columns]
+        outputs = {one.name: one.alias for one in definition.outputs}
+        known = {column.name for column in definition.columns}
         for name in definition.message_key:
-            if name not in known:
-                self._definition.no_column(self._asked_by, name)
+            if name not in outputs and name not in known:
+                definition.no_column(self._asked_by, name)
+        definition.message_key = tuple(outputs.get(name, name) for name in definition.message_key)
 
-    def _named(self, known: Sequence[str]) -> None:
+    def _marks(self) -> None:
+        """What stands beside a row: that it is deleted, and where it comes from."""
         definition = self._definition
-        for index, name in enumerate(self._spec.columns):
-            if name not in known:
-                if name.replace("_", "a").isalnum():
-                    self._definition.no_column(f"/source/columns/{index}", name)
-                    continue
+        if self._spec.soft_delete is not None:
+            definition.deleted = deleted_sql(definition, self._spec.soft_delete)
+        if self._origin is not None and not definition.refused:
+            if METADATA in {one.name for one in definition.outputs}:
                 definition.error(
-                    f"/source/columns/{index}",
-                    "not_available",
-                    f"source.columns: {definition.what} has no column {name!r}; expressions and renames are not "
-                    "available yet",
-                    f"its columns: {', '.join(known)}",
+                    "/format/envelope",
+                    "column_doubled",
+                    f"a column is called {METADATA!r}, as is the field that with_metadata adds",
+                    "give the column another name in source.columns",
                 )
-        if len(set(self._spec.columns)) != len(self._spec.columns):
-            definition.error("/source/columns", "column_doubled", "a column is named more than once")
-        definition.selected = tuple(self._spec.columns)
+            definition.outputs += (metadata(definition, self._origin),)
 
     def _time(self) -> None:
         time = self._spec.time
@@ -222,7 +229,7 @@ class Resolver:
         try:
             where = parse_expression(self._spec.where)
         except SqlError as error:
-            self._definition.error("/source/where", error.code, _at(error), "one SQL expression is taken")
+            self._definition.error("/source/where", error.code, error.placed, "one SQL expression is taken")
             return
         if await self._stable(where, "/source/where"):
             self._definition.filters += (f"({where.text})",)
@@ -252,10 +259,6 @@ def too_powerful(pointer: str, datasource: Datasource, power: str) -> Finding:
         f"user {datasource.user!r} {power}",
         "read as a role that has SELECT on what it reads, and nothing else",
     )
-
-
-def _at(error: SqlError) -> str:
-    return error.message if error.offset is None else f"{error.message} (at character {error.offset})"
 
 
 def _time_text(moment: datetime, column_type: str, zone: ZoneInfo) -> str:

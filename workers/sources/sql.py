@@ -51,6 +51,11 @@ class SqlError(ValueError):
         self.message = message
         self.offset = offset
 
+    @property
+    def placed(self) -> str:
+        """The message with the place, where it is known."""
+        return self.message if self.offset is None else f"{self.message} (at character {self.offset})"
+
 
 @dataclass(frozen=True, slots=True)
 class UserSql:

@@ -30,7 +30,7 @@ def kind(job: Job) -> str:
 def query(job: Job) -> str:
     """The query as given; of a job that was made elsewhere its source as text."""
     source = _part(job, "source")
-    return job.labels.get(_QUERY) or str(source.get("query") or source.get("table") or "")
+    return job.labels.get(_QUERY) or str(source.get("query") or source.get("template") or source.get("table") or "")
 
 
 def table(job: Job) -> str:

@@ -12,7 +12,7 @@ import uuid
 from typing import TYPE_CHECKING, Final
 
 from service.api.dialects import siren_answers as answers
-from service.api.dialects import siren_datasources, siren_jobs
+from service.api.dialects import siren_datasources, siren_ingestions, siren_jobs
 from service.api.dialects.siren_auth import SirenAuthenticator
 from service.api.routes import Role, Route
 
@@ -39,6 +39,12 @@ ROUTES: Final = (
     *_both("GET", "/jobs/{type}", Role.VIEWER, siren_jobs.running, "Every running job of a type"),
     *_both("GET", "/jobs/{type}/{id}", Role.VIEWER, siren_jobs.one, "The status of a job"),
     *_both("POST", "/jobs/{type}/{id}/_abort", Role.OPERATOR, siren_jobs.abort, "Abort the running run"),
+    *_both("GET", "/ingestion/_search", Role.VIEWER, siren_ingestions.search, "Every configuration"),
+    *_both("GET", "/ingestion/{id}", Role.VIEWER, siren_ingestions.get, "A configuration"),
+    *_both("PUT", "/ingestion/{id}", Role.ADMIN, siren_ingestions.put, "Make a configuration, or another one of it"),
+    *_both("DELETE", "/ingestion/{id}", Role.ADMIN, siren_ingestions.delete, "Remove a configuration"),
+    *_both("POST", "/ingestion/{id}/_run", Role.OPERATOR, siren_ingestions.run, "Start a run now"),
+    *_both("POST", "/ingestion/{id}/_validate", Role.ADMIN, siren_ingestions.check, "Check a configuration"),
     *_both("GET", "/datasource/_search", Role.VIEWER, siren_datasources.search, "Every datasource"),
     *_both("GET", "/datasource/{id}", Role.VIEWER, siren_datasources.get, "One datasource"),
     *_both("PUT", "/datasource/{id}", Role.ADMIN, siren_datasources.put, "Create or replace a datasource"),

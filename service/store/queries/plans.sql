@@ -1,6 +1,8 @@
 -- name: generation
 SELECT number, begins, ranges, bound, planned_at IS NOT NULL AS planned,
-    closed_at IS NOT NULL OR finished_at IS NOT NULL AS closed, spec, secrets, target
+    closed_at IS NOT NULL OR finished_at IS NOT NULL AS closed, spec, secrets, target,
+    (SELECT max(settled_at) FROM chunks
+     WHERE job_id = $1 AND generation = $2 AND state = 'settled' AND rows > 0) AS delivered_at
 FROM generations WHERE job_id = $1 AND number = $2;
 
 -- name: epochs

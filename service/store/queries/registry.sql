@@ -49,6 +49,8 @@ SELECT j.name, j.removed_at IS NOT NULL AS removed
   FROM jobs j
  WHERE j.account_id = $1
    AND (j.credential = $2
+        OR j.spec #> '{source,columns}' @> jsonb_build_array(
+             jsonb_build_object('mask', jsonb_build_object('credential', $2::text)))
         OR EXISTS (SELECT FROM generations g
                     WHERE g.job_id = j.id AND g.closed_at IS NULL AND g.spec -> 'sink' ->> 'credential' = $2))
  ORDER BY removed, j.name

@@ -1,0 +1,60 @@
+"""What a job says it may lose, from its definition alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sinks.base import Guarantee, Promise
+from workers.guarantees import guaranteed
+
+PROMISE = Promise(Guarantee.EXACTLY_ONCE, "by the sink")
+
+
+def note(mode: str, options: dict[str, Any] | None = None, **source: Any) -> str:
+    spec = {
+        "name": "orders",
+        "mode": mode,
+        "sink": {"kind": "donothing"},
+        "source": {"datasource": "shop", **(source or {"table": "orders"})},
+        "options": options or {},
+    }
+    guarantee, said = guaranteed(spec, PROMISE)
+    assert guarantee == "exactly_once"
+    return said
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"safety": {"kind": "none"}}, "safety none"),
+        ({"safety": {"kind": "delay", "delay_seconds": 2.5}}, "more than 2.5 seconds after"),
+        ({"key_is_monotonic": True}, "at your word"),
+        ({"row_security": True}, "the role's policies"),
+    ],
+)
+def test_what_may_be_lost_stands_beside_the_guarantee_of_a_job_that_follows(options: dict[str, Any], said: str) -> None:
+    for mode in ("incremental", "continuous"):
+        assert said in note(mode, options)
+    assert note("once", options) == "by the sink"
+
+
+def test_nothing_is_lost_by_default() -> None:
+    assert note("continuous") == "by the sink"
+    assert note("continuous", query="SELECT id FROM orders", key=["id"]) == "by the sink"
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ({"table": "orders", "where": "open"}, "rows that match source.where only after"),
+        ({"query": "SELECT id FROM orders WHERE open", "key": ["id"]}, "joins and conditions only after"),
+        (
+            {"query": "SELECT o.id FROM orders o JOIN lines USING (id)", "key": ["id"]},
+            "joins and conditions only after",
+        ),
+    ],
+)
+def test_rows_that_match_late_are_not_promised(source: dict[str, Any], said: str) -> None:
+    assert said in note("incremental", **source)
