@@ -141,7 +141,8 @@ class ElasticsearchSink:
                     await create(client, self._spec, self._spec.index, None)
                 index = await writable(client, self._spec.index, self._uuid, "looking at the index")
             self._uuid = index.uuid if index.name == self._name_of(self._job_id, self._generation) else None
-            return {"index_uuid": self._uuid, "index": self._index}
+            chosen = {} if self._spec.staging_prefix is None or self._index is None else {"index": self._index}
+            return {"index_uuid": self._uuid, **chosen}
         finally:
             await client.close()
 

@@ -21,7 +21,6 @@ OPTIONS: Final = frozenset(
     {
         "late_window",
         "snapshot",
-        "schema_change",
     }
 )
 SETTINGS: Final[frozenset[str]] = frozenset()

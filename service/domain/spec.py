@@ -215,6 +215,9 @@ class Options(Strict):
     barrier_timeout_seconds: Annotated[
         float | None, Field(gt=0, le=604_800, strict=False, description="the longest that rows wait for writers to end")
     ] = None
+    schema_change: Literal["fail", "continue"] = Field(
+        default="fail", description="when the source's columns change while it is read"
+    )
     row_security: bool = Field(
         default=False, description="read what the role's policies let it see, instead of failing"
     )

@@ -155,7 +155,9 @@ async def test_rows_of_a_megabyte_cost_no_memory(service: ServiceProcess, databa
 async def test_a_column_added_in_the_middle_of_a_run_shifts_nothing(service: ServiceProcess, notes: str) -> None:
     async with service.client() as api:
         await api.put_datasource("shop", notes)
-        await api.create(definition({"kind": "file", "path": "out/notes"}), start=True)
+        given = definition({"kind": "file", "path": "out/notes"})
+        given["options"] = {**given.get("options", {}), "schema_change": "continue"}
+        await api.create(given, start=True)
         await api.wait_for_rows("notes", 2000)
         connection = await asyncpg.connect(notes)
         await connection.execute("ALTER TABLE notes ADD COLUMN later text DEFAULT 'x'")

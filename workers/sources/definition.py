@@ -67,6 +67,8 @@ class Definition:
     """What gives the rows in the key's order; None where nothing in the catalog says so."""
     filters: tuple[str, ...] = ()
     """Conditions that leave rows out."""
+    guard: str = ""
+    """The condition that the tables are still those that were looked at: it holds, or the statement fails."""
     message_key: tuple[str, ...] = ()
     """Names in the page's inner SELECT."""
     csv: Dialect | None = None
@@ -120,10 +122,19 @@ class Definition:
                 raise Permanent(finding.code, finding.message, hint=finding.hint)
 
     def rows_sql(
-        self, select: str, after: Key | None, upper: Key | None, *, order: str = "", filtered: bool = True
+        self,
+        select: str,
+        after: Key | None,
+        upper: Key | None,
+        *,
+        order: str = "",
+        filtered: bool = True,
+        guarded: bool = False,
     ) -> str:
-        """A SELECT over a key range. `filtered` False: also the rows that `where` leaves out."""
+        """A SELECT over a key range. `filtered` False: also the rows that `where` leaves out. `guarded`: it fails where
+        the tables are not what they were."""
         conditions = self.key.between(after, upper) + (list(self.filters) if filtered else [])
+        conditions += [self.guard] if guarded and self.guard else []
         where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
         return f"SELECT {select} FROM {self.source_sql}{where}{order and ' ORDER BY ' + order}"
 
@@ -203,7 +214,7 @@ class Definition:
     def _needed_sql(self, after: Key | None, upper: Key | None) -> str:
         """The columns of the page and of the key, in order."""
         columns = ", ".join(f"{sql} AS {quote_ident(alias)}" for alias, sql in self._needed().items())
-        return self.rows_sql(columns, after, upper, order=self.key.order())
+        return self.rows_sql(columns, after, upper, order=self.key.order(), guarded=True)
 
     def _needed(self) -> dict[str, str]:
         """What the page's inner SELECT gives, by name: the outputs, then what else is asked for."""

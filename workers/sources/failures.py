@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
-from service.domain.errors import Permanent, RowferryError, Transient
+from service.domain.errors import Permanent, RowferryError, RowsRejected, Transient
 from workers.sources.definition import TOO_LARGE
+from workers.sources.drift import CHANGED, REWRITTEN
 
 if TYPE_CHECKING:
     from service.domain.datasource import Datasource
+    from workers.sources.base import Key
 
+SCHEMA_CHANGED = "schema_changed"
 STATEMENT_TOO_LONG = "57014"
 """SQLSTATE of a statement that a timeout, or we, cancelled."""
 _TOO_LARGE = frozenset({"54000", "53200"})
@@ -51,6 +54,25 @@ _PERMANENT = {
 """By the beginning of the SQLSTATE, the longer first."""
 
 
+def not_unique(what: str, key: Key) -> Permanent:
+    """Two rows have this key."""
+    return Permanent(
+        "key_not_unique",
+        f"{what}: more than one row has the key {', '.join(key)}",
+        hint="name columns in source.key that tell every two rows apart",
+    )
+
+
+def row_too_large(what: str, key: Key, limit: int) -> RowsRejected:
+    """The row with this key is over what the job takes."""
+    return RowsRejected(
+        "row_too_large",
+        f"{what}: the row with key {', '.join(key)} is over max_row_bytes ({limit})",
+        key=key,
+        hint="raise options.max_row_bytes, or leave large columns out in source.columns",
+    )
+
+
 def sqlstate(error: BaseException | None) -> str | None:
     """The SQLSTATE of a server's error, else None."""
     return getattr(error, "sqlstate", None) if isinstance(error, asyncpg.PostgresError) else None
@@ -64,6 +86,11 @@ def is_cancelled(error: BaseException) -> bool:
 def is_too_large(error: BaseException | None) -> bool:
     """Postgres itself can not build the value: over 1 GB of text, or out of memory."""
     return sqlstate(error) in _TOO_LARGE
+
+
+def is_rewritten(error: BaseException | None) -> bool:
+    """Our own statement saw an empty table where another had just been written in its place: a repeat sees it."""
+    return REWRITTEN in str(error)
 
 
 def is_over_limit(error: BaseException | None) -> bool:
@@ -134,7 +161,7 @@ def of_statement(error: BaseException, what: str, *, reading: bool = False) -> R
     """What went wrong with a statement about `what`. `reading`: the catalog was looked at before, so a table or a
     column that is unknown now was dropped or renamed since."""
     state = sqlstate(error) or ""
-    if state in _CONFLICT:
+    if state in _CONFLICT or REWRITTEN in str(error):
         return Transient("source_conflict", f"{what}: Postgres cancelled the statement: {error}")
     if state == "55P03":
         return Transient(
@@ -154,9 +181,9 @@ def of_statement(error: BaseException, what: str, *, reading: bool = False) -> R
 
 
 def _permanent(error: BaseException, state: str, what: str, *, reading: bool) -> Permanent:
-    if state in _GONE and reading:
+    if (state in _GONE and reading) or CHANGED in str(error):
         return Permanent(
-            "schema_changed",
+            SCHEMA_CHANGED,
             f"{what} has changed since the run began: {error}",
             hint="put the column or table back, or change the job's definition, and start it again",
         )

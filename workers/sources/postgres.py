@@ -11,9 +11,12 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import structlog
+
+from config.names import LogEvent
 from service.domain.errors import Permanent, Transient
 from service.domain.inspection import Finding, TableColumn
-from workers.sources import failures
+from workers.sources import drift, failures
 from workers.sources.base import Inspection, Plan, Size, SplitRange
 from workers.sources.checks import check_datasource
 from workers.sources.connection import STATEMENT_SECONDS, Session
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from service.domain.datasource import Datasource
+    from service.domain.errors import RowferryError
     from service.domain.spec import Options, SourceSpec
     from sinks.formats.columns import Column
     from sinks.guarded import Guard
@@ -41,6 +45,8 @@ if TYPE_CHECKING:
     from workers.sources.definition import Definition
 
 __all__ = ["PostgresSource", "check_datasource"]
+
+log = structlog.get_logger(__name__)
 
 _LONG_SECONDS = 300.0
 """A statement of a query whose owner said `allow_long_statements`."""
@@ -179,6 +185,7 @@ class PostgresSource:
             page_bytes=self._options.page_bytes,
             max_row_bytes=self._options.max_row_bytes,
             single_row_seconds=self._options.single_row_timeout_seconds,
+            changed=self._changed,
         )
 
     def frontier(self, position: Key | None = None) -> _LazyFrontier:
@@ -284,12 +291,32 @@ class PostgresSource:
                     origin=self._origin,
                     key_is_unique=self._options.key_is_unique,
                 )
-                self._definition = await resolver.resolve()
+                definition = await resolver.resolve()
+                if not definition.refused:
+                    definition.guard = await drift.guard(self._session, definition)
+                self._definition = definition
                 self._session.what = self._definition.what
                 self._session.reading = True
                 if self._definition.unwalked:
                     self._session.long_is_permanent = True
             return self._definition
+
+    async def _changed(self, before: Definition, cause: RowferryError) -> None:
+        """The source is not what `before` was made of: the next page is read from what it is now, or the run ends."""
+        if self._definition is before:
+            self._definition, self._session.reading = None, False
+        now = await self._resolved()
+        said = "; ".join(drift.differences(before.columns, now.columns)) if now.columns else ""
+        if not now.columns and before.relation is not None:
+            said = await drift.whereabouts(self._session, before)
+        message = f"{before.what} has changed while it was read: {said or 'another table bears its name'}"
+        if self._options.schema_change == "fail" or now.refused:
+            hint = "put it back, or set options.schema_change to continue, or start the job from the beginning"
+            if now.refused and (why := next(one for one in now.findings if one.severity == "error")):
+                message, hint = f"{message}; {why.message}", why.hint or hint
+            self._definition = before
+            raise Permanent(failures.SCHEMA_CHANGED, message, hint=hint) from cause
+        log.warning(LogEvent.SCHEMA_CHANGED, table=before.what, cause=said)
 
     async def _required(self) -> Definition:
         definition = self._definition or await self._resolved()

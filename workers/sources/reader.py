@@ -24,6 +24,7 @@ from workers.sources.page import NULL, TRUE, PageBuilder, decode_key
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from service.domain.errors import RowferryError
     from workers.sources.base import Key, Page
     from workers.sources.connection import Session
     from workers.sources.definition import Definition
@@ -34,6 +35,8 @@ _FILL = 0.92
 """Of `page_bytes` that a page aims at: a cut costs a cancelled statement."""
 _EASY_SECONDS = 0.3
 """A statement under this may take more rows next time."""
+_MOST_DRIFTS = 5
+"""Changes of a table within one page, after which somebody else has to look."""
 _FIRST_SPAN = 2_000
 _MOST_SPAN = 2_000_000
 
@@ -49,7 +52,11 @@ class PostgresReader:
         page_bytes: int,
         max_row_bytes: int,
         single_row_seconds: float,
+        changed: Callable[[Definition, RowferryError], Awaitable[None]] | None = None,
     ) -> None:
+        """`changed` looks at a table that is not what the definition says, and raises unless the job goes on with what
+        it is now; left out, it is an error."""
+        self._changed = changed
         self._session = session
         self._resolve = definition
         self._page_bytes = page_bytes
@@ -64,7 +71,9 @@ class PostgresReader:
     async def read(self, after: Key | None, upper: Key | None, *, max_rows: int | None = None) -> Page:
         """The next page, as the protocol says. Raises RowsRejected `row_too_large` with the key of a row that is
         too large and is the next one: go on after that key."""
-        definition = await self._resolve()
+        return await self._undrifted(lambda definition: self._read(definition, after, upper, max_rows))
+
+    async def _read(self, definition: Definition, after: Key | None, upper: Key | None, max_rows: int | None) -> Page:
         if definition.filters and definition.relation is not None:
             return await self._read_sparse(definition, after, upper, max_rows)
         page = await self._read_rows(definition, after, upper, max_rows)
@@ -73,11 +82,30 @@ class PostgresReader:
 
     async def one(self, key: Key) -> Page:
         """The row with this key, as the protocol says."""
-        definition = await self._resolve()
+        return await self._undrifted(lambda definition: self._one(definition, key))
+
+    async def _one(self, definition: Definition, key: Key) -> Page:
         alone = replace(definition, filters=(definition.key.compared("=", key), *definition.filters))
         page = await self._read_rows(alone, None, None, 1)
         assert page is not None, "only a stretch asks to be made shorter"
         return page
+
+    async def _undrifted(self, read: Callable[[Definition], Awaitable[Page]]) -> Page:
+        """What `read` reads, again where the table was rewritten under the statement, or was changed and the job goes
+        on with what it is now."""
+        tries = 0
+        while True:
+            definition = await self._resolve()
+            try:
+                return await read(definition)
+            except (Permanent, Transient) as error:
+                tries += 1
+                if tries > _MOST_DRIFTS:
+                    raise
+                if error.code == failures.SCHEMA_CHANGED and self._changed is not None:
+                    await self._changed(definition, error)
+                elif not failures.is_rewritten(error.__cause__):
+                    raise
 
     async def close(self) -> None:
         """The connection is the source's and goes back with it; nothing else is held here."""
@@ -184,7 +212,7 @@ class PostgresReader:
         if first == 1:
             key = await self._next_key(definition, after, upper)
             if key is not None:
-                raise _too_large(definition, key, self._max_row_bytes)
+                raise failures.row_too_large(definition.what, key, self._max_row_bytes)
         return max(1, first - 1 - held_back), held_back and first > 2
 
     async def _give_up(
@@ -246,7 +274,7 @@ class PostgresReader:
         """What was read as a page, after the checks that come before anything is given out."""
         _check_unique(definition, builder)
         if builder.oversized == 0:
-            raise _too_large(definition, decode_key(builder.raw_keys[0]), self._max_row_bytes)
+            raise failures.row_too_large(definition.what, decode_key(builder.raw_keys[0]), self._max_row_bytes)
         if builder.oversized is not None:
             builder.keep(builder.oversized)
         elif more and held_back:
@@ -271,7 +299,7 @@ class PostgresReader:
         query = definition.rows_sql(definition.key.texts(), after, upper, order=definition.key.order())
         rows = await self._session.fetch(f"{query} LIMIT 2")
         if len(rows) == 2 and tuple(rows[0].values()) == tuple(rows[1].values()):
-            raise _not_unique(definition, tuple(rows[0].values()))
+            raise failures.not_unique(definition.what, tuple(rows[0].values()))
 
     async def _rejected(
         self, definition: Definition, after: Key | None, upper: Key | None, reason: str
@@ -296,30 +324,13 @@ def _check_unique(definition: Definition, builder: PageBuilder) -> None:
     elif any(map(eq, keys, islice(keys, 1, None))):
         position = next(index for index in range(1, len(keys)) if keys[index] == keys[index - 1])
     if position is not None:
-        raise _not_unique(definition, decode_key(keys[position]))
+        raise failures.not_unique(definition.what, decode_key(keys[position]))
     if not definition.key.proven and any(NULL in key.split(b"\t") for key in keys if b"\\N" in key):
         raise Permanent(
             "key_is_null",
             f"{definition.what}: a row has NULL in its key ({', '.join(definition.key.names)})",
             hint="leave such rows out in `where`, or name another key",
         )
-
-
-def _not_unique(definition: Definition, key: Key) -> Permanent:
-    return Permanent(
-        "key_not_unique",
-        f"{definition.what}: more than one row has the key {', '.join(key)}",
-        hint="name columns in source.key that tell every two rows apart",
-    )
-
-
-def _too_large(definition: Definition, key: Key, limit: int) -> RowsRejected:
-    return RowsRejected(
-        "row_too_large",
-        f"{definition.what}: the row with key {', '.join(key)} is over max_row_bytes ({limit})",
-        key=key,
-        hint="raise options.max_row_bytes, or leave large columns out in source.columns",
-    )
 
 
 def _pace(took: float) -> float:
