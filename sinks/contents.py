@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from sinks.base import Prepared
     from sinks.formats import Format
-    from sinks.formats.decoding import Decoder, ParquetDecoder
+    from sinks.formats.decoding import Decoder, ParquetDecoder, ZipDecoder
     from sinks.reading import Wanted
 
 LEAVING: Final = 0.2
@@ -61,7 +61,7 @@ class Decoding:
 class _File:
     """The thread's side of one chunk."""
 
-    def __init__(self, reading: Decoder | ParquetDecoder) -> None:
+    def __init__(self, reading: Decoder | ZipDecoder | ParquetDecoder) -> None:
         self._decoder = reading
         self._digest = hashlib.sha256()
         self._end: Iterator[Records] = iter(())

@@ -7,6 +7,7 @@ and what was told before stands.
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 import zstandard
@@ -155,9 +156,11 @@ def source_tokens(form: Format, records: Sequence[bytes], wanted: Wanted) -> lis
     return parquet_reading.source_tokens(records, [by_name[name] for name in key])
 
 
-def decoder(form: Format, wanted: Wanted) -> Decoder | ParquetDecoder:
+def decoder(form: Format, wanted: Wanted) -> Decoder | ZipDecoder | ParquetDecoder:
     """What reads one file of this format."""
-    return ParquetDecoder(wanted) if form.kind == "parquet" else Decoder(form, wanted)
+    if form.kind == "parquet":
+        return ParquetDecoder(wanted)
+    return ZipDecoder(form, wanted) if form.compression == "zip" else Decoder(form, wanted)
 
 
 class Decoder:
@@ -187,6 +190,32 @@ class Decoder:
         key = self._wanted.key
         keys = None if key is None else tokens(self._form, records, key)
         return Records(len(records), keys, records if self._wanted.values else None)
+
+
+class ZipDecoder:
+    """One archive of lines, which tells nothing before its end."""
+
+    def __init__(self, form: Format, wanted: Wanted) -> None:
+        from sinks.formats import zip_reading  # noqa: PLC0415 - as its writer: few need it
+
+        self._spooled = zip_reading.Spooled(form.password)
+        self._inner = Decoder(replace(form, compression="none"), wanted)
+
+    def feed(self, data: bytes) -> Iterator[Records]:
+        """Nothing yet."""
+        self._spooled.write(data)
+        return iter(())
+
+    def end(self) -> Iterator[Records]:
+        """Every record. Raises Damaged."""
+        try:
+            for block in self._spooled.read():
+                yield from self._inner.feed(block)
+        except Damaged:
+            raise
+        except ValueError as error:
+            raise Damaged(str(error)) from error
+        yield from self._inner.end()
 
 
 class ParquetDecoder:

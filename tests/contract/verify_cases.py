@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import quote
 
 import pyarrow as pa
+import pyzipper
 from confluent_kafka import Producer, TopicPartition
 from pyarrow import parquet
 
@@ -141,9 +142,17 @@ class BytesCase(VerifyCase):
 
     def edited(self, content: bytes, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> bytes:
         """The object with other rows, in the format it had."""
-        rows = [json.loads(line) for line in gzip.decompress(content).splitlines()]
+        rows = [json.loads(line) for line in self.unpacked(content).splitlines()]
         lines = [json.dumps(row, separators=(",", ":")) + "\n" for row in change(rows)]
-        return gzip.compress("".join(lines).encode())
+        return self.packed("".join(lines).encode())
+
+    def unpacked(self, content: bytes) -> bytes:
+        """Without its compression."""
+        return gzip.decompress(content)
+
+    def packed(self, content: bytes) -> bytes:
+        """With it."""
+        return gzip.compress(content)
 
 
 class FileCase(BytesCase):
@@ -221,6 +230,28 @@ class S3Case(BytesCase):
         await asyncio.to_thread(client.delete_object, Bucket=self.bucket, Key=target)
 
 
+class LockedZipCase(S3Case):
+    """ZIP archives under a password, as the Devo dialect's jobs into S3 have them."""
+
+    form: ClassVar[dict[str, str] | None] = {"kind": "json", "compression": "zip"}
+    password = "of-the-archive-0123"
+
+    def sink(self) -> dict[str, Any]:
+        return super().sink() | {"file_password": self.password}
+
+    def unpacked(self, content: bytes) -> bytes:
+        with pyzipper.AESZipFile(io.BytesIO(content)) as archive:
+            found: bytes = archive.read(archive.namelist()[0], pwd=self.password.encode())
+            return found
+
+    def packed(self, content: bytes) -> bytes:
+        out = io.BytesIO()
+        with pyzipper.AESZipFile(out, "w", compression=pyzipper.ZIP_DEFLATED, encryption=pyzipper.WZ_AES) as archive:
+            archive.setpassword(self.password.encode())
+            archive.writestr("rows.jsonl", content)
+        return out.getvalue()
+
+
 class HdfsCase(BytesCase):
     """Files of a real HDFS, by the standard library's HTTP."""
 
@@ -246,7 +277,7 @@ class HdfsCase(BytesCase):
         await asyncio.to_thread(lambda: self.server.call("DELETE", "DELETE", target))
 
 
-CASES |= {"s3": S3Case, "hdfs": HdfsCase}
+CASES |= {"s3": S3Case, "s3-zip": LockedZipCase, "hdfs": HdfsCase}
 
 
 class KafkaCase(VerifyCase):

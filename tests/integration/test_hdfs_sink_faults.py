@@ -263,6 +263,30 @@ async def test_the_next_namenode_is_asked_when_the_first_takes_no_connection(fol
     assert [one.severity for one in await sink.check()] == ["info"]
 
 
+async def test_a_rename_that_was_sent_is_asked_of_no_other_namenode(folder: Folder, hdfs_proxies: HdfsProxies):
+    """It would say that there is nothing to rename, of a chunk that readers see."""
+    sink = folder.sink(url=f"{hdfs_proxies.url},{folder.server.url.removeprefix('http://')}", patience=PATIENCE)
+    writer = await opened(sink)
+    prepared = await prepare(writer, 1, 1, 10)
+    hdfs_proxies.namenode.on_request("cut_after", predicate=lambda request: b"op=RENAME" in request)
+    with pytest.raises(SinkUnavailable) as caught:
+        await writer.make_visible(prepared)
+    assert caught.value.code == "sink_unreachable"
+    await writer.close()
+    writer = await opened(sink)
+    assert await writer.visible([prepared]) == Mark(2, 5, 1, 1)
+    await writer.close()
+
+
+async def test_a_discard_leaves_no_temporary_file(folder: Folder):
+    writer = await opened(folder.sink())
+    await prepare(writer, 1, 1, 10)
+    assert len(await folder.temporaries()) == 1
+    await writer.discard()
+    assert await folder.temporaries() == []
+    await writer.close()
+
+
 async def test_the_next_namenode_is_asked_when_the_first_is_in_standby(folder: Folder, tmp_path: Path):
     """A NameNode of a cluster with two starts in standby, and nobody makes this one active."""
     standby = HdfsServer(folder=tmp_path / "standby", standby=True)

@@ -44,6 +44,28 @@ def test_every_record_comes_back_however_the_bytes_are_cut(compression: str):
     assert keys == [b'["%d"]' % number for number in range(3000)]
 
 
+ZIPS = [Format("json", "zip"), Format("json", "zip", password="of-the-archive-0123")]
+
+
+@pytest.mark.parametrize("form", ZIPS)
+def test_the_one_entry_of_an_archive_comes_back_and_whatever_is_wrong_with_it_is_said(form: Format):
+    def of(data: bytes, by: Format = form) -> list[bytes]:
+        reading = decoder(by, WANTED)
+        assert [*reading.feed(data[:100]), *reading.feed(data[100:])] == [], "an archive tells nothing before its end"
+        return [value for records in reading.end() for value in records.values or []]
+
+    data = written(form)
+    assert of(data) == ROWS
+    middle = len(data) // 2
+    for wrong in (b"", data[:-30], data[:middle] + b"\xff\xff\xff" + data[middle + 3 :], b"x" * 1000):
+        with pytest.raises(Damaged):
+            of(wrong)
+    if form.password is not None:
+        for other in (None, "of-another-archive"):
+            with pytest.raises(Damaged):
+                of(data, Format("json", "zip", password=other))
+
+
 @pytest.mark.parametrize("compression", ["none", "gzip", "zstd"])
 @pytest.mark.parametrize("damage", ["cut", "longer", "flipped"])
 def test_what_is_damaged_is_said_and_never_passed_over(compression: str, damage: str):
