@@ -20,6 +20,7 @@ from sinks.base import CountsOverJob, Cut, Numbered
 from workers.chunks import OpenChunk, batch
 from workers.closing import put_down
 from workers.delivery import Delivery, Load, caused_by, say_set_aside, stage_again
+from workers.easing import Easing
 from workers.feed import End, Feed, Idle, Unreadable, bounded, following
 from workers.metrics import set_aside
 from workers.owners import drop_writer, owner
@@ -54,6 +55,7 @@ class SplitWork:
         self._spec = JobSpec.model_validate(step.spec)
         self._lease = step.lease
         self._retry = Retry(control)
+        self._easing = Easing(self._spec.options.ease, source, control)
         self.delivery = Delivery(control, workplace, sink)
         self._chunk = OpenChunk(self._spec.options.chunk, None)
         self._sequence = 0
@@ -266,6 +268,7 @@ class SplitWork:
         limit = self._place.rate(self._lease.job_id)
         if (delay := limit.delay()) > 1:
             await self._control.report(Condition(waiting_for="rate", progressed=True))
+        delay = max(delay, await self._easing.delay())
         while delay > 0 and not self._control.stopping:
             if self._due():
                 await self._close(writer, None)
@@ -273,7 +276,7 @@ class SplitWork:
                 await self._control.pause(min(delay, 0.5))
             except Stopped:
                 return
-            delay = limit.delay()
+            delay = max(limit.delay(), await self._easing.delay())
 
     def _most_rows(self) -> int | None:
         """Small slices under a rate, so that rows flow evenly."""

@@ -181,7 +181,7 @@ class Condition:
     """What stands beside the state, so that "running" never hides "stuck". None fields do not apply."""
 
     waiting_for: str | None = None
-    """`horizon`, `rate`, `memory` or `connections`."""
+    """`horizon`, `source`, `rate`, `memory` or `connections`."""
     retrying: Mapping[str, object] | None = None
     """{"attempt", "next_at", "cause": {"code", "message"}}"""
     horizon: Mapping[str, object] | None = None

@@ -133,6 +133,12 @@ class RateOptions(Strict):
     bytes_per_second: Annotated[float | None, Field(gt=0, strict=False)] = None
 
 
+class EaseOptions(Strict):
+    """Reading waits while the source's server has more than this to do for others."""
+
+    active_sessions: int = Field(ge=1, le=10_000, description="statements under way that are not this product's")
+
+
 class SafetyOptions(Strict):
     """How rows whose keys commit out of order are kept from being passed over."""
 
@@ -197,6 +203,7 @@ class Options(Strict):
     page_bytes: int = Field(default=4 * 1024 * 1024, ge=64 * 1024, le=64 * 1024 * 1024)
     chunk: ChunkOptions = ChunkOptions()
     rate: RateOptions = RateOptions()
+    ease: EaseOptions | None = None
     safety: SafetyOptions = SafetyOptions()
     poll_seconds: Annotated[float, Field(ge=0.05, le=3600, strict=False)] = 1.0
     stop_timeout_seconds: Annotated[float, Field(ge=0.1, le=3600, strict=False)] = 30.0

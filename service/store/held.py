@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SQL = load("leases")
 
-_WAITS = ("connections", "memory", "horizon", "rate")
+_WAITS = ("connections", "memory", "horizon", "source", "rate")
 """What a job waits for, worst first: what somebody may have to mend stands before what is meant so."""
 _PATIENCE_SECONDS = 900.0
 

@@ -193,6 +193,10 @@ class Source(Protocol):
     async def lag(self, after: Key | None) -> tuple[int | None, float | None]:
         """Estimated rows above `after`, and the seconds by which the newest is ahead where a time column is known."""
 
+    async def active_sessions(self) -> int:
+        """Statements that others than this product's sessions run on the source's server now. Raises Permanent
+        `load_not_visible` where the role may not see them."""
+
     async def now(self) -> datetime:
         """The source's clock."""
 

@@ -66,6 +66,17 @@ async def unseen_holders(session: Session, datasource: Datasource, pointer: str)
     return [Finding(pointer, "info", "holders_not_visible", message, "GRANT pg_read_all_stats TO the role")]
 
 
+def load_not_visible(datasource: Datasource) -> Finding:
+    """What `options.ease` needs and the role has not."""
+    return Finding(
+        "/options/ease",
+        "error",
+        "load_not_visible",
+        f"options.ease: user {datasource.user!r} does not see what other sessions do",
+        "GRANT pg_read_all_stats TO the role, or leave options.ease out",
+    )
+
+
 async def slow_beginning(session: Session, definition: Definition, size: Size, max_row_bytes: int) -> list[Finding]:
     """A query whose plan has to see all rows before it gives the first, for every page."""
     small = (size.rows or 0) <= _SMALL_ROWS

@@ -22,7 +22,8 @@ from workers.sources.checks import check_datasource
 from workers.sources.connection import STATEMENT_SECONDS, Session
 from workers.sources.definition import MessageKey
 from workers.sources.estimate import estimate
-from workers.sources.outlook import slow_beginning, unseen_holders
+from workers.sources.outlook import load_not_visible, slow_beginning, unseen_holders
+from workers.sources.queries import load
 from workers.sources.reader import PostgresReader
 from workers.sources.resolver import Resolver
 from workers.sources.safety import Safety
@@ -142,6 +143,8 @@ class PostgresSource:
     async def _outlook(self, definition: Definition, size: Size) -> list[Finding]:
         """What may be slow, and what a person will not see."""
         found = []
+        if self._options.ease is not None and await self._session.fetchval(load("active_sessions")) is None:
+            found.append(load_not_visible(self._datasource))
         if not self._options.allow_long_statements:
             found += await slow_beginning(self._session, definition, size, self._options.max_row_bytes)
         if self._options.safety.kind == "commit":
@@ -265,6 +268,14 @@ class PostgresSource:
             " WHERE isfinite(newest) AND isfinite(reached)"
         )
         return 0.0 if seconds is None else max(0.0, float(seconds))
+
+    async def active_sessions(self) -> int:
+        """See the protocol."""
+        active: int | None = await self._session.fetchval(load("active_sessions"))
+        if active is None:
+            finding = load_not_visible(self._datasource)
+            raise Permanent(finding.code, finding.message, hint=finding.hint)
+        return active
 
     async def now(self) -> datetime:
         """See the protocol."""

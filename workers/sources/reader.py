@@ -166,6 +166,9 @@ class PostgresReader:
                 more = await self._session.copy(
                     query, builder.feed, seconds=self._seconds(definition, rows), csv=definition.csv
                 )
+            except Transient as error:
+                self._rows = rows = failures.fewer_after(error, rows)
+                continue
             except (asyncpg.QueryCanceledError, Permanent) as error:
                 if failures.is_over_limit(error.__cause__):
                     rows, held_back = await self._before_too_large(definition, after, upper, rows, held_back=held_back)
