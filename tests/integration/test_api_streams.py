@@ -103,9 +103,15 @@ async def test_outputs_and_errors_are_told(api: ApiCase) -> None:
 
 
 async def stream_ready(stream: Stream, api: ApiCase) -> None:
-    """The stream has looked at the job once: outputs from now on are new to it."""
-    await api.ok("PATCH", "/v1/jobs/j", {"labels": {"seen": "yes"}})
-    await stream.until("progress")
+    """The stream has looked at the job once: outputs from now on are new to it. A change before its first look is no
+    progress to it, so there is another one until it tells of one."""
+    told = asyncio.create_task(stream.until("progress"))
+    change = 0
+    while not told.done():
+        change += 1
+        await api.ok("PATCH", "/v1/jobs/j", {"labels": {"change": str(change)}})
+        await asyncio.wait({told}, timeout=1)
+    await told
 
 
 async def test_the_log_is_followed_from_now_or_from_a_line(api: ApiCase) -> None:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+_NO_LEADER_YET = frozenset({KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.UNKNOWN_LEADER_EPOCH})
+
+
 class Record(NamedTuple):
     """One record of a topic."""
 
@@ -49,14 +52,14 @@ def topic_ends(bootstrap: str, topic: str, *, admin: AdminClient | None = None) 
 
 
 def _offsets(admin: AdminClient, asked: Any, level: IsolationLevel) -> dict[int, int]:
-    """Asked until every partition of a topic just made has a leader."""
+    """Asked until every partition of a topic just made, or of a broker just started, has a leader that knows it."""
 
     def ask() -> dict[int, int] | None:
         try:
             answers = admin.list_offsets(asked, isolation_level=level, request_timeout=10)
             return {where.partition: answer.result(15).offset for where, answer in answers.items()}
         except KafkaException as error:
-            if error.args[0].code() == KafkaError.NOT_LEADER_FOR_PARTITION:
+            if error.args[0].code() in _NO_LEADER_YET:
                 return None
             raise
 

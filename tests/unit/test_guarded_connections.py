@@ -175,7 +175,7 @@ async def test_a_name_that_turned_is_refused_by_its_destination(kind: str, resol
 
 
 def datasource(port: int, tls_mode: str) -> Datasource:
-    return Datasource("default", "shop", NAME, port, "shop", "u", "p", tls_mode, None, None, {}, None)
+    return Datasource("default", "shop", NAME, port, "shop", "u", "p", tls_mode)
 
 
 @pytest.mark.parametrize("tls_mode", ["disable", "prefer"])

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from workers.sources.base import Key
 
 SCHEMA_CHANGED = "schema_changed"
+PUT_BACK = "put the column or table back, or change the job's definition, and start it again"
 STATEMENT_TOO_LONG = "57014"
 """SQLSTATE of a statement that a timeout, or we, cancelled."""
 _TOO_LARGE = frozenset({"54000", "53200"})
@@ -193,7 +194,7 @@ def _permanent(error: BaseException, state: str, what: str, *, reading: bool) ->
         return Permanent(
             SCHEMA_CHANGED,
             f"{what} has changed since the run began: {error}",
-            hint="put the column or table back, or change the job's definition, and start it again",
+            hint=PUT_BACK,
         )
     if state == "42501" and "row-level security" in str(error):
         hint = (

@@ -322,9 +322,9 @@ class PostgresSource:
             said = await drift.whereabouts(self._session, before)
         message = f"{before.what} has changed while it was read: {said or 'another table bears its name'}"
         if self._options.schema_change == "fail" or now.refused:
-            hint = "put it back, or set options.schema_change to continue, or start the job from the beginning"
+            hint = f"{failures.PUT_BACK}; options.schema_change: continue goes on with what is there"
             if now.refused and (why := next(one for one in now.findings if one.severity == "error")):
-                message, hint = f"{message}; {why.message}", why.hint or hint
+                message, hint = f"{message}; {why.message}", failures.PUT_BACK
             self._definition = before
             raise Permanent(failures.SCHEMA_CHANGED, message, hint=hint) from cause
         log.warning(LogEvent.SCHEMA_CHANGED, table=before.what, cause=said)
