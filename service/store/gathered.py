@@ -29,34 +29,42 @@ class Gathered(Generic[K, V]):
         """`read` is given 1 to 100 keys, each once."""
         self._read = read
         self._asked: dict[K, asyncio.Future[V | None]] = {}
-        self._readers: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._readers = 0
 
     async def get(self, key: K) -> V | None:
         """The value of one key, read after this call."""
         answer = self._asked.get(key)
         if answer is None:
             answer = self._asked[key] = asyncio.get_running_loop().create_future()
-            if len(self._readers) < _READERS:
+            if self._readers < _READERS:
+                self._readers += 1
                 reader = asyncio.create_task(self._read_all(), name="rowferry gathered read")
-                self._readers.add(reader)
-                reader.add_done_callback(self._readers.discard)
+                self._tasks.add(reader)
+                reader.add_done_callback(self._tasks.discard)
         # Others may wait for the same.
         return await asyncio.shield(answer)
 
     async def _read_all(self) -> None:
-        while self._asked:
-            keys = list(self._asked)[:_MOST]
-            asked = {key: self._asked.pop(key) for key in keys}
-            try:
-                found = await self._read(keys)
-            except BaseException as error:
-                for answer in asked.values():
-                    _fail(answer, error)
-                if not isinstance(error, Exception):
-                    raise
-            else:
-                for key, answer in asked.items():
-                    answer.set_result(found.get(key))
+        try:
+            while self._asked:
+                keys = list(self._asked)[:_MOST]
+                await self._read_some({key: self._asked.pop(key) for key in keys})
+        finally:
+            # In one go with the look at what is asked: whoever asks later finds one reader fewer, and starts one.
+            self._readers -= 1
+
+    async def _read_some(self, asked: dict[K, asyncio.Future[V | None]]) -> None:
+        try:
+            found = await self._read(list(asked))
+        except BaseException as error:
+            for answer in asked.values():
+                _fail(answer, error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            for key, answer in asked.items():
+                answer.set_result(found.get(key))
 
 
 def _fail(answer: asyncio.Future[V | None], error: BaseException) -> None:

@@ -116,3 +116,32 @@ async def test_a_caller_who_leaves_takes_nothing_along(shelf: Shelf) -> None:
     async with asyncio.timeout(5):
         assert await staying == "value 5"
     assert leaving.cancelled()
+
+
+async def test_who_asks_in_the_moment_in_which_every_read_ends_is_not_forgotten() -> None:
+    shelf, asked = Shelf(), []
+
+    async def read(keys: Sequence[int]) -> dict[int, str]:
+        found = await shelf.read(keys)
+        if keys == [1]:  # the first of two that end together
+            # Runs behind the end of both, and before anybody has heard of it.
+            asyncio.get_running_loop().call_soon(ask_at_once, 11)
+        return found
+
+    def ask_at_once(key: int) -> None:
+        asked.append(gathered.get(key))
+        asked[-1].send(None)
+
+    gathered = Gathered(read)
+    tasks = [*await ask(gathered, 1)]
+    await shelf.begun.acquire()
+    tasks += await ask(gathered, 2)
+    await shelf.begun.acquire()
+    for _ in range(3):
+        shelf.go.release()
+    async with asyncio.timeout(5):
+        assert await asyncio.gather(*tasks) == ["value 1", "value 2"]
+        await shelf.begun.acquire()
+    assert shelf.reads == [[1], [2], [11]]
+    for coroutine in asked:
+        coroutine.close()
