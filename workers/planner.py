@@ -21,11 +21,11 @@ from workers.chunks import settlement, to_prepared, to_record
 from workers.days import list_days
 from workers.delivery import position_conflict, position_unknown, stage_again
 from workers.guarantees import guaranteed
-from workers.horizons import described, shown
 from workers.owners import origin, owner
 from workers.ranges import limit_of, ranges_of
 from workers.recovery import Action, decide
 from workers.retrying import Retry
+from workers.shown import described, shown
 from workers.signals import Point
 from workers.splitting import auto_splits
 from workers.template_plan import reading

@@ -23,11 +23,11 @@ from workers.closing import put_down
 from workers.delivery import Delivery, Load, caused_by, say_set_aside, stage_again
 from workers.easing import Easing
 from workers.feed import End, Feed, Idle, Unreadable, bounded, following
-from workers.horizons import described
 from workers.metrics import set_aside
 from workers.owners import drop_writer, owner
 from workers.rejected import letter, stage_what_can_be
 from workers.retrying import Retry
+from workers.shown import described
 from workers.signals import Point
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Horizons and keys as the API shows them."""
+"""What a worker shows of a source, as the API shows it."""
 
 from __future__ import annotations
 
