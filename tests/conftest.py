@@ -47,8 +47,8 @@ async def database(postgres_server: PostgresServer) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def control_database(postgres_server: PostgresServer) -> AsyncIterator[str]:
-    """A second fresh database, for the service's own tables."""
-    dsn = await postgres_server.create_database()
+    """A second fresh database, with the service's own tables and no row in them."""
+    dsn = await postgres_server.create_control_database()
     yield dsn
     if postgres_server.process.running:
         await postgres_server.drop_database(dsn)
