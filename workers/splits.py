@@ -57,7 +57,7 @@ class SplitWork:
         self._spec = JobSpec.model_validate(step.spec)
         self._lease = step.lease
         self._retry = Retry(control)
-        self._easing = Easing(self._spec.options.ease, source, control)
+        self._easing = Easing(source, control)
         self._look = partial(look, step, workplace, source)
         self.delivery = Delivery(control, workplace, sink)
         self._chunk = OpenChunk(self._spec.options.chunk, None)

@@ -162,6 +162,29 @@ async def test_numbers_drawn_in_subtransactions_that_were_rolled_back_are_waited
             assert await read_keys(made, ("1",), ("3",)) == [("2",), ("3",)]
 
 
+async def test_inspection_lists_the_sequences_behind_the_key(database: str) -> None:
+    async with connected(database) as one:
+        await one.execute(
+            f"{TABLE}; CREATE SEQUENCE numbers INCREMENT 10;"
+            "CREATE TABLE more (id bigint PRIMARY KEY DEFAULT nextval('numbers'));"
+            "CREATE TABLE hand_made (id bigint PRIMARY KEY)"
+        )
+
+    async def listed(table: str, mode: str = "incremental") -> list[str]:
+        async with source(database, table, mode=mode) as made:
+            findings = (await made.inspect()).findings
+        return [finding.message for finding in findings if finding.code == "key_sequences"]
+
+    assert await listed("orders") == [
+        "id of public.orders is numbered by orders_id_seq (cache 1, increment 1, owned by orders.id)"
+    ]
+    assert await listed("more") == [
+        "id of public.more is numbered by numbers (cache 1, increment 10, owned by no column)"
+    ]
+    assert await listed("hand_made") == []
+    assert await listed("orders", "once") == [], "nothing waits for them"
+
+
 # -- partitions that come -----------------------------------------------------------------------------------------
 
 

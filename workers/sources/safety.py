@@ -12,7 +12,7 @@ from workers.sources import catalog
 from workers.sources.barrier import Barrier, Rules
 from workers.sources.base import Horizon
 from workers.sources.frontiers import CommitFrontier, DelayFrontier
-from workers.sources.proof import TIMES, Word, examine
+from workers.sources.proof import TIMES, Word, examine, numbering
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +46,7 @@ class Safety:
             if proof.reasons:
                 refused = proof.refusal(definition.what)
                 found.append(Finding("/options/safety", "error", refused.code, refused.message, refused.hint))
+            found += await self._numbered(definition)
             found += await self._holders_not_visible()
         if self.follows and (what := _may_match_late(definition, self._options)):
             found.append(
@@ -70,6 +71,14 @@ class Safety:
                 )
             )
         return found
+
+    async def _numbered(self, definition: Definition) -> list[Finding]:
+        """What the barrier watches beside the tables."""
+        if not (sequences := await numbering(self._session, definition)):
+            return []
+        what = f"{definition.key.names[0]} of {definition.what} is numbered by {'; '.join(sequences)}"
+        hint = "each has to stay at cache 1 and to rise; numbers drawn by anything else are rows ahead of it"
+        return [Finding("/source/key", "info", "key_sequences", what, hint)]
 
     async def refuse(self, definition: Definition) -> None:
         """Raises Permanent `safety_not_provable`."""

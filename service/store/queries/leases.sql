@@ -80,6 +80,7 @@ SELECT r.place IS NOT NULL AS valid, j.state, extract(epoch FROM j.stop_deadline
     (j.spec #>> '{options,rate,rows_per_second}')::float8 AS rows_per_second,
     (j.spec #>> '{options,rate,bytes_per_second}')::float8 AS bytes_per_second,
     (j.spec #>> '{options,retry,max_without_progress_seconds}')::float8 AS patience,
+    (j.spec #>> '{options,ease,active_sessions}')::int AS active_sessions,
     share.own, share.of_all
 FROM asked a LEFT JOIN renewed r USING (place) LEFT JOIN jobs j ON j.id = a.job_id
 CROSS JOIN LATERAL (
@@ -94,6 +95,7 @@ SELECT true AS valid, j.state, extract(epoch FROM j.stop_deadline - clock_timest
     (j.spec #>> '{options,rate,rows_per_second}')::float8 AS rows_per_second,
     (j.spec #>> '{options,rate,bytes_per_second}')::float8 AS bytes_per_second,
     (j.spec #>> '{options,retry,max_without_progress_seconds}')::float8 AS patience,
+    (j.spec #>> '{options,ease,active_sessions}')::int AS active_sessions,
     share.own, share.of_all
 FROM jobs j
 CROSS JOIN LATERAL (
