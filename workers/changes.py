@@ -20,7 +20,7 @@ from service.domain.errors import Permanent
 from service.domain.spec import OpenFormat, Options, SourceSpec
 from sinks.formats import columns
 from sinks.registry import COLUMNS
-from workers.sources.base import SourceChanged
+from workers.sources.base import KnownTables, SourceChanged
 from workers.sources.drift import differences
 from workers.sources.failures import GO_ON, SCHEMA_CHANGED
 from workers.sources.fixed_columns import COLUMN_CHANGED, COLUMN_GONE
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 SEEN: Final = "source_columns"
 """Under which name a generation keeps what its source consisted of, beside what its sink said."""
 
+TABLES: Final = "source_tables"
+"""Under which name it keeps the tables whose rows it read, where a barrier watches them."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -42,6 +45,16 @@ async def seen(spec: Mapping[str, object], source: Source) -> dict[str, object]:
     """What a generation keeps under `SEEN`: the source's columns, and the definition that they were seen through. One
     that names other columns since begins to look anew."""
     return {"of": _mark(spec), "columns": columns.to_json(await source.all_columns())}
+
+
+def known_tables(step: Step, place: Workplace, before: Mapping[str, object] | None = None) -> KnownTables:
+    """The tables that the step's generation knows, or the target `before` it."""
+    kept: Any = step.target.get(TABLES, (before or {}).get(TABLES))
+
+    async def keep(oids: frozenset[int]) -> None:
+        await place.store.keep_of_source(step.lease, {TABLES: sorted(oids)})
+
+    return KnownTables(None if kept is None else frozenset(kept), keep)
 
 
 def _form(spec: Mapping[str, object]) -> OpenFormat:

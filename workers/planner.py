@@ -16,7 +16,7 @@ from service.domain.spec import JobSpec
 from sinks.base import SinkError, TargetGone
 from sinks.formats import columns
 from sinks.registry import COLUMNS, TAKES_FORMATS
-from workers.changes import SEEN, repeatable, seen
+from workers.changes import SEEN, TABLES, known_tables, repeatable, seen
 from workers.chunks import settlement, to_prepared, to_record
 from workers.days import list_days
 from workers.delivery import position_conflict, position_unknown, stage_again
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from service.domain.records import ChunkRecord, GenerationState, Lease, SplitState, Step
     from sinks.base import Sink, Writer
     from workers.ports import Workplace
-    from workers.sources.base import Horizon, Size, Source
+    from workers.sources.base import Horizon, KnownTables, Size, Source
 
 HORIZON_REPORT_SECONDS = 1.0
 LONGEST_FENCING_SECONDS = 60.0
@@ -79,7 +79,8 @@ class PlanWork:
                 # Whatever the format is now: a definition that is replaced meanwhile may name another.
                 target[COLUMNS] = columns.to_json(await source.columns())
             await self._retry.recovered()
-            await self._bound(source, ranges, target)
+            tables = known_tables(self._step, self._place, None if by_itself or not history else history[0].target)
+            await self._bound(source, ranges, target, tables)
         await self._reached(Point.PLANNED)
 
     async def _prepare_target(self, before: GenerationState | None) -> Mapping[str, object]:
@@ -258,17 +259,25 @@ class PlanWork:
 
     # -- bounds and splits ---------------------------------------------------------------------------------------
 
-    async def _bound(self, source: Source, ranges: Sequence[OpenRange], target: Mapping[str, object]) -> None:
+    async def _bound(
+        self, source: Source, ranges: Sequence[OpenRange], target: dict[str, object], tables: KnownTables
+    ) -> None:
         splits: list[OpenRange] = []
         end, rows = None, 0
         limit = limit_of(self._step.spec, target)
         for given in ranges:
             plan = await source.plan(
-                given.lower, self._wanted(given, limit), waiting=self._show_horizon, given_upper=given.upper
+                given.lower,
+                self._wanted(given, limit),
+                waiting=self._show_horizon,
+                given_upper=given.upper,
+                tables=tables,
             )
             splits.extend(OpenRange(s.lower, s.upper) for s in plan.splits)
             end = given.upper or plan.bound or given.lower
             rows += plan.estimated_rows or 0
+        if tables.oids is not None:
+            target[TABLES] = sorted(tables.oids)
         tail = self._spec.mode == "continuous"
         if tail:
             splits.append(OpenRange(end, None))

@@ -17,7 +17,7 @@ from service.domain.errors import Aborted, Stopped
 from service.domain.records import Condition
 from service.domain.spec import JobSpec
 from sinks.base import CountsOverJob, Cut, Numbered
-from workers.changes import look
+from workers.changes import known_tables, look
 from workers.chunks import OpenChunk, batch
 from workers.closing import put_down
 from workers.delivery import Delivery, Load, caused_by, say_set_aside, stage_again
@@ -59,6 +59,7 @@ class SplitWork:
         self._retry = Retry(control)
         self._easing = Easing(source, control)
         self._look = partial(look, step, workplace, source)
+        self._tables = known_tables(step, workplace)
         self.delivery = Delivery(control, workplace, sink)
         self._chunk = OpenChunk(self._spec.options.chunk, None)
         self._sequence = 0
@@ -96,7 +97,7 @@ class SplitWork:
                 await self._anchor(writer)
             start = await self._start(split)
             if split.tail:
-                frontier = self._source.frontier(start)
+                frontier = self._source.frontier(start, self._tables)
                 pages = following(
                     reader, frontier, start, poll_seconds=self._spec.options.poll_seconds, over=self._over
                 )

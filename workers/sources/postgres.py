@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from service.domain.spec import Options, SourceSpec
     from sinks.formats.columns import Column
     from sinks.guarded import Guard
-    from workers.sources.base import Frontier, Horizon, Key
+    from workers.sources.base import Frontier, Horizon, Key, KnownTables
     from workers.sources.budget import ConnectionBudget
     from workers.sources.csv_page import Dialect
     from workers.sources.definition import Definition
@@ -160,12 +160,13 @@ class PostgresSource:
         *,
         waiting: Callable[[Horizon | None], None],
         given_upper: Key | None = None,
+        tables: KnownTables | None = None,
     ) -> Plan:
         """See the protocol. With `given_upper` the bound was taken, and its barrier passed, before."""
         definition = await self._required()
         await self._safety.refuse(definition)
         await self._refuse_null_keys(definition)
-        bound = given_upper or await self._safety.bound(definition, lower, waiting)
+        bound = given_upper or await self._safety.bound(definition, lower, waiting, tables)
         if bound is None:
             return Plan(None, (), 0)
         ranges: list[SplitRange] = [SplitRange(lower, bound)]
@@ -188,13 +189,13 @@ class PostgresSource:
             changed=self._changed,
         )
 
-    def frontier(self, position: Key | None = None) -> _LazyFrontier:
+    def frontier(self, position: Key | None = None, tables: KnownTables | None = None) -> _LazyFrontier:
         """See the protocol."""
-        return _LazyFrontier(self, position)
+        return _LazyFrontier(self, position, tables)
 
-    async def make_frontier(self, position: Key | None) -> Frontier:
+    async def make_frontier(self, position: Key | None, tables: KnownTables | None) -> Frontier:
         """The frontier that `safety` asks for."""
-        return await self._safety.frontier(await self._required(), position)
+        return await self._safety.frontier(await self._required(), position, tables)
 
     async def lost(self, cause: Permanent) -> None:
         """A statement that is no page met a change: raises what a page would, with the change named."""
@@ -351,15 +352,15 @@ def _exact(definition: Definition) -> tuple[Column, ...]:
 class _LazyFrontier:
     """The frontier as the protocol hands it out: looked up on the first advance."""
 
-    def __init__(self, source: PostgresSource, position: Key | None) -> None:
+    def __init__(self, source: PostgresSource, position: Key | None, tables: KnownTables | None) -> None:
         self._source = source
-        self._position = position
+        self._position, self._tables = position, tables
         self._frontier: Frontier | None = None
 
     async def advance(self) -> Horizon:
         """See the protocol."""
         if self._frontier is None:
-            self._frontier = await self._source.make_frontier(self._position)
+            self._frontier = await self._source.make_frontier(self._position, self._tables)
         try:
             return await self._frontier.advance()
         except Permanent as error:

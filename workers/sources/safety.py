@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from service.domain.spec import Options
-    from workers.sources.base import Key
+    from workers.sources.base import Key, KnownTables
     from workers.sources.connection import Session
     from workers.sources.definition import Definition
 
@@ -114,12 +114,16 @@ class Safety:
         return "; ".join(notes)
 
     async def bound(
-        self, definition: Definition, lower: Key | None, waiting: Callable[[Horizon | None], None]
+        self,
+        definition: Definition,
+        lower: Key | None,
+        waiting: Callable[[Horizon | None], None],
+        tables: KnownTables | None = None,
     ) -> Key | None:
         """The largest key of this run, once everybody has ended who may still write below it."""
         safety = self._options.safety
-        barrier = self._barrier(definition)
-        drawn = await barrier.draw(lower)
+        barrier = self._barrier(definition, tables)
+        drawn = await barrier.draw(lower, lower)
         if drawn.key is None:
             return None
         if safety.kind == "commit":
@@ -132,17 +136,19 @@ class Safety:
                 waiting(None)
         return drawn.key
 
-    async def frontier(self, definition: Definition, position: Key | None) -> CommitFrontier | DelayFrontier:
+    async def frontier(
+        self, definition: Definition, position: Key | None, tables: KnownTables | None = None
+    ) -> CommitFrontier | DelayFrontier:
         """The moving bound that begins at `position`. Raises Permanent `safety_not_provable`."""
         if self._commit:
             await self.refuse(definition)
-            return CommitFrontier(self._barrier(definition), position)
+            return CommitFrontier(self._barrier(definition, tables), position)
         return DelayFrontier(self._barrier(definition), position, self._options.safety.delay_seconds or 0.0)
 
-    def _barrier(self, definition: Definition) -> Barrier:
+    def _barrier(self, definition: Definition, tables: KnownTables | None = None) -> Barrier:
         word = self._word() if self.follows and self._commit else None
         rules = Rules(word, timeout_seconds=self._options.barrier_timeout_seconds)
-        return Barrier(self._session, definition, rules, authority=self._authority)
+        return Barrier(self._session, definition, rules, authority=self._authority, tables=tables)
 
     def _word(self) -> Word:
         return Word(self._options.key_is_monotonic, tuple(self._options.barrier_sequences), self._zone)
