@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 MOST_BYTES: Final = 200 * 10**6
 """What one job may take, the service itself included."""
-LARGE_ROWS: Final = 100
+LARGE_ROWS: Final = 300
 WIDE_ROWS: Final = 200_000
 TARGETS: Final[Mapping[str, tuple[bool, dict[str, Any]]]] = {
-    "S3, JSON lines": (True, {"kind": "json"}),
-    "S3, JSON lines, gzip": (True, {"kind": "json", "compression": "gzip"}),
-    "S3, CSV": (True, {"kind": "csv"}),
-    "S3, Parquet": (True, {"kind": "parquet"}),
-    "files, JSON lines": (False, {"kind": "json"}),
-    "files, Parquet": (False, {"kind": "parquet"}),
+    "S3 JSON lines": (True, {"kind": "json"}),
+    "S3 JSON lines gzip": (True, {"kind": "json", "compression": "gzip"}),
+    "S3 CSV": (True, {"kind": "csv"}),
+    "S3 Parquet": (True, {"kind": "parquet"}),
+    "files JSON lines": (False, {"kind": "json"}),
+    "files Parquet": (False, {"kind": "parquet"}),
 }
 """Whether it is in S3, and the job's format."""
 

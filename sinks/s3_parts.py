@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
 
-PART_BYTES: Final = 8 << 20
-PARTS_OF_A_SIZE: Final = 1000
-"""After so many parts they grow by another `PART_BYTES`: 10,000 parts hold 440 GiB, and the part in hand stays below
+PART_BYTES: Final = 5 << 20
+"""The least that there is: three of them are a split's share of memory."""
+PARTS_OF_A_SIZE: Final = 650
+"""After so many parts they grow by another `PART_BYTES`: 10,000 parts hold 400 GiB, and the part in hand is at most
 80 MiB."""
 _SMALL: Final = 64 << 10
 """Bytes below which a piece is not worth its own place: many of them are joined."""

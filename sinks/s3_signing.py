@@ -1,6 +1,6 @@
 """How a part is signed where its content is a part of the signature (plain http): by the SHA-256 that is known already.
 
-botocore hashes the body again, in the event loop: 8 MiB hold it for 5 to 50 ms. The digest was made in the thread that
+botocore hashes the body again, in the event loop, which other jobs wait for. The digest was made in the thread that
 packed the part; over https the content is left out of the signature, and the checksum's header is in it.
 """
 

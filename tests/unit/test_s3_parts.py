@@ -48,14 +48,14 @@ def test_parts_are_full_but_for_the_last_and_give_the_bytes_again(
 
 
 def test_a_part_holds_what_was_put_and_no_copy_of_it():
-    rows = [bytes([number]) * (3 << 20) for number in range(4)]
+    rows = [bytes([number]) * (2 << 20) for number in range(4)]
     cutter = Cutter()
     parts = [part for row in rows for part in cutter.put(row)]
     (first,) = parts
     assert (first.pieces[0] is rows[0], first.pieces[1] is rows[1]) == (True, True)
-    assert len(first.pieces[2]) == 2 << 20
+    assert len(first.pieces[2]) == 1 << 20
     last = cutter.end()
-    assert (last.size, last.pieces[-1] is rows[3]) == (4 << 20, True)
+    assert (last.size, last.pieces[-1] is rows[3]) == (3 << 20, True)
 
 
 def test_many_small_pieces_become_few():
