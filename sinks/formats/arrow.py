@@ -15,6 +15,7 @@ _POOL: Final = "ARROW_DEFAULT_MEMORY_POOL"
 _UNUSED: Final = ("numpy", "pyarrow._s3fs", "pyarrow._gcsfs", "pyarrow._azurefs", "pyarrow._hdfs")
 """Optional to it and unused here: 11 MB for numpy, where there is one, 3 MB for its own clients of file systems."""
 
+
 @contextmanager
 def _sparing() -> Iterator[None]:
     """Loads the library with less memory (docs/decisions/0012-parquet.md). Its own allocator, mimalloc, keeps twice
