@@ -17,7 +17,7 @@ import structlog
 from config.names import LogEvent
 from service.domain.errors import Permanent
 from service.domain.inspection import Finding, TableColumn
-from workers.sources import drift, failures
+from workers.sources import catalog, drift, failures
 from workers.sources.base import Inspection, Plan, Size, SourceChanged, SplitRange
 from workers.sources.checks import check_datasource
 from workers.sources.connection import STATEMENT_SECONDS, Session
@@ -52,6 +52,10 @@ log = structlog.get_logger(__name__)
 
 _LONG_SECONDS = 300.0
 """A statement of a query whose owner said `allow_long_statements`."""
+
+
+_MOST_LOOKS = 4
+"""At a table that is changed while it is looked at."""
 
 
 class PostgresSource:
@@ -276,6 +280,17 @@ class PostgresSource:
             return self._definition
 
     async def _resolve(self, fixed: Sequence[Column]) -> Definition:
+        """The definition, looked up anew where the table was changed between two looks at it."""
+        for _ in range(_MOST_LOOKS):
+            definition = await self._resolve_once(fixed)
+            relation = definition.relation
+            if not definition.refused or relation is None:
+                break
+            if await catalog.columns_of(self._session, relation.oid) == definition.columns:
+                break
+        return definition
+
+    async def _resolve_once(self, fixed: Sequence[Column]) -> Definition:
         resolver = Resolver(
             self._session,
             self._datasource,
