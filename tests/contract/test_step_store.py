@@ -445,13 +445,7 @@ async def test_who_does_not_hold_the_step_writes_nothing(control: Control, metho
 
 @pytest.mark.parametrize("method", sorted(set(WRITES) - OF_EVERY_STEP))
 async def test_a_step_of_another_kind_can_not_do_it(control: Control, method: str) -> None:
-    other = (
-        "save_plan"
-        if method not in OF_PLAN | OF_PLAN_AND_SPLIT
-        else "cleaned_up"
-        if method in OF_PLAN_AND_SPLIT
-        else "split"
-    )
+    other = "cleaned_up" if method in OF_PLAN_AND_SPLIT else "split" if method in OF_PLAN else "save_plan"
     lease = await lease_for(control, other)
     before = await everything(control)
     with pytest.raises(Conflict) as refused:
