@@ -11,6 +11,7 @@ import pytest
 from tests.integration.api_cases import ApiCase, definition
 from tests.integration.source_cases import connected
 from tests.support.kafka_rows import read_settled
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
