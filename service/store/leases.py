@@ -126,7 +126,7 @@ class Leases(Held):
             return []
         columns = zip(*((*step_key(lease), lease.epoch, lease.owner) for lease in leases), strict=True)
         async with self._pool.connection() as connection:
-            rows = await connection.fetch(SQL["renew"], *(list(column) for column in columns), lease_seconds)
+            rows = await connection.fetch(SQL["renew"], *([str(one) for one in column] for column in columns), lease_seconds)
         return [directive(lease, row) for lease, row in zip(leases, rows, strict=True)]
 
     async def expire(self) -> int:

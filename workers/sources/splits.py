@@ -168,7 +168,7 @@ class _Sample:
 def _weight(column: str, kind: str, known: asyncpg.Record, c: str) -> tuple[str, str]:
     """What a sampled row weighs, and what makes it like others: the same most common value, or the same part of the
     histogram. Both samples, ours and that of ANALYZE, count by their size."""
-    often, parts = known["often"] or [], max(0, (known["bound_count"] or 0) - 1)
+    often, parts = [float(share) for share in known["often"] or ()], max(0, (known["bound_count"] or 0) - 1)
     each = max(0.0, 1.0 - (known["nulls"] or 0.0) - sum(often)) / parts if parts else 0.0
     common = f"{quote_literal(known['common'] or '{}')}::{kind}[]"
     freqs = f"'{{{','.join(map(str, often))}}}'::float8[]"
