@@ -1,4 +1,4 @@
-"""What asyncpg asks a server about types costs more than the statements of a run's start: nothing of ours makes it ask."""
+"""What asyncpg asks a server about types takes longer than a run's own statements: nothing of ours makes it ask."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     found: list[Any] = []
     look = asyncpg.Connection._introspect_types
 
-    async def noted(self: asyncpg.Connection, types: Any, timeout: float | None) -> Any:
+    async def noted(self: asyncpg.Connection, types: Any, limit: float | None) -> Any:
         found.append(types)
-        return await look(self, types, timeout)
+        return await look(self, types, limit)
 
     monkeypatch.setattr(asyncpg.Connection, "_introspect_types", noted)
     return found
