@@ -163,7 +163,7 @@ class PostgresReader:
             query = definition.page_sql(after, upper, rows + held_back, self._max_row_bytes)
             started = time.monotonic()
             try:
-                more = await self._session.copy(
+                counted = await self._session.copy(
                     query, builder.feed, seconds=self._seconds(definition, rows), csv=definition.csv
                 )
             except Transient as error:
@@ -175,6 +175,7 @@ class PostgresReader:
                     continue
                 if not isinstance(error, asyncpg.QueryCanceledError) and not failures.is_too_large(error.__cause__):
                     raise
+                await builder.whole(None)
                 more = len(builder.values) > held_back
                 if not more:
                     if span > 1 and isinstance(error, asyncpg.QueryCanceledError):
@@ -186,6 +187,9 @@ class PostgresReader:
                     await self._give_up(definition, after, upper, query, rows, error)
                     self._rows = rows = max(1, rows // 4)
                     continue
+            else:
+                more = counted is None
+                await builder.whole(counted)
             took = time.monotonic() - started
             self.long_rows += rows == 1 and took > STATEMENT_SECONDS
             self._adapt(builder, rows, took)
