@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,14 +17,16 @@ from service.domain.spec import JobSpec
 from sinks.base import SinkError, TargetGone
 from sinks.formats import columns
 from sinks.registry import COLUMNS, TAKES_FORMATS
-from workers.changes import SEEN, TABLES, known_tables, repeatable, seen
+from workers.beforehand import getting_ready
+from workers.changes import SEEN, TABLES, known_tables, seen
 from workers.chunks import settlement, to_prepared, to_record
 from workers.days import list_days
 from workers.delivery import position_conflict, position_unknown, stage_again
 from workers.guarantees import guaranteed
-from workers.owners import origin, owner
+from workers.owners import owner
 from workers.ranges import limit_of, ranges_of
 from workers.recovery import Action, decide
+from workers.reopening import reopened
 from workers.retrying import Retry
 from workers.shown import described, shown
 from workers.signals import Point
@@ -59,7 +62,9 @@ class PlanWork:
 
     async def run(self) -> None:
         """Returns when the plan is saved. Raises Stopped, LeaseLost, Permanent."""
-        await self._retry.run(self._plan)
+        known = self._spec.source.template is None  # else what is read is not known yet
+        async with getting_ready(self._source) if known else nullcontext():
+            await self._retry.run(self._plan)
 
     async def _plan(self) -> None:
         store, lease = self._place.store, self._lease
@@ -128,7 +133,7 @@ class PlanWork:
         generation as it is then."""
         same_target = _same_sink(old, self._step)
         fenced = True
-        sink, source = await self._both(old)
+        sink, source = await reopened(self._place, self._step, old)
         try:
             async with asyncio.timeout(None if same_target else LONGEST_FENCING_SECONDS):
                 try:
@@ -160,33 +165,6 @@ class PlanWork:
             await list_days(self._step, self._place, sink, number, today=True)
         except SinkError as error:
             log.warning(LogEvent.DAY_NOT_LISTED, code=error.code, cause=str(error))
-
-    async def _both(self, old: GenerationState) -> tuple[Sink, Source]:
-        """What a generation wrote with and read from, such that a prepared chunk of it can be repeated."""
-        source = await self._read(old, old.target)
-        target = old.target
-        if any(split.prepared for split in old.splits):
-            try:
-                target = await repeatable(old, source)
-            except Permanent as error:  # there may be nothing to repeat; else it comes again
-                log.warning(LogEvent.NOT_REPEATABLE, generation=old.number, cause=str(error))
-            finally:
-                await source.close()
-            source = await self._read(old, target)
-        sink = await self._place.sinks.sink(
-            self._step.account, old.spec, old.secrets, target, job_id=self._lease.job_id, generation=old.number
-        )
-        return sink, source
-
-    async def _read(self, old: GenerationState, target: Mapping[str, object]) -> Source:
-        return await self._place.sources.source(
-            self._step.account,
-            old.spec,
-            target,
-            name=self._place.title(self._step),
-            origin=origin(self._step, generation=old.number),
-            secrets=old.secrets,
-        )
 
     async def _fence(
         self, sink: Sink, source: Source, old: GenerationState, split: SplitState, *, by_itself: bool
