@@ -151,7 +151,12 @@ async def _generated(session: Session, definition: Definition) -> tuple[_Reasons
     origin = await _origin(session, definition, column)
     if origin is None:
         what = "a view" if definition.query is None else "a query"
-        reasons.add(f"it is {what}, whose {column} is not simply a column of one table")
+        with_what = [] if definition.query is None else origins.clauses(definition.query.text)
+        reasons.add(
+            f"it is {what}{' with ' + ', '.join(with_what) if with_what else ''}, whose {column} is not simply a column"
+            " of one table",
+            "read the table, or a query of its rows with JOIN and WHERE alone" if with_what else "",
+        )
         return reasons, Ceiling()
     rows = await _feeds(session, origin)
     for row in rows:
