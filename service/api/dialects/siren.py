@@ -8,12 +8,12 @@ and answered.
 from __future__ import annotations
 
 import re
-import uuid
 from typing import TYPE_CHECKING, Final
 
 from service.api.dialects import siren_answers as answers
 from service.api.dialects import siren_datasources, siren_ingestions, siren_jobs
 from service.api.dialects.siren_auth import SirenAuthenticator
+from service.api.names import drawn
 from service.api.routes import Role, Route
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Siren:
     def begin(self, request: web.Request) -> str:
         """See the protocol: clients name their requests in `X-Opaque-Id`."""
         given = request.headers.get(_ECHOED, "")
-        return given if _OPAQUE_ID.fullmatch(given) else uuid.uuid4().hex[:12]
+        return given if _OPAQUE_ID.fullmatch(given) else drawn(6)
 
     async def caller(self, request: web.Request, body: bytes) -> Caller:  # noqa: ARG002  nothing is signed
         """See the protocol."""

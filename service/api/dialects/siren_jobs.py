@@ -44,7 +44,11 @@ async def one(call: Call) -> web.StreamResponse:
     _check_type(call.part("type"))
     requests.parameters(call)
     job = await found(call)
-    return answers.answer(call.request, siren_status.envelope(job.name, job.run))
+    if call.request.query_string:  # it may ask for several lines
+        return answers.answer(call.request, siren_status.envelope(job.name, job.run))
+    return answers.written(
+        call.services.rendered.of(job, "siren", lambda: answers.in_one_line(siren_status.envelope(job.name, job.run)))
+    )
 
 
 async def abort(call: Call) -> web.StreamResponse:

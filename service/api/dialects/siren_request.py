@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import TypeAdapter, ValidationError
@@ -38,6 +39,7 @@ def new_name(call: Call) -> str:
     return given
 
 
+@lru_cache(maxsize=4096)
 def is_name(text: str) -> bool:
     """Whether a job or a datasource can be called this."""
     try:
@@ -55,6 +57,8 @@ def missing(given: str) -> Failure:
 def parameters(call: Call, known: Collection[str] = ()) -> dict[str, str]:
     """The query's parameters but for those that any request may have. Raises Failure 400 for one that is unknown, is
     given twice, or can not be kept."""
+    if not call.request.query_string:
+        return {}
     query = call.request.query
     for one in dict.fromkeys(query):
         if one not in known and one not in _OF_ANY_REQUEST:
