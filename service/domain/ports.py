@@ -117,6 +117,10 @@ class StepStore(DeadLetterSteps, VerifySteps, Protocol):
         without any split the finish step is ready. `target` is kept for the sinks of later steps; `promise` is the
         job's guarantee and its note from here on."""
 
+    async def keep_of_source(self, lease: Lease, kept: Mapping[str, object]) -> bool:
+        """Put what the holder of a split saw of the source into the generation's `target`, for later leases. False
+        when it was there already."""
+
     async def split(self, lease: Lease) -> SplitState:
         """Where the leased split stands. A retry stands as a split without a range, its ordinal negative."""
 
