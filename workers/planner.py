@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -24,10 +25,11 @@ from workers.owners import origin, owner
 from workers.ranges import limit_of, ranges_of
 from workers.recovery import Action, decide
 from workers.retrying import Retry
+from workers.shown import described, shown
 from workers.signals import Point
-from workers.splits import described, shown
 from workers.splitting import auto_splits
 from workers.template_plan import reading
+from workers.window_plan import plan_with_window, read_by_one, window_left
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -72,12 +74,15 @@ class PlanWork:
         ]
         target = dict(await self._prepare_target(None if by_itself or not history else history[0]))
         ranges = ranges_of([*history, generation], self._spec)
+        inherited = window_left([*history, generation], self._spec)
+        if inherited is not None:
+            ranges = read_by_one(ranges)
         async with reading(self._place, self._step, self._source, target, ranges, history) as source:
             if self._spec.sink.kind in TAKES_FORMATS:
                 # Whatever the format is now: a definition that is replaced meanwhile may name another.
                 target[COLUMNS] = columns.to_json(await source.columns())
             await self._retry.recovered()
-            await self._bound(source, ranges, target)
+            await self._bound(source, ranges, target, inherited)
         await self._reached(Point.PLANNED)
 
     async def _prepare_target(self, before: GenerationState | None) -> Mapping[str, object]:
@@ -196,11 +201,12 @@ class PlanWork:
                     attempt = 1 + max((c.attempt for c in split.prepared if c.epoch == epoch), default=0)
                     reader = source.reader()
                     try:
-                        load = await stage_again(writer, reader, decision.chunk, attempt)
+                        load = await stage_again(writer, reader, decision.chunk, split, attempt)
                     finally:
                         await reader.close()
                     prepared = await writer.prepare(load.cut)
                     record = to_record(prepared, decision.chunk.run_id)
+                    record = replace(record, late=load.late, seen=tuple(load.seen))
                     await store.prepare_closed(lease, old.number, split.ordinal, record, load.dead)
                     receipt = await writer.make_visible(prepared)
                     await store.settle_closed(lease, old.number, split.ordinal, settlement(record, receipt))
@@ -223,19 +229,26 @@ class PlanWork:
 
     # -- bounds and splits ---------------------------------------------------------------------------------------
 
-    async def _bound(self, source: Source, ranges: Sequence[OpenRange], target: Mapping[str, object]) -> None:
+    async def _bound(
+        self, source: Source, ranges: Sequence[OpenRange], target: Mapping[str, object], inherited: int | None
+    ) -> None:
         splits: list[OpenRange] = []
         end, rows = None, 0
-        limit = limit_of(self._step.spec, target)
+        limit, window = limit_of(self._step.spec, target), self._spec.options.late_window
         for given in ranges:
-            plan = await source.plan(
-                given.lower, self._wanted(given, limit), waiting=self._show_horizon, given_upper=given.upper
-            )
+            wanted = self._wanted(given, limit)
+            if window is not None and given.upper is None:
+                planned = plan_with_window(source, given.lower, wanted, self._show_horizon, window, inherited)
+            else:
+                planned = source.plan(given.lower, wanted, waiting=self._show_horizon, given_upper=given.upper)
+            plan = await planned
             splits.extend(OpenRange(s.lower, s.upper) for s in plan.splits)
             end = given.upper or plan.bound or given.lower
             rows += plan.estimated_rows or 0
         tail = self._spec.mode == "continuous"
-        if tail:
+        if tail and window is not None and ranges[-1].upper is None and splits[-1:] and splits[-1].upper == end:
+            splits[-1] = OpenRange(splits[-1].lower, None)  # who looks back reads from where its window begins
+        elif tail:
             splits.append(OpenRange(end, None))
         await self._reached(Point.BOUNDED)
         promise = await self._promise(target)
@@ -248,6 +261,8 @@ class PlanWork:
                 estimated_rows=rows or None,
                 target=target,
                 promise=promise,
+                window=window is not None,
+                window_of=inherited,
             )
         log.info(LogEvent.PLANNED, splits=len(splits), bound=shown(end), estimated_rows=rows)
 

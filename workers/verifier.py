@@ -48,6 +48,10 @@ NO_DELETED_NOTE: Final = (
     "sink.key does not hold the whole key of a row, so a tombstone does not tell which row is gone: rows are counted, "
     "not told apart"
 )
+LATE_NOTE: Final = (
+    "rows that arrived late (options.late_window) are in chunks of their own, which are counted; in the chunk that was "
+    "read before them they may stand as source_changed"
+)
 ENVELOPE_NOTE: Final = "values with metadata are not compared: when a row was read is another time by now"
 PARQUET_NOTE: Final = "values in Parquet are compared by the checksum of the whole file alone"
 
@@ -127,7 +131,9 @@ class VerifyWork:
             raise
 
     async def _compare(self, comparison: Comparison, split: SplitCounts, chunk: ChunkRecord, dead: int) -> None:
-        if split.ordinal < 0:
+        if chunk.late:
+            self._findings.note(LATE_NOTE)
+        if split.ordinal < 0 or chunk.late:
             seen = await comparison.counted(chunk)
         else:
             known = await self._place.store.verify_dead(self._step.lease, split.ordinal, chunk.sequence) if dead else ()
@@ -226,4 +232,5 @@ def _reading(
         asked = {*(routing.get("key") or ()), routing.get("routing")} - {entry["as"] for entry in entries}
         shaped = [one for one in source.get("columns", ()) if isinstance(one, dict) and name_of(one) in asked]
         source = {**source, "columns": [*entries, *shaped]}
-    return {**spec, "mode": "once", "source": source, "sink": routing, "format": form}
+    options = {**(spec.get("options") or {}), "late_window": None}  # type: ignore[dict-item]  # an object too
+    return {**spec, "mode": "once", "options": options, "source": source, "sink": routing, "format": form}

@@ -61,6 +61,7 @@ class RunAnswer(Answer):
     rows_sent: int
     rows_dead: int
     rows_maybe_doubled: int
+    rows_late: int = Field(description="of `rows_read`: found behind the position (`options.late_window`)")
     bytes_sent: int
     last_id: KeyText
     rows_per_second: float | None
@@ -78,6 +79,7 @@ class TotalsAnswer(Answer):
     rows_read: int
     rows_sent: int
     rows_dead: int
+    rows_late: int
     bytes_sent: int
     runs: int
 

@@ -13,7 +13,8 @@ SELECT * FROM jobs
 -- nothing it waits for explains it, and nothing has moved for a minute by the database's clock.
 SELECT j.id, :account::text AS account, j.name, j.owner, j.spec, j.secret_pointers, j.spec_revision, j.status_revision,
        j.state, j.desired, j.reason, j.generation, j.generation_unrun, j.guarantee, j.guarantee_note,
-       j.totals_rows_read, j.totals_rows_sent, j.totals_rows_dead, j.totals_bytes_sent, j.totals_runs, j.last_id,
+       j.totals_rows_read, j.totals_rows_sent, j.totals_rows_dead, j.totals_rows_late, j.totals_bytes_sent,
+       j.totals_runs, j.last_id,
        j.waiting_for, j.retrying, j.horizon, j.lag, s.stalled, j.last_progress_at, j.errors, j.labels,
        j.created_at, j.updated_at, j.state_changed_at, j.next_run_at, k.parked,
        (SELECT jsonb_agg(jsonb_build_array(p.ordinal, p.lower, p.upper, p.position, p.done_at IS NOT NULL)
@@ -23,7 +24,8 @@ SELECT j.id, :account::text AS account, j.name, j.owner, j.spec, j.secret_pointe
        r.generation AS r_generation, r.trigger AS r_trigger, r.state AS r_state, r.sink AS r_sink,
        r.datasource AS r_datasource,
        r.started_at AS r_started_at, r.ended_at AS r_ended_at, r.rows_read AS r_rows_read, r.rows_sent AS r_rows_sent,
-       r.rows_dead AS r_rows_dead, r.rows_maybe_doubled AS r_rows_maybe_doubled, r.bytes_sent AS r_bytes_sent,
+       r.rows_dead AS r_rows_dead, r.rows_maybe_doubled AS r_rows_maybe_doubled, r.rows_late AS r_rows_late,
+       r.bytes_sent AS r_bytes_sent,
        r.last_id AS r_last_id, r.splits_done AS r_splits_done, r.splits_total AS r_splits_total,
        r.estimated_rows AS r_estimated_rows, r.errors AS r_errors, r.labels AS r_labels
   FROM jobs j
