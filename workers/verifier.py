@@ -49,8 +49,8 @@ NO_DELETED_NOTE: Final = (
     "not told apart"
 )
 LATE_NOTE: Final = (
-    "rows that arrived late (options.late_window) are in chunks of their own, which are counted; in the chunk that was "
-    "read before them they may stand as source_changed"
+    "rows that arrived late (options.late_window) are in chunks of their own, which are counted; where the chunks of "
+    "their ranges were read before them, as many rows of the source that are not in these are no change"
 )
 ENVELOPE_NOTE: Final = "values with metadata are not compared: when a row was read is another time by now"
 PARQUET_NOTE: Final = "values in Parquet are compared by the checksum of the whole file alone"
@@ -123,21 +123,24 @@ class VerifyWork:
                 if split.ordinal < done or (split.ordinal == done and after >= END_OF_SPLIT):
                     continue
                 after = after if split.ordinal == done else 0
+                late = await store.verify_late(lease, split.ordinal)
                 async for chunk, dead in store.verify_chunks(lease, split.ordinal, after):
-                    await self._compare(comparison, split, chunk, dead)
+                    await self._compare(comparison, split, chunk, dead, late)
                 await self._behind(comparison, split)
         except Stopped:
             await store.verify_progress(lease, self._progress())
             raise
 
-    async def _compare(self, comparison: Comparison, split: SplitCounts, chunk: ChunkRecord, dead: int) -> None:
+    async def _compare(
+        self, comparison: Comparison, split: SplitCounts, chunk: ChunkRecord, dead: int, late: int
+    ) -> None:
         if chunk.late:
             self._findings.note(LATE_NOTE)
         if split.ordinal < 0 or chunk.late:
             seen = await comparison.counted(chunk)
         else:
             known = await self._place.store.verify_dead(self._step.lease, split.ordinal, chunk.sequence) if dead else ()
-            seen = await comparison.chunk(chunk, frozenset(known), forgotten=max(0, dead - len(known)))
+            seen = await comparison.chunk(chunk, frozenset(known), forgotten=max(0, dead - len(known)) + late)
         judge = Judge(split.ordinal, chunk, comparison.read_key, comparison.read_token)
         self._findings.compared(
             split, upto=chunk.last_key, chunks=1, recorded=chunk.rows, source=seen.source, sink=seen.sink, dead=dead

@@ -53,6 +53,10 @@ ORDER BY ordinal;
 SELECT key FROM dead_letters
 WHERE job_id = $1 AND generation = $2 AND ordinal = $3 AND sequence = $4 AND final_at IS NOT NULL;
 
+-- name: late_rows
+SELECT coalesce(sum(rows_read), 0)::bigint FROM chunks
+WHERE job_id = $1 AND generation = $2 AND ordinal = $3 AND state = 'settled' AND late;
+
 -- name: chunks
 SELECT c.ordinal, c.sequence, c.epoch, c.attempt, c.rows, c.bytes, c.first_key, c.last_key, c.lower, c.target,
     c.checksum, c.details, c.run_id, c.letters, c.late, coalesce(c.rows_dead, 0) AS rows_dead
