@@ -61,7 +61,7 @@ class RunAnswer(Answer):
     rows_sent: int
     rows_dead: int
     rows_maybe_doubled: int
-    rows_late: int = Field(description="of `rows_read`: found behind the position (`options.late_window`)")
+    rows_late: int
     bytes_sent: int
     last_id: KeyText
     rows_per_second: float | None

@@ -146,12 +146,6 @@ class Chunks(Held):
             else:
                 await connection.execute(LEASES["note_progress"], lease.job_id)
 
-    async def move_window(self, lease: Lease, floor: Key, forgotten: Sequence[int]) -> None:
-        """As `StepStore.move_window`."""
-        async with self._held(lease, StepKind.SPLIT) as (connection, _):
-            await refuse_prepared(connection, lease)
-            await window.move(connection, split_key(lease), floor, forgotten)
-
     async def finish_split(self, lease: Lease, scanned_to: Key | None) -> None:
         """As `StepStore.finish_split`. Raises Conflict `chunk_unsettled` while a chunk is prepared."""
         async with self._held(lease, StepKind.SPLIT) as (connection, job):

@@ -7,18 +7,31 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from service.domain.records import StepKind
 from service.domain.window import SeenKeys, WindowState
-from service.store.held import key_in, key_out
+from service.store.held import Held, key_in, key_out, refuse_prepared, split_key
 from service.store.sql import load
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from service.domain.records import Key, SplitState
-    from service.store.letters import Place, Try
+    from service.domain.records import Key, Lease, SplitState
+    from service.store.letters import Try
     from service.store.pool import Connection, Row
 
 SQL = load("window")
+
+
+class Windows(Held):
+    """The part of `StepStore` that is about windows."""
+
+    async def move_window(self, lease: Lease, floor: Key, forgotten: Sequence[int]) -> None:
+        """As `WindowSteps.move_window`."""
+        place = split_key(lease)
+        async with self._held(lease, StepKind.SPLIT) as (connection, _):
+            await refuse_prepared(connection, lease)
+            await connection.execute(SQL["move"], *place, key_in(floor))
+            await connection.execute(SQL["forget"], *place, list(forgotten))
 
 
 async def insert(connection: Connection, mine: Try, seen: Sequence[SeenKeys], *, final: bool) -> None:
@@ -60,12 +73,6 @@ def _part_of(row: Row) -> SeenKeys:
     last_key = key_out(row["last_key"])
     assert last_key is not None, "not null"
     return SeenKeys(row["number"], last_key, row["keys"], row["packed"])
-
-
-async def move(connection: Connection, place: Place, floor: Key, forgotten: Sequence[int]) -> None:
-    """As `StepStore.move_window`."""
-    await connection.execute(SQL["move"], *place, key_in(floor))
-    await connection.execute(SQL["forget"], *place, list(forgotten))
 
 
 async def open_window(connection: Connection, job_id: str, generation: int, *, of: int | None) -> None:

@@ -1,4 +1,4 @@
-"""`options.late_window`: rows that commit behind the position arrive once, are counted, and are lost beyond the window."""
+"""`options.late_window`: rows that commit behind the position arrive once, are counted, and are lost beyond it."""
 
 from __future__ import annotations
 
@@ -26,9 +26,7 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-async def shop(
-    database: str, control_database: str, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Workshop]:
+async def shop(database: str, control_database: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Workshop]:
     monkeypatch.setattr("workers.splits.LAG_EVERY_SECONDS", 0.05)  # how often a poll shows itself
     async with Workshop(control_database, database) as workshop:
         yield workshop
