@@ -64,6 +64,11 @@ class OpenChunk:
         """It is old enough."""
         return self.closes_at is not None and time.monotonic() >= self.closes_at
 
+    @property
+    def due_in(self) -> float | None:
+        """Seconds until it is; None: nothing is in it."""
+        return None if self.closes_at is None else max(0.0, self.closes_at - time.monotonic())
+
     def cut(self, page: Page, begin: int, most_rows: int | None) -> int:
         """Where the slice of `page` that begins at `begin` ends: within this chunk's limits, at least one row."""
         end = begin + min(SLICE_ROWS, most_rows or SLICE_ROWS, max(1, self.limits.rows - self.read))

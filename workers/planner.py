@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 import structlog
 
 from config.names import LogEvent
-from service.domain.errors import RowferryError
+from service.domain.errors import Permanent, RowferryError
 from service.domain.records import Condition, OpenRange
 from service.domain.spec import JobSpec
 from sinks.base import SinkError, TargetGone
 from sinks.formats import columns
 from sinks.registry import COLUMNS, TAKES_FORMATS
+from workers.changes import SEEN, repeatable, seen
 from workers.chunks import settlement, to_prepared, to_record
 from workers.days import list_days
 from workers.delivery import position_conflict, position_unknown, stage_again
@@ -29,14 +30,14 @@ from workers.shown import described, shown
 from workers.signals import Point
 from workers.splitting import auto_splits
 from workers.template_plan import reading
-from workers.window_plan import plan_with_window, read_by_one, window_left
+from workers.window_plan import planned, read_by_one, window_left, with_tail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from service.domain.control import Control
-    from service.domain.records import GenerationState, Lease, SplitState, Step
-    from sinks.base import Sink
+    from service.domain.records import ChunkRecord, GenerationState, Lease, SplitState, Step
+    from sinks.base import Sink, Writer
     from workers.ports import Workplace
     from workers.sources.base import Horizon, Size, Source
 
@@ -78,6 +79,7 @@ class PlanWork:
         if inherited is not None:
             ranges = read_by_one(ranges)
         async with reading(self._place, self._step, self._source, target, ranges, history) as source:
+            target[SEEN] = await seen(self._step.spec, source)
             if self._spec.sink.kind in TAKES_FORMATS:
                 # Whatever the format is now: a definition that is replaced meanwhile may name another.
                 target[COLUMNS] = columns.to_json(await source.columns())
@@ -130,23 +132,13 @@ class PlanWork:
         generation as it is then."""
         same_target = _same_sink(old, self._step)
         fenced = True
-        sink = await self._place.sinks.sink(
-            self._step.account, old.spec, old.secrets, old.target, job_id=self._lease.job_id, generation=old.number
-        )
-        source = await self._place.sources.source(
-            self._step.account,
-            old.spec,
-            old.target,
-            name=self._place.title(self._step),
-            origin=origin(self._step, generation=old.number),
-            secrets=old.secrets,
-        )
+        sink, source = await self._both(old)
         try:
             async with asyncio.timeout(None if same_target else LONGEST_FENCING_SECONDS):
                 try:
                     for split in old.splits:
                         if old.epochs.get(split.ordinal, 0) > 0:
-                            await self._fence(sink, source, old, split)
+                            await self._fence(sink, source, old, split, by_itself=by_itself)
                 except TargetGone as error:
                     if not by_itself:
                         raise
@@ -173,7 +165,36 @@ class PlanWork:
         except SinkError as error:
             log.warning(LogEvent.DAY_NOT_LISTED, code=error.code, cause=str(error))
 
-    async def _fence(self, sink: Sink, source: Source, old: GenerationState, split: SplitState) -> None:
+    async def _both(self, old: GenerationState) -> tuple[Sink, Source]:
+        """What a generation wrote with and read from, such that a prepared chunk of it can be repeated."""
+        source = await self._read(old, old.target)
+        target = old.target
+        if any(split.prepared for split in old.splits):
+            try:
+                target = await repeatable(old, source)
+            except Permanent as error:  # there may be nothing to repeat; else it comes again
+                log.warning(LogEvent.NOT_REPEATABLE, generation=old.number, cause=str(error))
+            finally:
+                await source.close()
+            source = await self._read(old, target)
+        sink = await self._place.sinks.sink(
+            self._step.account, old.spec, old.secrets, target, job_id=self._lease.job_id, generation=old.number
+        )
+        return sink, source
+
+    async def _read(self, old: GenerationState, target: Mapping[str, object]) -> Source:
+        return await self._place.sources.source(
+            self._step.account,
+            old.spec,
+            target,
+            name=self._place.title(self._step),
+            origin=origin(self._step, generation=old.number),
+            secrets=old.secrets,
+        )
+
+    async def _fence(
+        self, sink: Sink, source: Source, old: GenerationState, split: SplitState, *, by_itself: bool
+    ) -> None:
         store, lease = self._place.store, self._lease
         epoch = await store.fence_epoch(lease, old.number, split.ordinal)
         writer = sink.writer(owner(self._step, generation=old.number, split=split.ordinal, epoch=epoch))
@@ -199,17 +220,14 @@ class PlanWork:
                     await store.drop_closed(lease, old.number, split.ordinal)
                 case Action.REPEAT if decision.chunk is not None:
                     attempt = 1 + max((c.attempt for c in split.prepared if c.epoch == epoch), default=0)
-                    reader = source.reader()
                     try:
-                        load = await stage_again(writer, reader, decision.chunk, split, attempt)
-                    finally:
-                        await reader.close()
-                    prepared = await writer.prepare(load.cut)
-                    record = to_record(prepared, decision.chunk.run_id)
-                    record = replace(record, late=load.late, seen=tuple(load.seen))
-                    await store.prepare_closed(lease, old.number, split.ordinal, record, load.dead)
-                    receipt = await writer.make_visible(prepared)
-                    await store.settle_closed(lease, old.number, split.ordinal, settlement(record, receipt))
+                        await self._repeat(writer, source, (old.number, split), decision.chunk, attempt)
+                    except Permanent as error:
+                        if not by_itself:
+                            raise
+                        # Nobody sees it, nobody can write it any more, and the successor begins where it was told to.
+                        log.warning(LogEvent.NOT_REPEATABLE, generation=old.number, cause=str(error))
+                        await store.drop_closed(lease, old.number, split.ordinal)
                 case Action.UNKNOWN:
                     raise position_unknown(split)
                 case _:
@@ -217,6 +235,22 @@ class PlanWork:
         finally:
             await writer.discard()
             await writer.close()
+
+    async def _repeat(
+        self, writer: Writer, source: Source, of: tuple[int, SplitState], chunk: ChunkRecord, attempt: int
+    ) -> None:
+        """Make a chunk of an old generation's split visible as it was cut. Raises Permanent where the source does not
+        give its rows any more."""
+        reader, place = source.reader(), (of[0], of[1].ordinal)
+        try:
+            load = await stage_again(writer, reader, chunk, of[1], attempt)
+        finally:
+            await reader.close()
+        prepared = await writer.prepare(load.cut)
+        record = replace(to_record(prepared, chunk.run_id), late=load.late, seen=tuple(load.seen))
+        await self._place.store.prepare_closed(self._lease, *place, record, load.dead)
+        receipt = await writer.make_visible(prepared)
+        await self._place.store.settle_closed(self._lease, *place, settlement(record, receipt))
 
     async def _give_up(self, sink: Sink, old: GenerationState) -> None:
         """Whether a prepared chunk became visible is moot without its target; only its owner must not come back."""
@@ -236,20 +270,13 @@ class PlanWork:
         end, rows = None, 0
         limit, window = limit_of(self._step.spec, target), self._spec.options.late_window
         for given in ranges:
-            wanted = self._wanted(given, limit)
-            if window is not None and given.upper is None:
-                planned = plan_with_window(source, given.lower, wanted, self._show_horizon, window, inherited)
-            else:
-                planned = source.plan(given.lower, wanted, waiting=self._show_horizon, given_upper=given.upper)
-            plan = await planned
+            plan = await planned(source, given, self._wanted(given, limit), self._show_horizon, window, inherited)
             splits.extend(OpenRange(s.lower, s.upper) for s in plan.splits)
             end = given.upper or plan.bound or given.lower
             rows += plan.estimated_rows or 0
         tail = self._spec.mode == "continuous"
-        if tail and window is not None and ranges[-1].upper is None and splits[-1:] and splits[-1].upper == end:
-            splits[-1] = OpenRange(splits[-1].lower, None)  # who looks back reads from where its window begins
-        elif tail:
-            splits.append(OpenRange(end, None))
+        if tail:
+            splits = with_tail(splits, end, joined=window is not None and ranges[-1].upper is None)
         await self._reached(Point.BOUNDED)
         promise = await self._promise(target)
         with self._control.last_write():

@@ -17,11 +17,13 @@ from service.domain.errors import Aborted, Stopped
 from service.domain.records import Condition
 from service.domain.spec import JobSpec
 from sinks.base import CountsOverJob, Cut, Numbered
+from workers.changes import look
 from workers.chunks import OpenChunk, batch
 from workers.closing import put_down
 from workers.delivery import Delivery, Load, caused_by, say_late, say_set_aside, stage_again
 from workers.easing import Easing
 from workers.feed import End, Feed, Idle, Unreadable, bounded, following, is_over
+from workers.limits import most_rows
 from workers.metrics import set_aside
 from workers.owners import drop_writer, owner
 from workers.ranges import rows_left, start_of
@@ -35,11 +37,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from service.domain.control import Control
-    from service.domain.records import Directive, Key, SplitState, Step
+    from service.domain.records import ChunkRecord, Directive, Key, SplitState, Step
     from sinks.base import Sink, Writer
     from workers.feed import Item
     from workers.ports import Workplace
-    from workers.sources.base import Page, Source
+    from workers.sources.base import Page, Reader, Source
     from workers.window import Window
 
 ANCHOR_AGAIN_SECONDS = 24 * 3600.0
@@ -60,6 +62,7 @@ class SplitWork:
         self._lease = step.lease
         self._retry = Retry(control)
         self._easing = Easing(self._spec.options.ease, source, control)
+        self._look = partial(look, step, workplace, source)
         self.delivery = Delivery(control, workplace, sink)
         self._chunk = OpenChunk(self._spec.options.chunk, None)
         self._sequence = 0
@@ -82,16 +85,15 @@ class SplitWork:
             # Opening may have fenced the valid owner: make sure that we are it before anything is written.
             await self._control.renew()
             found = await self._place.store.split(self._lease)
-            split, mark = await self.delivery.recover(
-                writer, found, lambda chunk, attempt: stage_again(writer, reader, chunk, found, attempt)
-            )
+            split, mark = await self.delivery.recover(writer, found, partial(self._repeat, writer, reader, found))
+            await self._look()
             self._sequence = split.sequence
             if isinstance(writer, Numbered):
                 writer.begin_after(split.sequence)
             if isinstance(writer, CountsOverJob):
                 writer.number_by(partial(self._place.store.draw_number, self._lease))
             self._anchored_at = split.anchored_at
-            self._begin_chunk(split.position or split.lower)
+            self._chunk = OpenChunk(self._spec.options.chunk, split.position or split.lower)
             if self._sink.needs_anchor and (mark is None or _old(self._anchored_at)):
                 await self._anchor(writer)
             start = await start_of(split, self._source)
@@ -109,12 +111,18 @@ class SplitWork:
                 await put_down("frontier", frontier.close(), PUT_DOWN_SECONDS)
             await put_down("reader", reader.close(), PUT_DOWN_SECONDS)
 
+    async def _repeat(
+        self, writer: Writer, reader: Reader, split: SplitState, chunk: ChunkRecord, attempt: int
+    ) -> Load:
+        await self._look()
+        return await stage_again(writer, reader, chunk, split, attempt)
+
     async def _consume(self, writer: Writer, pages: AsyncIterator[Item], split: SplitState, start: Key | None) -> None:
         feed = Feed(pages)
         scanned: Key | None = None
         try:
             while True:
-                item = await feed.next(self._control, self._until_due())
+                item = await feed.next(self._control, self._chunk.due_in)
                 if item is not None:
                     await self._retry.recovered()
                 match item:
@@ -156,7 +164,7 @@ class SplitWork:
             if self._control.stopping:
                 await self._close(writer, None)
                 raise Stopped
-            end = self._chunk.cut(page, done, self._most_rows())
+            end = self._chunk.cut(page, done, most_rows(self._control.rows_per_second))
             await self._stage(writer, page, done, end)
             done = end
             await self._reached(Point.STAGED)
@@ -207,7 +215,7 @@ class SplitWork:
             load = Load(cut, chunk.dead, scanned_to=scanned, late=chunk.late, seen=self._window.seal())
             directive = await self.delivery.deliver(writer, load)
             self._sequence = sequence
-        self._begin_chunk(chunk.last_key, late=chunk.late)
+        self._chunk = OpenChunk(self._spec.options.chunk, chunk.last_key, late=chunk.late)
         self._retry.progressed()
         self._control.apply(directive)
         if self._control.ending is Ending.ABORT:
@@ -241,14 +249,14 @@ class SplitWork:
             await self._close(writer, upto)
             # Before any of them is sent: who reads on from an older place would find them once more.
             await self._keep(upto, now=True)
-            self._begin_chunk(None, late=True)
+            self._chunk = OpenChunk(self._spec.options.chunk, None, late=True)
             async for item in rows_among(window.reader, late):
                 if isinstance(item, Unreadable):
                     await self._pass_over(writer, item)
                 else:
                     await self._write(writer, item)
             await self._close(writer, None)
-            self._begin_chunk(upto)
+            self._chunk = OpenChunk(self._spec.options.chunk, upto)
         await window.forget(self._place.store, self._lease)
 
     # -- beside the rows ----------------------------------------------------------------------------------------
@@ -300,17 +308,6 @@ class SplitWork:
             except Stopped:
                 return
             delay = max(limit.delay(), await self._easing.delay())
-
-    def _most_rows(self) -> int | None:
-        """Small slices under a rate, so that rows flow evenly."""
-        rate = self._control.rows_per_second
-        return None if rate is None else max(1, int(rate / 4))
-
-    def _until_due(self) -> float | None:
-        return None if self._chunk.closes_at is None else max(0.0, self._chunk.closes_at - time.monotonic())
-
-    def _begin_chunk(self, position: Key | None, *, late: bool = False) -> None:
-        self._chunk = OpenChunk(self._spec.options.chunk, position, late)
 
     async def _reached(self, point: Point) -> None:
         await self._place.signals.reached(point, self._lease)

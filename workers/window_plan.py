@@ -42,22 +42,31 @@ def read_by_one(ranges: Sequence[OpenRange]) -> Sequence[OpenRange]:
     return ranges
 
 
-async def plan_with_window(
+async def planned(
     source: Source,
-    lower: Key | None,
+    given: OpenRange,
     splits: int | Callable[[Size], int],
     waiting: Callable[[Horizon | None], None],
-    rows: int,
+    rows: int | None,
     inherited: int | None,
 ) -> Plan:
-    """As `Source.plan`, with a last range of the `rows` rows below the bound; one range where a memory is inherited, an
-    empty one where nothing has come since."""
-    plan = await source.plan(lower, 1, waiting=waiting)
+    """As `Source.plan`; of a range without end, where `options.late_window` is `rows`, with a last range of so many
+    rows below the bound: one range where a memory is inherited, an empty one where nothing has come since."""
+    if rows is None or given.upper is not None:
+        return await source.plan(given.lower, splits, waiting=waiting, given_upper=given.upper)
+    plan = await source.plan(given.lower, 1, waiting=waiting)
     if inherited is not None:
-        end = plan.bound or lower
-        return Plan(end, () if end is None else (SplitRange(lower, end),), plan.estimated_rows)
-    floor = None if plan.bound is None else await source.back(lower, plan.bound, rows)
+        end = plan.bound or given.lower
+        return Plan(end, () if end is None else (SplitRange(given.lower, end),), plan.estimated_rows)
+    floor = None if plan.bound is None else await source.back(given.lower, plan.bound, rows)
     if floor is None:
         return plan
-    before = await source.plan(lower, splits, waiting=waiting, given_upper=floor)
+    before = await source.plan(given.lower, splits, waiting=waiting, given_upper=floor)
     return Plan(plan.bound, (*before.splits, SplitRange(floor, plan.bound)), plan.estimated_rows)
+
+
+def with_tail(splits: Sequence[OpenRange], end: Key | None, *, joined: bool) -> list[OpenRange]:
+    """The splits and what follows `end`; `joined`: as one with the last of them, which begins where its window does."""
+    if joined and splits and splits[-1].upper == end:
+        return [*splits[:-1], OpenRange(splits[-1].lower, None)]
+    return [*splits, OpenRange(end, None)]

@@ -24,9 +24,7 @@ KeyText = Annotated[str | list[str] | None, Field(description="text, or a list o
 
 def key_text(key: Key | None) -> str | list[str] | None:
     """A key as the API writes it."""
-    if key is None:
-        return None
-    return key[0] if len(key) == 1 else list(key)
+    return None if key is None else key[0] if len(key) == 1 else list(key)
 
 
 class Answer(BaseModel):

@@ -121,6 +121,10 @@ class StepStore(DeadLetterSteps, VerifySteps, WindowSteps, Protocol):
         job's guarantee and its note from here on. `window`: the last split remembers what it reads, from its lower
         bound on, or goes on with what generation `window_of` remembers; all else that was remembered is forgotten."""
 
+    async def keep_of_source(self, lease: Lease, kept: Mapping[str, object]) -> bool:
+        """Put what the holder of a split saw of the source into the generation's `target`, for later leases. False
+        when it was there already."""
+
     async def split(self, lease: Lease) -> SplitState:
         """Where the leased split stands. A retry stands as a split without a range, its ordinal negative."""
 

