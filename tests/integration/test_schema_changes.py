@@ -41,6 +41,11 @@ CHANGES = [
     ("ALTER TABLE t ADD COLUMN c int DEFAULT 7", {"id": 40, "a": "a40", "b": 40, "c": 7}, "'c' (integer) was added"),
     ("ALTER TABLE t DROP COLUMN a", {"id": 40, "b": 40}, "'a' was dropped"),
     ("ALTER TABLE t ALTER b TYPE text USING 'x'", {"id": 40, "a": "a40", "b": "x"}, "'b' is text now, not integer"),
+    (
+        "ALTER TABLE t ALTER b TYPE date USING '2026-01-01'",
+        {"id": 40, "a": "a40", "b": "2026-01-01"},
+        "'b' is date now, not integer",
+    ),
     ("ALTER TABLE t RENAME b TO bee", {"id": 40, "a": "a40", "bee": 40}, "'bee' (integer) was added"),
 ]
 
