@@ -13,6 +13,7 @@ import pytest
 from service.domain.errors import LeaseLost
 from service.domain.records import OpenRange
 from service.domain.states import Event, State
+from tests.integration.source_cases import connected, source, unheard
 from tests.support.reconcile import expected_rows, file_rows, kafka_rows, reconcile
 from tests.support.waiting import until
 from tests.support.workshop import ACCOUNT, ACTOR, Workshop
@@ -383,3 +384,26 @@ async def test_a_verification_finds_late_rows_where_they_are(shop):
     assert found.state == "successful"
     assert not found.findings.counts, found.findings
     assert any("arrived late" in note for note in found.findings.notes)
+
+
+async def test_a_window_stands_in_for_the_barrier_where_the_key_alone_is_in_its_way(database: str) -> None:
+    async with connected(database) as one:
+        await one.execute("CREATE TABLE tickets (number int PRIMARY KEY); INSERT INTO tickets VALUES (1)")
+        await one.execute(
+            "CREATE MATERIALIZED VIEW shown AS SELECT * FROM tickets; CREATE UNIQUE INDEX ON shown (number)"
+        )
+    for table, window, severity in (
+        ("tickets", None, "error"),
+        ("tickets", 70, "warning"),
+        ("shown", 70, "error"),
+    ):
+        async with source(database, table, mode="incremental", options={"late_window": window}) as made:
+            inspection = await made.inspect()
+            (found,) = [one for one in inspection.findings if one.code == "safety_not_provable"]
+            assert (found.severity, found.pointer) == (severity, "/options/safety"), table
+            assert "late_window" in found.hint
+            if severity == "warning":
+                said = "rows that commit after more than 70 larger keys were read are lost"
+                assert said in found.message
+                assert said in inspection.guarantee_note
+                assert (await made.plan(None, 1, waiting=unheard)).bound == ("1",)
