@@ -112,6 +112,12 @@ class Definition:
         return self.relation is not None and self.relation.kind in {"r", "p", "m"} and self.index is None
 
     @property
+    def nulls_known(self) -> bool:
+        """What the catalog says of NULL holds for every row. (Before PostgreSQL 18 a child that inherits may take NULL
+        where its parent does not; a partition may not.)"""
+        return self.relation is not None and bool(self.guard) and not self.inherited
+
+    @property
     def refused(self) -> bool:
         """Something makes a run impossible."""
         return any(finding.severity == "error" for finding in self.findings)
@@ -153,7 +159,7 @@ class Definition:
         """
         page, built = (f"{letter}_{secrets.token_hex(6)}" for letter in "pj")
         inner = self._needed_sql(after, upper)
-        value = json_row_sql(self.outputs, page)
+        value = json_row_sql(self.outputs, page, nulls_known=self.nulls_known)
         select = [f"{column}::text AS k{index}" for index, column in enumerate(self.key.columns(page))]
         outer = [f"{built}.k{index}" for index in range(len(self.key.parts))]
         # a short varlena header is one byte, a long one four: four are always enough

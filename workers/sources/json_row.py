@@ -27,35 +27,39 @@ _MOST_ARGUMENTS: Final = 100
 """That Postgres takes for one function."""
 
 
-def json_row_sql(outputs: Sequence[Output], page: str) -> str:
-    """An expression of type text over the columns of `page`: what row_to_json writes of the outputs."""
+def json_row_sql(outputs: Sequence[Output], page: str, *, nulls_known: bool) -> str:
+    """An expression of type text over the columns of `page`: what row_to_json writes of the outputs. `nulls_known`:
+    where a column says that it holds no NULL, it holds none."""
     parts: list[str] = []
     text = "{"
     for number, one in enumerate(outputs):
         text += ("," if number else "") + json.dumps(one.name, ensure_ascii=False) + ":"
-        for part in _value(one, f"{page}.{quote_ident(one.alias)}"):
+        never_null = nulls_known and one.source is not None and one.column.not_null
+        for part in _value(one, f"{page}.{quote_ident(one.alias)}", never_null=never_null):
             parts += [quote_literal(text), part] if text else [part]
             text = ""
     return _concat([*parts, quote_literal(text + "}")])
 
 
-def _value(one: Output, value: str) -> Iterator[str]:
+def _value(one: Output, value: str, *, never_null: bool) -> Iterator[str]:
     """SQL whose texts, one behind the other and NULL left out, are the value."""
     exact = one.column.exact
     kind = "" if exact.dimensions else exact.type.partition("(")[0]
-    null = f"CASE WHEN {value} IS NULL THEN 'null' END"
+    null = [] if never_null else [f"CASE WHEN {value} IS NULL THEN 'null' END"]
     # The cast costs nothing. Should the type be another by now, the statement fails, or writes what this type would.
     typed = f"{value}::{kind}"
     if kind in _BARE:
-        yield from (typed, null)
+        yield from (typed, *null)
     elif kind == "boolean":
         yield f"coalesce({typed}::text, 'null')"
+    elif kind in _QUOTED and never_null:
+        yield from ("'\"'", typed, "'\"'")
     elif kind in _QUOTED:
         yield f"CASE WHEN {value} IS NULL THEN 'null' ELSE '\"' END"
         yield from (typed, f"CASE WHEN {value} IS NOT NULL THEN '\"' END")
     elif kind in _NUMBERS:
         mark = f"CASE WHEN {_not_finite(kind, typed, has_precision='(' in exact.type)} THEN '\"' END"
-        yield from (mark, typed, mark, null)
+        yield from (mark, typed, mark, *null)
     else:
         yield f"coalesce(pg_catalog.to_json({value}), 'null')"
 
