@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from service.domain.spec import JobSpec
 from sinks.base import SinkError, TargetGone
 from sinks.formats import columns
 from sinks.registry import COLUMNS, TAKES_FORMATS
+from workers.beforehand import getting_ready
 from workers.changes import SEEN, repeatable, seen
 from workers.chunks import settlement, to_prepared, to_record
 from workers.days import list_days
@@ -58,10 +60,13 @@ class PlanWork:
         self._lease = step.lease
         self._retry = Retry(control)
         self._next_report = 0.0
+        self._inherited: int | None = None
 
     async def run(self) -> None:
         """Returns when the plan is saved. Raises Stopped, LeaseLost, Permanent."""
-        await self._retry.run(self._plan)
+        known = self._spec.source.template is None  # else what is read is not known yet
+        async with getting_ready(self._source) if known else nullcontext():
+            await self._retry.run(self._plan)
 
     async def _plan(self) -> None:
         store, lease = self._place.store, self._lease
@@ -75,16 +80,15 @@ class PlanWork:
         ]
         target = dict(await self._prepare_target(None if by_itself or not history else history[0]))
         ranges = ranges_of([*history, generation], self._spec)
-        inherited = window_left([*history, generation], self._spec)
-        if inherited is not None:
-            ranges = read_by_one(ranges)
+        self._inherited = window_left([*history, generation], self._spec)
+        ranges = ranges if self._inherited is None else read_by_one(ranges)
         async with reading(self._place, self._step, self._source, target, ranges, history) as source:
             target[SEEN] = await seen(self._step.spec, source)
             if self._spec.sink.kind in TAKES_FORMATS:
                 # Whatever the format is now: a definition that is replaced meanwhile may name another.
                 target[COLUMNS] = columns.to_json(await source.columns())
             await self._retry.recovered()
-            await self._bound(source, ranges, target, inherited)
+            await self._bound(source, ranges, target)
         await self._reached(Point.PLANNED)
 
     async def _prepare_target(self, before: GenerationState | None) -> Mapping[str, object]:
@@ -263,14 +267,12 @@ class PlanWork:
 
     # -- bounds and splits ---------------------------------------------------------------------------------------
 
-    async def _bound(
-        self, source: Source, ranges: Sequence[OpenRange], target: Mapping[str, object], inherited: int | None
-    ) -> None:
+    async def _bound(self, source: Source, ranges: Sequence[OpenRange], target: Mapping[str, object]) -> None:
         splits: list[OpenRange] = []
         end, rows = None, 0
         limit, window = limit_of(self._step.spec, target), self._spec.options.late_window
         for given in ranges:
-            plan = await planned(source, given, self._wanted(given, limit), self._show_horizon, window, inherited)
+            plan = await planned(source, given, self._wanted(given, limit), self._show_horizon, window, self._inherited)
             splits.extend(OpenRange(s.lower, s.upper) for s in plan.splits)
             end = given.upper or plan.bound or given.lower
             rows += plan.estimated_rows or 0
@@ -289,7 +291,7 @@ class PlanWork:
                 target=target,
                 promise=promise,
                 window=window is not None,
-                window_of=inherited,
+                window_of=self._inherited,
             )
         log.info(LogEvent.PLANNED, splits=len(splits), bound=shown(end), estimated_rows=rows)
 

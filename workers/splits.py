@@ -8,6 +8,7 @@ know, never with what this process remembers.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from service.domain.errors import Aborted, Stopped
 from service.domain.records import Condition
 from service.domain.spec import JobSpec
 from sinks.base import CountsOverJob, Cut, Numbered
+from workers.beforehand import getting_ready
 from workers.changes import look
 from workers.chunks import OpenChunk, batch
 from workers.closing import put_down
@@ -73,7 +75,8 @@ class SplitWork:
 
     async def run(self) -> None:
         """Returns when the split is done. Raises Stopped when it was parked in the middle, LeaseLost, Permanent."""
-        await self._retry.run(self._pass)
+        async with getting_ready(self._source):
+            await self._retry.run(self._pass)
 
     async def _pass(self) -> None:
         writer = self._sink.writer(self._owner)
@@ -94,8 +97,6 @@ class SplitWork:
                 writer.number_by(partial(self._place.store.draw_number, self._lease))
             self._anchored_at = split.anchored_at
             self._chunk = OpenChunk(self._spec.options.chunk, split.position or split.lower)
-            if self._sink.needs_anchor and (mark is None or _old(self._anchored_at)):
-                await self._anchor(writer)
             start = await start_of(split, self._source)
             self._window = window_of(split, self._spec.options, reader, self._source)
             if split.tail:
@@ -104,7 +105,7 @@ class SplitWork:
                 pages = following(reader, frontier, start, poll_seconds=poll, over=over)
             else:
                 pages = bounded(reader, start, split.upper, rows_left(split, self._spec))
-            await self._consume(writer, pages, split, start)
+            await self._consume(writer, pages, replace(split, scanned_to=start), anchored=mark is not None)
         finally:
             await put_down("writer", drop_writer(writer), PUT_DOWN_SECONDS)
             if frontier is not None:
@@ -117,10 +118,12 @@ class SplitWork:
         await self._look()
         return await stage_again(writer, reader, chunk, split, attempt)
 
-    async def _consume(self, writer: Writer, pages: AsyncIterator[Item], split: SplitState, start: Key | None) -> None:
+    async def _consume(self, writer: Writer, pages: AsyncIterator[Item], split: SplitState, *, anchored: bool) -> None:
         feed = Feed(pages)
         scanned: Key | None = None
         try:
+            if self._sink.needs_anchor and (not anchored or _old(self._anchored_at)):
+                await self._anchor(writer)
             while True:
                 item = await feed.next(self._control, self._chunk.due_in)
                 if item is not None:
@@ -132,7 +135,7 @@ class SplitWork:
                             await self._keep(scanned, now=True)
                             raise Stopped
                     case End():
-                        await self._look_back(writer, split.upper or scanned or start, now=True)
+                        await self._look_back(writer, split.upper or scanned or split.scanned_to, now=True)
                         await self._close(writer, scanned)
                         with self._control.last_write():
                             await self._place.store.finish_split(self._lease, split.upper or scanned)
@@ -141,7 +144,7 @@ class SplitWork:
                     case Idle():
                         if self._chunk.due:
                             await self._close(writer, scanned)
-                        await self._look_back(writer, scanned or start)
+                        await self._look_back(writer, scanned or split.scanned_to)
                         await self._idle(writer, item, split)
                     case Unreadable():
                         await self._pass_over(writer, item)
