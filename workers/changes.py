@@ -68,15 +68,15 @@ def _names_columns(spec: Mapping[str, object]) -> bool:
 
 
 def renews(spec: Mapping[str, object], target: Mapping[str, object] | None) -> bool:
-    """Whether a split that meets a change while it reads goes on with new files, by its next lease. (A JSON row names
-    its columns by itself: the next one has others.)"""
-    return SEEN in (target or {}) and _form(spec).kind != "json" and _names_columns(spec)
+    """Whether a step that meets a change while it reads goes on by its next lease, which keeps what is there now and
+    has sink and source of it."""
+    return SEEN in (target or {}) and _names_columns(spec)
 
 
 async def repeatable(old: GenerationState, source: Source) -> Mapping[str, object]:
     """The target of a generation that is closed, with the columns that a file of it can be repeated with: its own, or
     those of now where the source has its own no more. Raises what asking the source raises."""
-    if not renews(old.spec, old.target):
+    if not renews(old.spec, old.target) or COLUMNS not in old.target:
         return old.target
     try:
         await source.columns()
@@ -104,7 +104,7 @@ async def look(step: Step, place: Workplace, source: Source) -> None:
             kept[COLUMNS] = columns.to_json(await source.columns(of_now=True))
     if await place.store.keep_of_source(step.lease, kept) and said:
         log.warning(LogEvent.SCHEMA_CHANGED, table=_what(step), cause=said)
-    if kept.get(COLUMNS) not in (None, step.target.get(COLUMNS)) and renews(step.spec, step.target):
+    if kept.get(COLUMNS) not in (None, step.target.get(COLUMNS)) and _form(step.spec).kind != "json":
         raise SourceChanged
 
 
