@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from service.domain.spec import JobSpec
 from sinks.base import SinkError, TargetGone
 from sinks.formats import columns
 from sinks.registry import COLUMNS, TAKES_FORMATS
+from workers.beforehand import getting_ready
 from workers.changes import SEEN, repeatable, seen
 from workers.chunks import settlement, to_prepared, to_record
 from workers.days import list_days
@@ -59,7 +61,9 @@ class PlanWork:
 
     async def run(self) -> None:
         """Returns when the plan is saved. Raises Stopped, LeaseLost, Permanent."""
-        await self._retry.run(self._plan)
+        known = self._spec.source.template is None  # else what is read is not known yet
+        async with getting_ready(self._source) if known else nullcontext():
+            await self._retry.run(self._plan)
 
     async def _plan(self) -> None:
         store, lease = self._place.store, self._lease

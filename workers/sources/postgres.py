@@ -108,6 +108,10 @@ class PostgresSource:
         self._definition: Definition | None = None
         self._resolving = asyncio.Lock()
 
+    async def get_ready(self) -> None:
+        """See the protocol."""
+        await self._resolved()
+
     async def inspect(self) -> Inspection:
         """See the protocol."""
         definition = await self._resolved()
@@ -294,6 +298,8 @@ class PostgresSource:
         if self._definition is before:
             self._definition, self._session.reading = None, False
         now = await self._resolved()
+        if drift.only_nulls(before, now) and not now.refused:
+            return
         if now.columns and self._renews and self._options.schema_change == "continue":
             raise SourceChanged from cause
         said = "; ".join(drift.differences(_exact(before), _exact(now))) if now.columns else ""
