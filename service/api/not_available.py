@@ -19,7 +19,6 @@ FORMATS: Final[frozenset[str]] = frozenset()
 FIELDS: Final[frozenset[str]] = frozenset()
 OPTIONS: Final = frozenset(
     {
-        "late_window",
         "snapshot",
     }
 )

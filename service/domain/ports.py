@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from service.domain.dead_letters import DeadLetterSteps, DeadLetterStore
 from service.domain.verification import Verifications, VerifySteps
+from service.domain.window import WindowSteps
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from service.domain.states import Event
 
 
-class StepStore(DeadLetterSteps, VerifySteps, Protocol):
+class StepStore(DeadLetterSteps, VerifySteps, WindowSteps, Protocol):
     """Leases and what is written under them. Times are the database's."""
 
     async def claim(
@@ -112,10 +113,13 @@ class StepStore(DeadLetterSteps, VerifySteps, Protocol):
         estimated_rows: int | None,
         target: Mapping[str, object] | None = None,
         promise: tuple[str, str] | None = None,
+        window: bool = False,
+        window_of: int | None = None,
     ) -> None:
         """The plan step is done: splits and their steps exist (`tail`: the last one waits until the others are done);
         without any split the finish step is ready. `target` is kept for the sinks of later steps; `promise` is the
-        job's guarantee and its note from here on."""
+        job's guarantee and its note from here on. `window`: the last split remembers what it reads, from its lower
+        bound on, or goes on with what generation `window_of` remembers; all else that was remembered is forgotten."""
 
     async def keep_of_source(self, lease: Lease, kept: Mapping[str, object]) -> bool:
         """Put what the holder of a split saw of the source into the generation's `target`, for later leases. False
