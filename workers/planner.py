@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from sinks.base import SinkError, TargetGone
 from sinks.formats import columns
 from sinks.registry import COLUMNS, TAKES_FORMATS
 from workers.chunks import settlement, to_prepared, to_record
+from workers.cuts import Keeper, warn_of_another_moment
 from workers.days import list_days
 from workers.delivery import position_conflict, position_unknown, stage_again
 from workers.guarantees import guaranteed
@@ -55,15 +57,22 @@ class PlanWork:
         self._lease = step.lease
         self._retry = Retry(control)
         self._next_report = 0.0
+        self._keeper = Keeper(step, control, workplace)
 
     async def run(self) -> None:
-        """Returns when the plan is saved. Raises Stopped, LeaseLost, Permanent."""
-        await self._retry.run(self._plan)
+        """Returns when the plan is saved, or, where it is read as of one moment, when nobody reads any more. Raises
+        Stopped, LeaseLost, Permanent."""
+        try:
+            await self._retry.run(self._plan)
+            await self._keeper.keep()
+        finally:
+            await self._keeper.close()
 
     async def _plan(self) -> None:
         store, lease = self._place.store, self._lease
         generation = await store.generation(lease, lease.generation)
         if generation.planned:
+            await self._keeper.take_up(generation)
             return
         by_itself = generation.begins in {"beginning", "given"}
         history = [
@@ -72,6 +81,7 @@ class PlanWork:
         ]
         target = dict(await self._prepare_target(None if by_itself or not history else history[0]))
         ranges = ranges_of([*history, generation], self._spec)
+        await self._keeper.take(target)
         async with reading(self._place, self._step, self._source, target, ranges, history) as source:
             if self._spec.sink.kind in TAKES_FORMATS:
                 # Whatever the format is now: a definition that is replaced meanwhile may name another.
@@ -193,6 +203,7 @@ class PlanWork:
                 case Action.DROP | Action.SEND_AGAIN:
                     await store.drop_closed(lease, old.number, split.ordinal)
                 case Action.REPEAT if decision.chunk is not None:
+                    warn_of_another_moment(old)
                     attempt = 1 + max((c.attempt for c in split.prepared if c.epoch == epoch), default=0)
                     reader = source.reader()
                     try:
@@ -239,7 +250,8 @@ class PlanWork:
             splits.append(OpenRange(end, None))
         await self._reached(Point.BOUNDED)
         promise = await self._promise(target)
-        with self._control.last_write():
+        holds = self._keeper.holds(splits)
+        with nullcontext() if holds else self._control.last_write():
             await self._place.store.save_plan(
                 self._lease,
                 splits,
@@ -248,6 +260,7 @@ class PlanWork:
                 estimated_rows=rows or None,
                 target=target,
                 promise=promise,
+                holds=holds,
             )
         log.info(LogEvent.PLANNED, splits=len(splits), bound=shown(end), estimated_rows=rows)
 

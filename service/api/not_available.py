@@ -20,7 +20,6 @@ FIELDS: Final[frozenset[str]] = frozenset()
 OPTIONS: Final = frozenset(
     {
         "late_window",
-        "snapshot",
     }
 )
 SETTINGS: Final[frozenset[str]] = frozenset()

@@ -112,10 +112,18 @@ class StepStore(DeadLetterSteps, VerifySteps, Protocol):
         estimated_rows: int | None,
         target: Mapping[str, object] | None = None,
         promise: tuple[str, str] | None = None,
+        holds: bool = False,
     ) -> None:
         """The plan step is done: splits and their steps exist (`tail`: the last one waits until the others are done);
         without any split the finish step is ready. `target` is kept for the sinks of later steps; `promise` is the
-        job's guarantee and its note from here on."""
+        job's guarantee and its note from here on. `holds`: the step stays leased, for the sake of what its holder
+        keeps open, and is done with its last split (a directive that has `ended`)."""
+
+    async def end_plan(self, lease: Lease) -> None:
+        """The generation was planned before, and nothing has to be kept open for it any more: the step is done."""
+
+    async def split_leased(self, lease: Lease) -> bool:
+        """Whether anybody works on a split of the lease's generation now."""
 
     async def split(self, lease: Lease) -> SplitState:
         """Where the leased split stands. A retry stands as a split without a range, its ordinal negative."""

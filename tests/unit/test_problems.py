@@ -129,7 +129,6 @@ def test_a_secret_of_the_wrong_kind_is_not_repeated() -> None:
     ("part", "pointer"),
     [
         ({"options": {"late_window": 10}}, "/options/late_window"),
-        ({"options": {"snapshot": True}}, "/options/snapshot"),
     ],
 )
 def test_what_is_not_available_is_not_called_unknown(part, pointer: str) -> None:

@@ -19,6 +19,11 @@ SELECT j.id, :account::text AS account, j.name, j.owner, j.spec, j.secret_pointe
        (SELECT jsonb_agg(jsonb_build_array(p.ordinal, p.lower, p.upper, p.position, p.done_at IS NOT NULL)
                          ORDER BY p.ordinal)
           FROM splits p WHERE p.job_id = j.id AND p.generation = j.generation) AS splits,
+       CASE WHEN (j.spec #>> '{options,snapshot}')::boolean THEN (
+           SELECT g.target -> 'snapshot' || jsonb_build_object('held', EXISTS (
+                      SELECT FROM steps h WHERE h.job_id = g.job_id AND h.generation = g.number AND h.kind = 'plan'
+                          AND h.state = 'leased'))
+             FROM generations g WHERE g.job_id = j.id AND g.number = j.generation) END AS snapshot,
        r.id AS r_id, r.job_id AS r_job_id, r.job_name AS r_job_name, r.number AS r_number,
        r.generation AS r_generation, r.trigger AS r_trigger, r.state AS r_state, r.sink AS r_sink,
        r.datasource AS r_datasource,
