@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client import Counter
 
-from config import names
+from config import messages, names
 from service.domain.errors import RowferryError
 
 if TYPE_CHECKING:
@@ -96,4 +96,5 @@ def _stored(line: Mapping[str, Any]) -> dict[str, Any]:
     """A line as the log table has it: what is no column goes into `fields`."""
     rest = {name: value for name, value in line.items() if name not in _COLUMNS and name not in _LEFT_OUT}
     stored = {name: line[name] for name in _COLUMNS if line.get(name) is not None}
+    stored.setdefault("message", messages.sentence(line))
     return {**stored, "at": line.get("timestamp"), "fields": rest}
