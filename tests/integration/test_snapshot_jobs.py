@@ -235,17 +235,6 @@ async def test_a_restart_of_the_source_ends_the_run_in_error(control_database: s
         assert (job.state, job.errors[0].code) == (State.ERROR, "snapshot_lost")
 
 
-async def test_a_plan_that_was_left_by_its_holder_is_not_taken_up_by_another(shop: Workshop) -> None:
-    """As after a kill -9: nobody tells anybody, and the leases run out."""
-    crowd = Crowd()
-    job, _ = await begun(shop, crowd)
-    await shop.expire_leases()
-    job = await shop.state(job)
-    assert (job.state, job.errors[0].code) == (State.ERROR, "snapshot_lost")
-    await none_held(shop)
-    crowd.go.set()
-
-
 async def test_a_checkpoint_begins_in_a_moment_of_its_own(shop: Workshop) -> None:
     await shop.engine().start()
     job = await shop.run(await shop.job("orders", options=ONE_MOMENT))
