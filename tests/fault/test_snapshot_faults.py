@@ -30,17 +30,19 @@ async def scenario(database: str, control_database: str) -> AsyncIterator[Scenar
 @pytest.mark.parametrize("how", ["killed", "terminated"])
 async def test_a_run_whose_holder_is_gone_ends_in_error_wherever_its_splits_are(scenario: Scenario, how: str) -> None:
     job = await scenario.create("orders", splits=4, options=SLOW)
-    hold = scenario.points.hold("settled", job_id=job.id)
+    first, second, third = (scenario.points.hold("settled", job_id=job.id, ordinal=number) for number in range(3))
     await scenario.start(job)
-    await scenario.reach(hold)  # the first service has planned, and works on two of four
+    await scenario.reach(first, second)  # the first service has planned, and works on two of four
     other = await scenario.second().start()
-    await scenario.reach(scenario.points.hold("settled", job_id=job.id, pid=other.process.pid))
+    await scenario.reach(third)
+    assert third.question["pid"] == other.process.pid
     async with connected(scenario.source_dsn) as source:
         await source.execute("UPDATE orders SET note = 'another moment'")
         if how == "killed":
             scenario.service.kill()
         else:
-            hold.release()
+            first.release()
+            second.release()
             left = asyncio.create_task(scenario.service.terminate())
 
         async def unheld() -> bool:
@@ -50,10 +52,7 @@ async def test_a_run_whose_holder_is_gone_ends_in_error_wherever_its_splits_are(
             )
 
         await until(unheld, 45, "nobody holds the snapshot")
-    for point in scenario.points.seen:
-        assert point["job_id"] == job.id
-    for one in scenario.points._holds:
-        one.release()
+    third.release()
     answer = await scenario.wait_for_state(job, "error", service=other)
     assert answer["errors"][0]["code"] == "snapshot_lost"
     assert "from=beginning" in answer["errors"][0]["message"]
