@@ -11,7 +11,7 @@ FAULTS ?= 200
 MINUTES ?=
 SECONDS ?= 300
 ROWS ?= 1000000
-JOBS ?= 2
+JOBS ?= 4
 
 # Set in many containers; without compiled modules every service that a test starts compiles them anew.
 export PYTHONDONTWRITEBYTECODE :=

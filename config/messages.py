@@ -24,6 +24,7 @@ SENTENCES: Final[Mapping[LogEvent, str]] = {
     LogEvent.PLANNED: "planned: splits: {splits}, up to {bound}, about {estimated_rows} rows",
     LogEvent.OLD_GENERATION_NOT_FENCED: "the target of generation {generation} could not be fenced: {cause}",
     LogEvent.OLD_TARGET_GONE: "the target of generation {generation} is gone: {cause}",
+    LogEvent.NOT_REPEATABLE: "a chunk of generation {generation} that nobody sees can not be repeated: {cause}",
     LogEvent.SCHEMA_CHANGED: "{table} has changed, and the job goes on: {cause}",
     LogEvent.PARTITION_ATTACHED: "{table} was attached; rows below what was read: {rows_below}",
     LogEvent.CHUNK_SETTLED: "{where}: chunk {sequence} is visible in {target}; rows: {rows}",

@@ -75,8 +75,11 @@ class LogEvent(StrEnum):
     """The target of a predecessor generation was away, so a late transaction of it may still stall readers."""
     OLD_TARGET_GONE = "old_target_gone"
     """What a predecessor generation delivered is gone with its target; its chunk without an answer was dropped."""
+    NOT_REPEATABLE = "not_repeatable"
+    """The source no longer gives the rows of a predecessor's chunk that nobody sees; where they come anew it was
+    dropped."""
     SCHEMA_CHANGED = "schema_changed"
-    """The columns of a table changed while it was read, and the job goes on; says which."""
+    """The columns of a table changed since it was last read, and the job goes on; says which."""
     PARTITION_ATTACHED = "partition_attached"
     """A partition or child came to a table that a continuous job follows; holds how many rows it has below the bound,
     which end the job (null: not known)."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from sinks.base import SinkError, SinkUnavailable
+from sinks.hdfs_quota import refuse_full
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -22,6 +24,8 @@ BEGIN_BYTES: Final = 1 << 20
 SLOWEST: Final = 2 << 20
 """Bytes a second that a cluster in working order takes; a call may last that much longer for its bytes."""
 _PIECE: Final = 256 << 10
+_ASKING: Final = 2.0
+"""Seconds to ask why a connection ended."""
 
 
 class Upload:
@@ -93,9 +97,25 @@ class Upload:
             self._task.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     async def _send(self) -> None:
-        await self._client.create(self.path, self._body, "writing", replication=self._replication)
+        try:
+            await self._client.create(self.path, self._body, "writing", replication=self._replication)
+        except SinkUnavailable as error:
+            if error.code == "sink_unreachable":
+                await self._refuse_full()
+            raise
         if self._blocks or not self._ended:
             raise SinkUnavailable("sink_unavailable", f"HDFS answered before {self.path!r} was written to its end")
+
+    async def _refuse_full(self) -> None:
+        """Raises `no_space` where a quota is full: a server that refuses in the midst of the bytes ends the connection,
+        and its word is lost where the end arrives first."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_ASKING):
+                try:
+                    await refuse_full(self._client, self.path.rpartition("/")[0])
+                except SinkUnavailable as found:
+                    if found.code == "no_space":
+                        raise
 
     async def _body(self) -> AsyncIterator[bytes]:
         while True:

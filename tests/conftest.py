@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from tests.support.elasticsearch import SearchServer
 from tests.support.hdfs import HdfsProxies, HdfsServer
@@ -19,10 +20,29 @@ from tests.support.secrecy import told
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator, Iterator
 
+    from xdist.remote import Producer
+
+    from tests.support.distribution import FromBothEnds
+
 
 # Whatever the container says: the services that tests start by the hundred would compile all their modules each time.
 os.environ["PYTHONDONTWRITEBYTECODE"] = ""
 NEWEST = 18
+
+
+settings.register_profile("rowferry", deadline=None)  # other tests run beside, and take the processor for a while
+settings.load_profile("rowferry")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FromBothEnds | None:
+    """How tests are divided among processes that run side by side."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from tests.support.distribution import FromBothEnds
+
+    config.option.loadscopereorder = False
+    return FromBothEnds(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -69,8 +89,8 @@ async def database(postgres_server: PostgresServer) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def control_database(postgres_server: PostgresServer) -> AsyncIterator[str]:
-    """A second fresh database, for the service's own tables."""
-    dsn = await postgres_server.create_database()
+    """A second fresh database, with the service's own tables and no row in them."""
+    dsn = await postgres_server.create_control_database()
     yield dsn
     if postgres_server.process.running:
         await postgres_server.drop_database(dsn)

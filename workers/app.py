@@ -18,6 +18,7 @@ from sinks import registry
 from sinks.base import SinkRefused, SinkUnavailable
 from sinks.formats import columns
 from workers import rendering, row_wishes
+from workers.changes import renews
 from workers.definition_parts import key_of, put, section
 from workers.limits import MemoryBudget, RateLimit
 from workers.ports import Workplace
@@ -98,6 +99,7 @@ class StoredSources:
             connections=self._connections,
             csv=row_wishes.dialect(spec),
             columns=columns.from_json((target or {}).get(registry.COLUMNS)),
+            renews=renews(spec, target),
             salts=await salts_of(
                 credentials_of(source.columns), account, self._things, self._references, self._learn_secret
             ),

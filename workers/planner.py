@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 import structlog
 
 from config.names import LogEvent
-from service.domain.errors import RowferryError
+from service.domain.errors import Permanent, RowferryError
 from service.domain.records import Condition, OpenRange
 from service.domain.spec import JobSpec
 from sinks.base import SinkError, TargetGone
 from sinks.formats import columns
 from sinks.registry import COLUMNS, TAKES_FORMATS
+from workers.changes import SEEN, repeatable, seen
 from workers.chunks import settlement, to_prepared, to_record
 from workers.cuts import Keeper, warn_of_another_moment
 from workers.days import list_days
@@ -26,8 +27,8 @@ from workers.owners import origin, owner
 from workers.ranges import limit_of, ranges_of
 from workers.recovery import Action, decide
 from workers.retrying import Retry
+from workers.shown import described, shown
 from workers.signals import Point
-from workers.splits import described, shown
 from workers.splitting import auto_splits
 from workers.template_plan import reading
 
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from service.domain.control import Control
-    from service.domain.records import GenerationState, Lease, SplitState, Step
-    from sinks.base import Sink
+    from service.domain.records import ChunkRecord, GenerationState, Lease, SplitState, Step
+    from sinks.base import Sink, Writer
     from workers.ports import Workplace
     from workers.sources.base import Horizon, Size, Source
 
@@ -83,6 +84,7 @@ class PlanWork:
         ranges = ranges_of([*history, generation], self._spec)
         await self._keeper.take(target)
         async with reading(self._place, self._step, self._source, target, ranges, history) as source:
+            target[SEEN] = await seen(self._step.spec, source)
             if self._spec.sink.kind in TAKES_FORMATS:
                 # Whatever the format is now: a definition that is replaced meanwhile may name another.
                 target[COLUMNS] = columns.to_json(await source.columns())
@@ -135,23 +137,13 @@ class PlanWork:
         generation as it is then."""
         same_target = _same_sink(old, self._step)
         fenced = True
-        sink = await self._place.sinks.sink(
-            self._step.account, old.spec, old.secrets, old.target, job_id=self._lease.job_id, generation=old.number
-        )
-        source = await self._place.sources.source(
-            self._step.account,
-            old.spec,
-            old.target,
-            name=self._place.title(self._step),
-            origin=origin(self._step, generation=old.number),
-            secrets=old.secrets,
-        )
+        sink, source = await self._both(old)
         try:
             async with asyncio.timeout(None if same_target else LONGEST_FENCING_SECONDS):
                 try:
                     for split in old.splits:
                         if old.epochs.get(split.ordinal, 0) > 0:
-                            await self._fence(sink, source, old, split)
+                            await self._fence(sink, source, old, split, by_itself=by_itself)
                 except TargetGone as error:
                     if not by_itself:
                         raise
@@ -178,7 +170,36 @@ class PlanWork:
         except SinkError as error:
             log.warning(LogEvent.DAY_NOT_LISTED, code=error.code, cause=str(error))
 
-    async def _fence(self, sink: Sink, source: Source, old: GenerationState, split: SplitState) -> None:
+    async def _both(self, old: GenerationState) -> tuple[Sink, Source]:
+        """What a generation wrote with and read from, such that a prepared chunk of it can be repeated."""
+        source = await self._read(old, old.target)
+        target = old.target
+        if any(split.prepared for split in old.splits):
+            try:
+                target = await repeatable(old, source)
+            except Permanent as error:  # there may be nothing to repeat; else it comes again
+                log.warning(LogEvent.NOT_REPEATABLE, generation=old.number, cause=str(error))
+            finally:
+                await source.close()
+            source = await self._read(old, target)
+        sink = await self._place.sinks.sink(
+            self._step.account, old.spec, old.secrets, target, job_id=self._lease.job_id, generation=old.number
+        )
+        return sink, source
+
+    async def _read(self, old: GenerationState, target: Mapping[str, object]) -> Source:
+        return await self._place.sources.source(
+            self._step.account,
+            old.spec,
+            target,
+            name=self._place.title(self._step),
+            origin=origin(self._step, generation=old.number),
+            secrets=old.secrets,
+        )
+
+    async def _fence(
+        self, sink: Sink, source: Source, old: GenerationState, split: SplitState, *, by_itself: bool
+    ) -> None:
         store, lease = self._place.store, self._lease
         epoch = await store.fence_epoch(lease, old.number, split.ordinal)
         writer = sink.writer(owner(self._step, generation=old.number, split=split.ordinal, epoch=epoch))
@@ -205,16 +226,14 @@ class PlanWork:
                 case Action.REPEAT if decision.chunk is not None:
                     warn_of_another_moment(old)
                     attempt = 1 + max((c.attempt for c in split.prepared if c.epoch == epoch), default=0)
-                    reader = source.reader()
                     try:
-                        load = await stage_again(writer, reader, decision.chunk, attempt)
-                    finally:
-                        await reader.close()
-                    prepared = await writer.prepare(load.cut)
-                    record = to_record(prepared, decision.chunk.run_id)
-                    await store.prepare_closed(lease, old.number, split.ordinal, record, load.dead)
-                    receipt = await writer.make_visible(prepared)
-                    await store.settle_closed(lease, old.number, split.ordinal, settlement(record, receipt))
+                        await self._repeat(writer, source, (old.number, split.ordinal), decision.chunk, attempt)
+                    except Permanent as error:
+                        if not by_itself:
+                            raise
+                        # Nobody sees it, nobody can write it any more, and the successor begins where it was told to.
+                        log.warning(LogEvent.NOT_REPEATABLE, generation=old.number, cause=str(error))
+                        await store.drop_closed(lease, old.number, split.ordinal)
                 case Action.UNKNOWN:
                     raise position_unknown(split)
                 case _:
@@ -222,6 +241,22 @@ class PlanWork:
         finally:
             await writer.discard()
             await writer.close()
+
+    async def _repeat(
+        self, writer: Writer, source: Source, place: tuple[int, int], chunk: ChunkRecord, attempt: int
+    ) -> None:
+        """Make a chunk of an old generation's split visible as it was cut. Raises Permanent where the source does not
+        give its rows any more."""
+        reader = source.reader()
+        try:
+            load = await stage_again(writer, reader, chunk, attempt)
+        finally:
+            await reader.close()
+        prepared = await writer.prepare(load.cut)
+        record = to_record(prepared, chunk.run_id)
+        await self._place.store.prepare_closed(self._lease, *place, record, load.dead)
+        receipt = await writer.make_visible(prepared)
+        await self._place.store.settle_closed(self._lease, *place, settlement(record, receipt))
 
     async def _give_up(self, sink: Sink, old: GenerationState) -> None:
         """Whether a prepared chunk became visible is moot without its target; only its owner must not come back."""

@@ -3,7 +3,7 @@
 | what ends it | what the store hears |
 |---|---|
 | done | the step's own last write (plan saved, split done, run finished, retry finished, cleaned up) |
-| stop, shutdown | park; release where a prepared chunk may remain |
+| stop, shutdown; other columns, which its next lease knows | park; release where a prepared chunk may remain |
 | abort | release, with the reason when something may still become visible |
 | permanent error, too many rejected rows | fail, with the cause chain; a retry is given up |
 | lost lease | nothing: somebody else may own the step |
@@ -47,6 +47,7 @@ from workers.rendering import limited
 from workers.retries import RetryWork
 from workers.retrying import Retry, from_sink
 from workers.signals import Point
+from workers.sources.base import SourceChanged
 from workers.splits import SplitWork
 from workers.verifier import VerifyWork
 
@@ -121,6 +122,8 @@ class Runner:
             return "lost"
         except (Stopped, Aborted) as error:
             return await self._give_back(step, control, work, park=isinstance(error, Stopped))
+        except SourceChanged:
+            return await self._give_back(step, control, work, park=True)
         except Exception as error:  # noqa: BLE001 -- whatever it is, the job must say it
             return await self._failed(step, error)
         log.info(LogEvent.STEP_DONE)

@@ -17,6 +17,7 @@ from service.domain.errors import Aborted, Stopped
 from service.domain.records import Condition
 from service.domain.spec import JobSpec
 from sinks.base import CountsOverJob, Cut, Numbered
+from workers.changes import look
 from workers.chunks import OpenChunk, batch
 from workers.closing import put_down
 from workers.delivery import Delivery, Load, caused_by, say_set_aside, stage_again
@@ -26,17 +27,18 @@ from workers.metrics import set_aside
 from workers.owners import drop_writer, owner
 from workers.rejected import letter, stage_what_can_be
 from workers.retrying import Retry
+from workers.shown import described
 from workers.signals import Point
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from service.domain.control import Control
-    from service.domain.records import Directive, Key, SplitState, Step
+    from service.domain.records import ChunkRecord, Directive, Key, SplitState, Step
     from sinks.base import Sink, Writer
     from workers.feed import Item
     from workers.ports import Workplace
-    from workers.sources.base import Horizon, Page, Source
+    from workers.sources.base import Page, Reader, Source
 
 ANCHOR_AGAIN_SECONDS = 24 * 3600.0
 """A target forgets idle positions (Kafka: offsets.retention.minutes, 7 days by default): write it again long before."""
@@ -56,6 +58,7 @@ class SplitWork:
         self._lease = step.lease
         self._retry = Retry(control)
         self._easing = Easing(self._spec.options.ease, source, control)
+        self._look = partial(look, step, workplace, source)
         self.delivery = Delivery(control, workplace, sink)
         self._chunk = OpenChunk(self._spec.options.chunk, None)
         self._sequence = 0
@@ -79,8 +82,9 @@ class SplitWork:
             split, mark = await self.delivery.recover(
                 writer,
                 await self._place.store.split(self._lease),
-                lambda chunk, attempt: stage_again(writer, reader, chunk, attempt),
+                partial(self._repeat, writer, reader),
             )
+            await self._look()
             self._sequence = split.sequence
             if isinstance(writer, Numbered):
                 writer.begin_after(split.sequence)
@@ -104,6 +108,10 @@ class SplitWork:
             if frontier is not None:
                 await put_down("frontier", frontier.close(), PUT_DOWN_SECONDS)
             await put_down("reader", reader.close(), PUT_DOWN_SECONDS)
+
+    async def _repeat(self, writer: Writer, reader: Reader, chunk: ChunkRecord, attempt: int) -> Load:
+        await self._look()
+        return await stage_again(writer, reader, chunk, attempt)
 
     async def _consume(self, writer: Writer, pages: AsyncIterator[Item], split: SplitState) -> None:
         feed = Feed(pages)
@@ -298,19 +306,3 @@ class SplitWork:
 
 def _old(at: datetime | None) -> bool:
     return at is None or (datetime.now(UTC) - at).total_seconds() > ANCHOR_AGAIN_SECONDS
-
-
-def described(horizon: Horizon) -> dict[str, object]:
-    """How far it is safe to read, and what holds the next bound back, as the API shows it."""
-    return {
-        "bound": shown(horizon.bound),
-        "held_by": [{"pid": h.pid, "age_seconds": h.age_seconds, "query": h.query} for h in horizon.held_by],
-        "ahead_of_generator": horizon.ahead_of_generator,
-    }
-
-
-def shown(key: Key | None) -> object:
-    """A key as the API writes it: text, or a list of texts for a composite key."""
-    if key is None:
-        return None
-    return key[0] if len(key) == 1 else list(key)

@@ -18,6 +18,8 @@ class Records:
 
     def __init__(self, *, header: bool) -> None:
         self._header = header
+        self.header: bytes | None = None
+        """The first record, once it was read, where it names the columns."""
         self._open: list[bytes] = []
         self.held = 0
         """Bytes of the record that is open."""
@@ -37,7 +39,7 @@ class Records:
                 self._open, self.held = [], 0
         if self._header and found:
             self._header = False
-            del found[0]
+            self.header = found.pop(0)
         return found
 
 

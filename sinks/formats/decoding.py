@@ -117,6 +117,10 @@ class CsvRecords(Lines):
         super().__init__()
         self._records = csv_reading.Records(header=header)
 
+    def columns(self, delimiter: str) -> list[str] | None:
+        """What the file itself says its columns are: a generation may have files with others. None: it does not."""
+        return None if self._records.header is None else csv_reading.fields(self._records.header, delimiter)
+
     def feed(self, data: bytes) -> list[bytes]:
         """See `Layout`."""
         records = self._records.of(super().feed(data))
@@ -188,8 +192,16 @@ class Decoder:
 
     def _told(self, records: list[bytes]) -> Records:
         key = self._wanted.key
-        keys = None if key is None else tokens(self._form, records, key)
+        keys = None if key is None else self._tokens(records, key)
         return Records(len(records), keys, records if self._wanted.values else None)
+
+    def _tokens(self, records: list[bytes], key: Sequence[str]) -> list[bytes | None]:
+        names = self._layout.columns(self._form.delimiter) if isinstance(self._layout, CsvRecords) else None
+        if names is None:
+            return tokens(self._form, records, key)
+        if not set(key) <= set(names):
+            raise Damaged(f"its first line does not name the key's columns: {', '.join(names)[:200]}")
+        return csv_reading.tokens(records, key, names, self._form.delimiter)
 
 
 class ZipDecoder:

@@ -58,9 +58,9 @@ async def test_a_wrong_password_for_the_control_database(control_database: str, 
     assert "not-to-be-told" not in told
 
 
-async def test_a_role_that_may_not_make_the_schema(control_database: str, postgres_server: PostgresServer):
+async def test_a_role_that_may_not_make_the_schema(database: str, postgres_server: PostgresServer):
     await postgres_server.create_user("rowferry_reader", "the-right-one")
-    dsn = with_login(control_database, "rowferry_reader", "the-right-one")
+    dsn = with_login(database, "rowferry_reader", "the-right-one")
     await refuses(dsn, {}, "control database", "permission denied", "grant it CREATE")
 
 
@@ -117,8 +117,8 @@ async def test_a_setting_that_may_hold_a_secret_or_needs_another_is_named(
     await refuses(control_database, {name: value}, *words)
 
 
-async def test_an_older_schema_without_migrating(control_database: str):
-    code, said = await runs(control_database, "serve", "--no-migrate")
+async def test_an_older_schema_without_migrating(database: str):
+    code, said = await runs(database, "serve", "--no-migrate")
     assert code == 1
     assert "rowferry migrate" in said
 

@@ -50,26 +50,26 @@ async def test_version_is_printed_without_any_setting(tmp_path):
     assert await rowferry("version", folder=tmp_path) == (0, "rowferry 0.1.0\n", "")
 
 
-async def test_migrate_brings_the_schema_and_says_when_there_is_nothing_to_do(tmp_path, control_database: str):
-    first = await rowferry("migrate", folder=tmp_path, ROWFERRY_DATABASE_URL=control_database)
+async def test_migrate_brings_the_schema_and_says_when_there_is_nothing_to_do(tmp_path, database: str):
+    first = await rowferry("migrate", folder=tmp_path, ROWFERRY_DATABASE_URL=database)
     assert first[0] == 0
     assert "initial" in first[1]
-    assert await pending(control_database) == []
-    second = await rowferry("migrate", folder=tmp_path, ROWFERRY_DATABASE_URL=control_database)
+    assert await pending(database) == []
+    second = await rowferry("migrate", folder=tmp_path, ROWFERRY_DATABASE_URL=database)
     assert (second[0], second[1]) == (0, "migrated: nothing: the schema is this version's\n")
 
 
-async def test_check_names_every_dependency_and_what_is_wrong_with_it(tmp_path, control_database: str):
+async def test_check_names_every_dependency_and_what_is_wrong_with_it(tmp_path, database: str):
     gone = f"postgresql://rowferry@127.0.0.1:{free_port()}/rowferry"
     code, out, _ = await rowferry("check", folder=tmp_path, ROWFERRY_DATABASE_URL=gone)
     assert code == 1
     assert "settings: ok" in out
     assert "control database: FAILED" in out
-    code, out, _ = await rowferry("check", folder=tmp_path, ROWFERRY_DATABASE_URL=control_database)
+    code, out, _ = await rowferry("check", folder=tmp_path, ROWFERRY_DATABASE_URL=database)
     assert code == 1
     assert "run `rowferry migrate`" in out
-    await migrate(control_database)
-    code, out, _ = await rowferry("check", folder=tmp_path, ROWFERRY_DATABASE_URL=control_database)
+    await migrate(database)
+    code, out, _ = await rowferry("check", folder=tmp_path, ROWFERRY_DATABASE_URL=database)
     assert (code, out) == (0, "settings: ok\ncontrol database: ok\nschema: ok\n")
 
 
@@ -91,12 +91,12 @@ async def test_check_looks_at_every_datasource(tmp_path, postgres_server, databa
     assert "other-password-2" not in out
 
 
-async def test_serve_refuses_an_old_schema_when_it_may_not_migrate(tmp_path, control_database: str):
+async def test_serve_refuses_an_old_schema_when_it_may_not_migrate(tmp_path, database: str):
     code, _, err = await rowferry(
         "serve",
         "--no-migrate",
         folder=tmp_path,
-        ROWFERRY_DATABASE_URL=control_database,
+        ROWFERRY_DATABASE_URL=database,
         ROWFERRY_ADMIN_TOKEN=TOKEN,
         ROWFERRY_LISTEN=f"127.0.0.1:{free_port()}",
     )
@@ -114,7 +114,6 @@ async def test_an_unknown_setting_is_named_with_its_neighbour(tmp_path):
 async def test_settings_may_stand_in_a_file(tmp_path, control_database: str):
     file = tmp_path / "rowferry.toml"
     file.write_text(f'[rowferry]\ndatabase_url = "{control_database}"\n')
-    await migrate(control_database)
     code, out, _ = await rowferry("--config", str(file), "check", folder=tmp_path)
     assert (code, out.splitlines()[-1]) == (0, "schema: ok")
 
@@ -179,12 +178,12 @@ async def test_the_service_brings_its_own_database_where_none_is_given(enterable
         service.kill()
 
 
-async def test_a_key_is_made_and_its_secret_is_told_this_once(tmp_path, control_database: str):
-    settings = {"ROWFERRY_DATABASE_URL": control_database, "ROWFERRY_SECRET_KEY": Fernet.generate_key().decode()}
+async def test_a_key_is_made_and_its_secret_is_told_this_once(tmp_path, database: str):
+    settings = {"ROWFERRY_DATABASE_URL": database, "ROWFERRY_SECRET_KEY": Fernet.generate_key().decode()}
     code, out, err = await rowferry("keys", "create", "browser", folder=tmp_path, **settings)
     assert (code, out) == (1, "")
     assert "rowferry migrate" in err
-    await migrate(control_database)
+    await migrate(database)
     code, out, err = await rowferry("keys", "create", "browser", "--role", "viewer", folder=tmp_path, **settings)
     assert (code, err) == (0, "")
     told = dict(line.split(": ") for line in out.splitlines())
@@ -199,7 +198,6 @@ async def test_a_key_is_made_and_its_secret_is_told_this_once(tmp_path, control_
 
 
 async def test_secrets_are_encrypted_anew_and_the_old_key_may_go(tmp_path, control_database: str):
-    await migrate(control_database)
     old, new = (Fernet.generate_key().decode() for _ in range(2))
     at = {"ROWFERRY_DATABASE_URL": control_database}
 

@@ -15,7 +15,6 @@ from service.domain.records import Actor, ChunkRecord, OpenRange, Settlement, St
 from service.domain.states import Event
 from service.store.dead_letters import DeadLetters
 from service.store.ids import uuid7
-from service.store.migrate import migrate
 from service.store.pool import Pool
 from service.store.steps import PostgresStepStore
 from service.store.transitions import NewRun, transition
@@ -39,7 +38,7 @@ RUN_KINDS = (StepKind.PLAN, StepKind.SPLIT, StepKind.FINISH)
 @pytest.fixture(scope="module")
 def control_dsn(postgres_server: PostgresServer) -> Iterator[str]:
     """One control database for the tests of a module: making one takes longer than most of them."""
-    dsn = asyncio.run(postgres_server.create_database())
+    dsn = asyncio.run(postgres_server.create_control_database())
     yield dsn
     if postgres_server.process.running:
         asyncio.run(postgres_server.drop_database(dsn))
@@ -78,7 +77,6 @@ class Control:
     @classmethod
     async def open(cls, dsn: str) -> Control:
         """A store on an empty control database, whatever an earlier test has left in it."""
-        await migrate(dsn)
         pool = await Pool.open(dsn, size=12)
         async with pool.connection() as connection:
             await connection.execute("TRUNCATE accounts, jobs, runs, events RESTART IDENTITY CASCADE")

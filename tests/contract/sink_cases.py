@@ -34,11 +34,10 @@ if TYPE_CHECKING:
     from tests.support.s3 import S3Server
 
 
-def filled(disk: Path) -> None:
-    """No room is left on a file system of our own; skips the test where it is not one."""
+def needs_own(disk: Path) -> None:
+    """Skips the test where `disk` is no file system of our own."""
     if not disk.is_mount():
         pytest.skip("no file system of our own can be mounted here: it takes root")
-    fill(disk)
 
 
 class SinkCase(ABC):
@@ -97,9 +96,13 @@ class SinkCase(ABC):
         """Undo `lose`."""
         raise NotImplementedError
 
-    async def fill(self) -> None:
-        """From now on the target has no room for another row. Skips the test where nobody can do that here."""
+    def needs_a_limit(self) -> None:
+        """Skips the test where nobody can fill the target here: before it has opened anything."""
         pytest.skip("this target has no limit that somebody could reach")
+
+    async def fill(self) -> None:
+        """From now on the target has no room for another row."""
+        raise NotImplementedError
 
     async def make_room(self) -> None:
         """Undo `fill`."""
@@ -129,7 +132,7 @@ class KafkaCase(SinkCase):
     async def read(self) -> list[bytes]:
         return [record.value or b"" for record in read_topic(self.server.bootstrap, self.topic)]
 
-    async def fill(self) -> None:
+    def needs_a_limit(self) -> None:
         pytest.skip("a broker whose disk is full ends itself, and is then a target that is away")
 
     async def lose(self) -> None:
@@ -230,8 +233,11 @@ class FileCase(SinkCase):
         folder.unlink()
         self._away.rename(folder)
 
+    def needs_a_limit(self) -> None:
+        needs_own(self.root)
+
     async def fill(self) -> None:
-        filled(self.root)
+        fill(self.root)
 
     async def make_room(self) -> None:
         make_room(self.root)
@@ -294,6 +300,9 @@ class OpenSearchCase(SinkCase):
         found = await asyncio.to_thread(self.server.documents, self.index)
         return [found[key] for key in sorted(found, key=lambda key: int(json.loads(key)[0]))]
 
+    def needs_a_limit(self) -> None:
+        """It has one."""
+
     async def fill(self) -> None:
         # What a node does by itself at its flood-stage watermark.
         self._block(True)
@@ -345,8 +354,11 @@ class S3Case(SinkCase):
         if self._own_disk:
             unmounted(self.server.data / self.bucket)
 
+    def needs_a_limit(self) -> None:
+        needs_own(self.server.data / self.bucket)
+
     async def fill(self) -> None:
-        filled(self.server.data / self.bucket)
+        fill(self.server.data / self.bucket)
 
     async def make_room(self) -> None:
         make_room(self.server.data / self.bucket)
@@ -430,11 +442,14 @@ class HdfsCase(SinkCase):
 
         return await asyncio.to_thread(rows)
 
+    def needs_a_limit(self) -> None:
+        """It has one."""
+
     async def fill(self) -> None:
-        await asyncio.to_thread(self.server.administer, "-setSpaceQuota", "1", self.path)
+        await asyncio.to_thread(self.server.limit_space, self.path, 1)
 
     async def make_room(self) -> None:
-        await asyncio.to_thread(self.server.administer, "-clrSpaceQuota", self.path)
+        await asyncio.to_thread(self.server.limit_space, self.path, None)
 
     async def manifest(self, name: str, content: bytes | None = None) -> tuple[bytes, str] | None:
         def look() -> tuple[bytes, str] | None:

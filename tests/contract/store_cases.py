@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from service.domain.records import Actor, Key, OpenRange, StepKind
 from service.domain.states import Event, State
-from service.store.migrate import migrate
 from service.store.secrets import SecretBox
 from service.store.store import Store
 from tests.contract.control_jobs import RUN_KINDS, causes, chunk, settlement
@@ -45,7 +44,6 @@ class StoreCase:
 
     @classmethod
     async def open(cls, dsn: str, *, key: str = KEY) -> StoreCase:
-        await migrate(dsn)
         store = await Store.open(dsn, box=SecretBox(key), size=6)
         await store.ensure_account(ACCOUNT)
         return cls(store, dsn)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-async def case(database: str) -> AsyncIterator[StoreCase]:
-    opened = await StoreCase.open(database)
+async def case(control_database: str) -> AsyncIterator[StoreCase]:
+    opened = await StoreCase.open(control_database)
     yield opened
     await opened.store.close()
 
@@ -85,8 +85,8 @@ async def test_secrets_are_stored_encrypted_and_shown_by_place_only(case: StoreC
     assert await case.store.secrets(ACCOUNT, (await case.create()).id) == {}
 
 
-async def test_a_secret_without_a_key_stores_nothing(database: str) -> None:
-    case = await StoreCase.open(database, key="")
+async def test_a_secret_without_a_key_stores_nothing(control_database: str) -> None:
+    case = await StoreCase.open(control_database, key="")
     try:
         with pytest.raises(Permanent) as refused:
             await case.create("orders", secrets={"/sink/password": "hunter2"})
@@ -660,8 +660,8 @@ async def test_a_cut_connection_is_made_again_and_wakes_everybody(case: StoreCas
             assert await anext(changed) == job.id
 
 
-async def test_the_store_closes_twice_and_says_whether_it_answers(database: str) -> None:
-    case = await StoreCase.open(database)
+async def test_the_store_closes_twice_and_says_whether_it_answers(control_database: str) -> None:
+    case = await StoreCase.open(control_database)
     await case.store.ping()
     await case.store.close()
     await case.store.close()

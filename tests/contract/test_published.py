@@ -28,8 +28,8 @@ NAME = "shop.web.orders"
 
 
 @pytest.fixture
-async def case(database: str) -> AsyncIterator[StoreCase]:
-    opened = await StoreCase.open(database)
+async def case(control_database: str) -> AsyncIterator[StoreCase]:
+    opened = await StoreCase.open(control_database)
     await opened.store.put_datasource(ACCOUNT, ANA, "shop", {"host": "h"}, None)
     yield opened
     await opened.store.close()

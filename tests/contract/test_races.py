@@ -23,8 +23,8 @@ WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' 
 
 
 @pytest.fixture
-async def case(database: str) -> AsyncIterator[StoreCase]:
-    opened = await StoreCase.open(database)
+async def case(control_database: str) -> AsyncIterator[StoreCase]:
+    opened = await StoreCase.open(control_database)
     yield opened
     await opened.store.close()
 

@@ -22,8 +22,8 @@ SHOP = {"host": "db.example", "port": 5432, "database": "shop", "user": "reader"
 
 
 @pytest.fixture
-async def case(database: str) -> AsyncIterator[StoreCase]:
-    opened = await StoreCase.open(database)
+async def case(control_database: str) -> AsyncIterator[StoreCase]:
+    opened = await StoreCase.open(control_database)
     yield opened
     await opened.store.close()
 
@@ -64,9 +64,9 @@ async def test_a_revision_counts_changes_only(case: StoreCase) -> None:
     assert {event.actor for event in events} == {"ana"}
 
 
-async def test_a_secret_needs_a_key_and_no_other_opens_it(case: StoreCase, database: str) -> None:
+async def test_a_secret_needs_a_key_and_no_other_opens_it(case: StoreCase) -> None:
     await case.store.put_datasource(ACCOUNT, ANA, "shop", SHOP, "hunter2")
-    async with await Store.open(database) as keyless:
+    async with await Store.open(case.dsn) as keyless:
         await keyless.put_datasource(ACCOUNT, ANA, "open", SHOP, None)
         for attempt in (
             keyless.put_datasource(ACCOUNT, ANA, "shut", SHOP, "hunter2"),
@@ -77,7 +77,7 @@ async def test_a_secret_needs_a_key_and_no_other_opens_it(case: StoreCase, datab
                 await attempt
             assert refused.value.code == "secret_key_required"
         assert await keyless.datasource(ACCOUNT, "shut") is None
-    async with await Store.open(database, box=SecretBox("another sentence of more than enough letters")) as stranger:
+    async with await Store.open(case.dsn, box=SecretBox("another sentence of more than enough letters")) as stranger:
         with pytest.raises(Permanent) as wrong:
             await stranger.datasource(ACCOUNT, "shop")
         assert wrong.value.code == "secret_key_wrong"

@@ -19,8 +19,8 @@ AT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
-async def case(database: str) -> AsyncIterator[StoreCase]:
-    opened = await StoreCase.open(database)
+async def case(control_database: str) -> AsyncIterator[StoreCase]:
+    opened = await StoreCase.open(control_database)
     yield opened
     await opened.store.close()
 

@@ -333,6 +333,7 @@ async def test_a_lost_target_is_an_error_in_time_and_nobody_hangs(case: SinkCase
 
 
 async def test_a_target_without_room_says_so_and_goes_on_once_there_is_some(case: SinkCase, sink: Sink):
+    case.needs_a_limit()
     writer = await opened(sink, OWNER)
     await writer.make_visible(await prepare(case, writer, 1, 1, 10))
     await case.fill()

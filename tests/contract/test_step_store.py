@@ -274,6 +274,7 @@ WRITES: dict[str, Callable[[StepStore, Lease], Awaitable[Any]]] = {
     "save_plan": lambda store, lease: store.save_plan(
         lease, [OpenRange(None, None)], bound=None, tail=False, estimated_rows=None
     ),
+    "keep_of_source": lambda store, lease: store.keep_of_source(lease, {"source_columns": "seen"}),
     "end_plan": lambda store, lease: store.end_plan(lease),
     "split_leased": lambda store, lease: store.split_leased(lease),
     "split": lambda store, lease: store.split(lease),

@@ -29,8 +29,8 @@ EVERY_SECOND = {**HOURLY, "dialect": "quartz", "cron": "* * * * * ?"}
 
 
 @pytest.fixture
-async def case(database: str) -> AsyncIterator[StoreCase]:
-    opened = await StoreCase.open(database)
+async def case(control_database: str) -> AsyncIterator[StoreCase]:
+    opened = await StoreCase.open(control_database)
     yield opened
     await opened.store.close()
 

@@ -109,6 +109,7 @@ class Scenario:
             },
             signals=self.points.path,
             module="tests.support.signalled",
+            loaded=True,
         )
         self._others: list[ServiceProcess] = []
         self._stack = AsyncExitStack()

@@ -18,7 +18,6 @@ from config.references import References
 from config.settings import Settings
 from service.api import app as api
 from service.engine.local import LocalEngine
-from service.store.migrate import migrate
 from service.store.secrets import SecretBox
 from service.store.store import Store
 from tests.support.waiting import until
@@ -64,7 +63,6 @@ class ApiCase:
         self.folder: Path
 
     async def __aenter__(self) -> Self:
-        await migrate(self.control_dsn)
         folder = self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="rowferry-api-")))
         settings = Settings(admin_token=ADMIN, data_dir=folder, **self._given)
         box = SecretBox(Fernet.generate_key().decode())

@@ -215,7 +215,7 @@ async def test_safe_mode_is_told_and_waited_for(api: Client, hdfs_server: HdfsSe
 async def test_a_full_folder_is_told_and_the_job_goes_on_when_there_is_room(
     api: Client, hdfs_server: HdfsServer, folder: str
 ):
-    await asyncio.to_thread(hdfs_server.administer, "-setSpaceQuota", "1m", folder)
+    await asyncio.to_thread(hdfs_server.limit_space, folder, 1 << 20)
     case = Bad(into_hdfs(hdfs_server, f"{folder}/rows"), "/sink/path", "no_space", "quota", waits=True)
     errors = await found(api, case.sink)
     assert [(one["pointer"], one["code"]) for one in errors] == [("/sink/path", "no_space")]
@@ -223,7 +223,7 @@ async def test_a_full_folder_is_told_and_the_job_goes_on_when_there_is_room(
     (cause,) = await causes(api, "orders", waits=True)
     assert cause["code"] == "no_space"
     assert "quota" in cause["message"]
-    await asyncio.to_thread(hdfs_server.administer, "-clrSpaceQuota", folder)
+    await asyncio.to_thread(hdfs_server.limit_space, folder, None)
     await api.wait_for_state("orders", "successful", timeout=60)
 
 

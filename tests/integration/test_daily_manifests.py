@@ -32,8 +32,8 @@ DAY = timedelta(days=1)
 
 
 @pytest.fixture
-async def case(database: str) -> AsyncIterator[StoreCase]:
-    opened = await StoreCase.open(database)
+async def case(control_database: str) -> AsyncIterator[StoreCase]:
+    opened = await StoreCase.open(control_database)
     yield opened
     await opened.store.close()
 

@@ -332,17 +332,19 @@ async def test_safe_mode_is_waited_for(folder: Folder):
     await writer.close()
 
 
-@pytest.mark.parametrize("megabytes", [1, 40])
-async def test_a_full_quota_is_waited_for(folder: Folder, megabytes: int):
-    """The large one is refused while it is sent, which cuts the connection before the reason comes back."""
-    sink = folder.sink()
+@pytest.mark.parametrize(("megabytes", "answered"), [(1, True), (40, True), (40, False)])
+async def test_a_full_quota_is_waited_for(folder: Folder, hdfs_proxies: HdfsProxies, megabytes: int, answered: bool):
+    """The large one is refused while it is sent, and the connection's end may come before the reason."""
+    sink = folder.sink(url=hdfs_proxies.url)
     writer = await opened(sink)
-    await asyncio.to_thread(folder.server.administer, "-setSpaceQuota", "1m", folder.path)
+    await asyncio.to_thread(folder.server.limit_space, folder.path, 1 << 20)
+    hdfs_proxies.datanode.swallow_replies = not answered
     with pytest.raises(SinkUnavailable) as caught:
         await _stage_and_prepare(writer, megabytes)
     assert caught.value.code == "no_space", caught.value.message
     await writer.close()
-    await asyncio.to_thread(folder.server.administer, "-clrSpaceQuota", folder.path)
+    hdfs_proxies.datanode.heal()
+    await asyncio.to_thread(folder.server.limit_space, folder.path, None)
     writer = await opened(sink)
     await writer.make_visible(await prepare(writer, 1, 1, 10))
     await writer.close()

@@ -38,7 +38,7 @@ def filled(postgres_server: PostgresServer) -> Iterator[str]:
 
 
 async def _fill(server: PostgresServer) -> str:
-    dsn = await server.create_database()
+    dsn = await server.create_control_database()
     case = await StoreCase.open(dsn)
     await case.store.close()
     connection = await asyncpg.connect(dsn)

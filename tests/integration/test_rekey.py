@@ -23,9 +23,9 @@ PLAIN = {("tokens", "digest"), ("idempotency", "body"), ("dead_letters", "payloa
 
 
 @pytest.fixture
-async def case(database: str) -> AsyncIterator[StoreCase]:
+async def case(control_database: str) -> AsyncIterator[StoreCase]:
     """A store with one secret of each kind under the old key; the job has run, so its generation has one too."""
-    opened = await StoreCase.open(database, key=OLD)
+    opened = await StoreCase.open(control_database, key=OLD)
     job = await opened.create("orders", secrets={"/sink/password": "of the job"})
     await opened.start(job)
     await opened.store.put_datasource(ACCOUNT, ANA, "shop", {"host": "h"}, "of the datasource")

@@ -56,7 +56,7 @@ def filled(postgres_server: PostgresServer) -> Iterator[str]:
 
 
 async def _fill(server: PostgresServer) -> str:
-    dsn = await server.create_database()
+    dsn = await server.create_control_database()
     case = await StoreCase.open(dsn)
     try:
         async with case.store._pool.connection() as connection:

@@ -187,6 +187,10 @@ class HdfsServer:
                 found.append(name)
         return found
 
+    def limit_space(self, path: str, quota: int | None) -> None:
+        """Give a folder a space quota in bytes, or none: a call, where a program of Hadoop's takes seconds. Blocks."""
+        self.call("PUT", "SETQUOTA", path, storagespacequota=str(-1 if quota is None else quota))
+
     def administer(self, *arguments: str) -> str:
         """Run `hdfs dfsadmin …` (2 s); RuntimeError with its words when it fails. Blocks."""
         command: list[str | Path] = [

@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 import asyncpg
 
+from service.store.migrate import migrate
 from tests.support.ports import LOOPBACK, free_port
 from tests.support.processes import ChildProcess, identity
 from tests.support.secrecy import secret
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _PLAIN_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+_MIGRATED = "rowferry_migrated"
 # The superuser needs no password; every other role does, so that a wrong one is really refused.
 _PG_HBA = f"""\
 host all postgres {LOOPBACK}/32 trust
@@ -161,6 +163,16 @@ class PostgresServer:
         """Make an empty UTF-8 database and return its dsn (user postgres, no password)."""
         name = _plain(name or f"test_{secrets.token_hex(6)}")
         await self._execute(f"CREATE DATABASE {name} TEMPLATE template0")
+        return self.dsn(name)
+
+    async def create_control_database(self) -> str:
+        """As `create_database`, with the service's tables: a copy of one that was migrated once takes a third of the
+        time that the migrations take."""
+        if not await self._fetchval(f"SELECT 1 FROM pg_database WHERE datname = '{_MIGRATED}'"):
+            await migrate(await self.create_database(f"{_MIGRATED}_draft"))
+            await self._execute(f"ALTER DATABASE {_MIGRATED}_draft RENAME TO {_MIGRATED}")
+        name = f"test_{secrets.token_hex(6)}"
+        await self._execute(f"CREATE DATABASE {name} TEMPLATE {_MIGRATED}")
         return self.dsn(name)
 
     async def drop_database(self, name_or_dsn: str) -> None:

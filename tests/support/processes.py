@@ -9,7 +9,7 @@ import subprocess
 import threading
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from tests.support.ports import is_free
 from tests.support.waiting import until_blocking
@@ -27,6 +27,20 @@ REGISTRY: weakref.WeakSet[ChildProcess] = weakref.WeakSet()
 
 class StartError(RuntimeError):
     """The child ended, or did not become ready in time; the message carries the end of its log."""
+
+
+class Started(Protocol):
+    """What `subprocess.Popen` says of a child."""
+
+    @property
+    def pid(self) -> int:
+        """Its pid."""
+
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs."""
+
+    def wait(self, timeout: float) -> int:
+        """The exit code; subprocess.TimeoutExpired when it runs for longer than `timeout` seconds."""
 
 
 class ChildProcess:
@@ -57,7 +71,7 @@ class ChildProcess:
         self._user = user
         self._stop_signal = stop_signal
         self._death_signal = death_signal
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Started | None = None
 
     def launch(self) -> Self:
         """Start the program and return at once."""
@@ -65,15 +79,13 @@ class ChildProcess:
             raise RuntimeError(f"{self.name}: start from the main thread, the child dies with its thread")
         if self.running:
             raise RuntimeError(f"{self.name} runs already as pid {self.pid}")
-        death_signal, parent = int(self._death_signal), os.getpid()
+        self._process = self._started()
+        REGISTRY.add(self)
+        return self
 
-        def die_with_parent() -> None:
-            _libc.prctl(_PR_SET_PDEATHSIG, death_signal)
-            if os.getppid() != parent:
-                os._exit(1)
-
+    def _started(self) -> Started:
         with self.log.open("ab") as output:
-            self._process = subprocess.Popen(
+            return subprocess.Popen(
                 self.command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -81,11 +93,9 @@ class ChildProcess:
                 env=self._env,
                 cwd=self._cwd,
                 start_new_session=True,
-                preexec_fn=die_with_parent,  # noqa: PLW1509  (the main thread forks, and only prctl runs)
+                preexec_fn=dies_with_us(self._death_signal),  # noqa: PLW1509  (the main thread forks, only prctl runs)
                 **identity(self._user),
             )
-        REGISTRY.add(self)
-        return self
 
     def wait_ready(self, check: Callable[[], bool], timeout: float) -> None:
         """Poll `check` until true; StartError with the log's tail when the child ends or time is up."""
@@ -207,6 +217,18 @@ class ChildProcess:
                 os.kill(pid, number)
             except ProcessLookupError:
                 continue
+
+
+def dies_with_us(death_signal: signal.Signals) -> Callable[[], None]:
+    """What a child does first, so that the kernel ends it with the thread that started it."""
+    parent = os.getpid()
+
+    def die_with_parent() -> None:
+        _libc.prctl(_PR_SET_PDEATHSIG, int(death_signal))
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return die_with_parent
 
 
 def identity(user: str | None) -> dict[str, Any]:

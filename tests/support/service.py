@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 from cryptography.fernet import Fernet
 
 from tests.support.client import Client
+from tests.support.loaded import LoadedProcess
 from tests.support.ports import LOOPBACK, free_port
 from tests.support.processes import ChildProcess
 from tests.support.secrecy import assert_silent, secret
@@ -34,8 +35,9 @@ class ServiceProcess:
 
     `settings` are further ROWFERRY_* variables, for instance {"ROWFERRY_MAX_SPLITS": "4"}; variables of that
     kind in our own environment are not passed on. `module` is run instead of `service`:
-    `tests.support.signalled` asks at the socket `signals` before it passes a worker's point. Start it from the
-    main thread. A restart keeps port, data folder, token and secret key; `twin()` is a second service beside it
+    `tests.support.signalled` asks at the socket `signals` before it passes a worker's point. `loaded`: forked from a
+    process that has loaded everything, where a start is not what is tested. Start it from the main
+    thread. A restart keeps port, data folder, token and secret key; `twin()` is a second service beside it
     on the same database and data.
     """
 
@@ -47,6 +49,7 @@ class ServiceProcess:
         settings: Mapping[str, str] | None = None,
         signals: Path | None = None,
         module: str = "service",
+        loaded: bool = False,
         name: str = "service",
     ) -> None:
         self._made_folder = folder is None
@@ -61,7 +64,7 @@ class ServiceProcess:
         if signals is not None:
             self.settings["ROWFERRY_TEST_SIGNALS"] = str(signals)
         self.name = name
-        self.module = module
+        self.module, self.loaded = module, loaded
         self._child: ChildProcess | None = None
 
     @property
@@ -93,6 +96,7 @@ class ServiceProcess:
             folder=self.folder,
             settings={**self.settings, **(settings or {})},
             module=self.module,
+            loaded=self.loaded,
             name=f"{self.name}-twin",
         )
         other.admin_token, other.secret_key = self.admin_token, self.secret_key
@@ -118,13 +122,12 @@ class ServiceProcess:
 
     def launch(self) -> Self:
         """Start the program and return at once."""
-        self._child = ChildProcess(
-            f"{self.name}:{self.port}",
-            [sys.executable, "-m", self.module, "serve"],
-            log=self.log,
-            env=self.environment(),
-            cwd=_ROOT,
-        )
+        given: dict[str, Any] = {"log": self.log, "env": self.environment(), "cwd": _ROOT}
+        name = f"{self.name}:{self.port}"
+        if self.loaded:
+            self._child = LoadedProcess(name, [self.module, "serve"], **given)
+        else:
+            self._child = ChildProcess(name, [sys.executable, "-m", self.module, "serve"], **given)
         self._child.launch()
         return self
 

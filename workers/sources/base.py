@@ -15,6 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from service.domain.errors import Interrupted
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
@@ -25,6 +27,15 @@ if TYPE_CHECKING:
     from workers.sources.cut import Cut
 
 Key = tuple[str, ...]
+
+
+class SourceChanged(Interrupted):
+    """The source has other columns now, and whoever reads it has to begin anew with them: nothing was given out since
+    the last page."""
+
+    def __init__(self) -> None:
+        """Control flow: it has nothing to say to a person."""
+        super().__init__("source_changed", "the source has other columns now")
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,9 +186,14 @@ class Source(Protocol):
         """Look at the catalog, change nothing. What makes a run impossible is a finding of severity `error`; raises
         only when the source can not be reached or asked."""
 
-    async def columns(self) -> Sequence[Column]:
-        """What a row consists of, in order: for the generation that is planned. Of a query the types are known without
-        their modifiers. Refuses (Permanent) what inspection calls an error."""
+    async def columns(self, *, of_now: bool = False) -> Sequence[Column]:
+        """What a row consists of, in order: for the generation that is planned. `of_now`: as if none were, whatever
+        columns the generation has. Of a query the types are known without their modifiers. Refuses (Permanent) what
+        inspection calls an error."""
+
+    async def all_columns(self) -> Sequence[Column]:
+        """What the source consists of, whatever a definition gives out of it, in order. Refuses (Permanent) only what
+        keeps it from being looked at."""
 
     async def plan(
         self,

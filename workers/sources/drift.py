@@ -20,7 +20,7 @@ from workers.sources.sql import quote_literal
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from workers.sources.catalog import Column
+    from sinks.formats.columns import Column
     from workers.sources.connection import Session
     from workers.sources.definition import Definition
 
@@ -55,7 +55,7 @@ async def guard(session: Session, definition: Definition) -> str:
 
 def differences(before: Sequence[Column], now: Sequence[Column]) -> list[str]:
     """Each column that is not as it was, in words."""
-    old, new = ({column.name: column.exact.type for column in columns} for columns in (before, now))
+    old, new = ({column.name: column.type for column in columns} for columns in (before, now))
     found = [f"column {name!r} ({new[name]}) was added" for name in new if name not in old]
     found += [f"column {name!r} was dropped or renamed" for name in old if name not in new]
     found += [

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SCHEMA_CHANGED = "schema_changed"
 PUT_BACK = "put the column or table back, or change the job's definition, and start it again"
+GO_ON = f"{PUT_BACK}; options.schema_change: continue goes on with what is there"
 STATEMENT_TOO_LONG = "57014"
 """SQLSTATE of a statement that a timeout, or we, cancelled."""
 _TOO_LARGE = frozenset({"54000", "53200"})

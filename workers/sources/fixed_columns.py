@@ -7,7 +7,7 @@ files any more. Another length or precision can: whether a value fits is the for
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from service.domain.inspection import Finding
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from sinks.formats.columns import Column as ExactColumn
     from workers.sources.catalog import Column
 
+COLUMN_GONE: Final = "column_gone"
+COLUMN_CHANGED: Final = "column_changed"
 _REMEDY = "bring the column back as it was, or start the job from the beginning: its new files have the new columns"
 
 
@@ -28,10 +30,10 @@ def findings(what: str, fixed: Iterable[ExactColumn], there: Sequence[Column]) -
         other = now.get(column.name)
         if other is None:
             said = f"{what} has no column {column.name!r} any more, and the files of this generation do"
-            found.append(Finding("/source", "error", "column_gone", said, _REMEDY))
+            found.append(Finding("/source", "error", COLUMN_GONE, said, _REMEDY))
         elif (_plain(other.type), other.dimensions > 0) != (_plain(column.type), column.dimensions > 0):
             said = f"column {column.name!r} of {what} is {other.type} now, in this generation's files {column.type}"
-            found.append(Finding("/source", "error", "column_changed", said, _REMEDY))
+            found.append(Finding("/source", "error", COLUMN_CHANGED, said, _REMEDY))
     return found
 
 

@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING
 import structlog
 
 from config.names import LogEvent
-from service.domain.errors import Permanent, Transient
+from service.domain.errors import Permanent
 from service.domain.inspection import Finding, TableColumn
 from workers.sources import drift, failures, snapshot
-from workers.sources.base import Inspection, Plan, Size, SplitRange
+from workers.sources.base import Inspection, Plan, Size, SourceChanged, SplitRange
 from workers.sources.checks import check_datasource
 from workers.sources.connection import STATEMENT_SECONDS, Session
 from workers.sources.cut_reader import CutReader, Tables
 from workers.sources.definition import MessageKey
 from workers.sources.estimate import estimate
+from workers.sources.lag import lag
 from workers.sources.outlook import load_not_visible, slow_beginning, unseen_holders
 from workers.sources.queries import load
 from workers.sources.reader import PostgresReader
@@ -31,7 +32,6 @@ from workers.sources.resolver import Resolver
 from workers.sources.safety import Safety
 from workers.sources.shaping import SALT_SETTING
 from workers.sources.splits import split
-from workers.sources.sql import quote_ident
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -54,8 +54,6 @@ log = structlog.get_logger(__name__)
 
 _LONG_SECONDS = 300.0
 """A statement of a query whose owner said `allow_long_statements`."""
-_LAG_COUNTED = 10_000
-"""Rows above a position are counted up to here, and estimated beyond."""
 
 
 class PostgresSource:
@@ -74,34 +72,31 @@ class PostgresSource:
         connections: ConnectionBudget,
         csv: Dialect | None = None,
         columns: Sequence[Column] = (),
+        renews: bool = False,
         salts: Mapping[str, str] | None = None,
         origin: Mapping[str, object] | None = None,
         guard: Guard | None = None,
         waiting: Callable[[bool], None] | None = None,
         cut: Cut | None = None,
     ) -> None:
-        """`csv`: rows are CSV records, else JSON. `columns`: those that the generation was planned with. `salts`: of
-        each credential that a mask names. `origin`: what the step says of itself in an envelope; None: rows are
-        bare. `cut`: the moment whose rows these are; None: each page shows its own."""
-        settings = {name: SALT_SETTING.format(number) for number, name in enumerate(sorted(salts or {}))}
-        private = {settings[name]: salt for name, salt in (salts or {}).items()}
-        datasource = replace(datasource, private=private)
-        self._salts, self._origin = settings, origin
-        self._datasource = datasource
-        self._spec = spec
-        self._csv = csv
-        self._columns = columns
-        self._mode = mode
+        """`csv`: rows are CSV records, else JSON. `columns`: those that the generation was planned with; `renews`: who
+        reads begins anew where they change and the job goes on. `salts`: of each credential that a mask names.
+        `origin`: what the step says of itself in an envelope; None: rows are bare. `cut`: the moment whose rows these
+        are; None: each page shows its own."""
+        self._salts = {name: SALT_SETTING.format(number) for number, name in enumerate(sorted(salts or {}))}
+        private = {self._salts[name]: salt for name, salt in (salts or {}).items()}
+        self._datasource = datasource = replace(datasource, private=private)
+        self._spec, self._csv, self._origin = spec, csv, origin
+        self._columns, self._renews = columns, renews
         self._options = options
         self._connections = connections.limit(datasource)
         self._message_key = MessageKey(tuple(message_key or ()), f"/sink/{message_key_field}")
         long = options.allow_long_statements and (spec.query is not None or options.key_is_unique)
-        self._session = Session(
+        session = partial(
+            Session, application_name=application_name, connections=connections, guard=guard, waiting=waiting
+        )
+        self._session = session(
             datasource,
-            application_name=application_name,
-            connections=connections,
-            guard=guard,
-            waiting=waiting,
             seconds=_LONG_SECONDS if long else STATEMENT_SECONDS,
             long_is_permanent=spec.query is not None,
             row_security=options.row_security,
@@ -111,13 +106,7 @@ class PostgresSource:
         self._session.what = spec.table or "the query"
         self._authority = self._session
         if datasource.barrier is not None:
-            self._authority = Session(
-                datasource.barrier,
-                application_name=application_name,
-                connections=connections,
-                guard=guard,
-                waiting=waiting,
-            )
+            self._authority = session(datasource.barrier)
             self._authority.what = f"{self._session.what}, barrier datasource {datasource.barrier.name!r}"
         self._safety = Safety(
             self._session, self._authority, options=options, mode=mode, zone=datasource.time_zone or "UTC"
@@ -160,10 +149,18 @@ class PostgresSource:
             found += await snapshot.findings(self._session, self._datasource, self._connections, seconds)
         return found
 
-    async def columns(self) -> tuple[Column, ...]:
+    async def columns(self, *, of_now: bool = False) -> tuple[Column, ...]:
         """See the protocol."""
-        definition = await self._required()
+        definition = await (self._resolve(()) if of_now else self._resolved())
+        definition.require()
         return tuple(one.column.exact for one in definition.outputs)
+
+    async def all_columns(self) -> tuple[Column, ...]:
+        """See the protocol."""
+        definition = await self._resolved()
+        if not definition.columns:
+            definition.require()
+        return _exact(definition)
 
     async def plan(
         self,
@@ -211,6 +208,12 @@ class PostgresSource:
         """The frontier that `safety` asks for."""
         return await self._safety.frontier(await self._required(), position)
 
+    async def lost(self, cause: Permanent) -> None:
+        """A statement that is no page met a change: raises what a page would, with the change named."""
+        if cause.code == failures.SCHEMA_CHANGED and self._definition is not None:
+            await self._changed(self._definition, cause)
+            raise SourceChanged from cause
+
     async def later(self, one: Key, other: Key) -> Key:
         """See the protocol."""
         key = (await self._required()).key
@@ -248,38 +251,8 @@ class PostgresSource:
             raise
 
     async def lag(self, after: Key | None) -> tuple[int | None, float | None]:
-        """See the protocol. Counted exactly up to 10,000 rows, else estimated by the planner; rows that `where` leaves
-        out are counted with the others."""
-        definition = await self._required()
-        rows: int | None = None
-        if definition.relation is not None:
-            counted = definition.rows_sql("1", after, None, filtered=False)
-            try:
-                rows = await self._session.fetchval(
-                    f"SELECT count(*) FROM ({counted} ORDER BY {definition.key.order()} LIMIT {_LAG_COUNTED + 1}) AS l"
-                )
-            except Transient as error:
-                if error.code != "source_timeout":
-                    raise
-        if rows is None or rows > _LAG_COUNTED:
-            rows = max(rows or 0, (await estimate(self._session, definition, after, None, filtered=False)).rows or 0)
-        return rows, await self._lag_seconds(definition, after)
-
-    async def _lag_seconds(self, definition: Definition, after: Key | None) -> float | None:
-        time = self._spec.time
-        if time is None or definition.relation is None:
-            return None
-        key, column = definition.key, f"{definition.qualifier}.{quote_ident(time.column)}"
-        newest = definition.rows_sql(column, after, None, order=key.order("DESC"), filtered=False)
-        reached = definition.rows_sql(column, None, after, order=key.order("DESC"), filtered=False)
-        if after is None:
-            reached = definition.rows_sql(column, None, None, order=key.order(), filtered=False)
-        seconds = await self._session.fetchval(
-            "SELECT extract(epoch FROM newest - reached)::float8"
-            f" FROM (SELECT ({newest} LIMIT 1)::timestamp AS newest, ({reached} LIMIT 1)::timestamp AS reached) AS t"
-            " WHERE isfinite(newest) AND isfinite(reached)"
-        )
-        return 0.0 if seconds is None else max(0.0, float(seconds))
+        """See the protocol."""
+        return await lag(self._session, await self._required(), self._spec.time, after)
 
     async def active_sessions(self) -> int:
         """See the protocol."""
@@ -303,18 +276,7 @@ class PostgresSource:
     async def _resolved(self) -> Definition:
         async with self._resolving:
             if self._definition is None:
-                resolver = Resolver(
-                    self._session,
-                    self._datasource,
-                    self._spec,
-                    self._message_key,
-                    csv=self._csv,
-                    fixed=self._columns if self._csv is not None else (),
-                    salts=self._salts,
-                    origin=self._origin,
-                    key_is_unique=self._options.key_is_unique,
-                )
-                definition = await resolver.resolve()
+                definition = await self._resolve(self._columns if self._csv is not None else ())
                 if not definition.refused:
                     definition.guard = await drift.guard(self._session, definition)
                 self._definition = definition
@@ -324,17 +286,34 @@ class PostgresSource:
                     self._session.long_is_permanent = True
             return self._definition
 
+    async def _resolve(self, fixed: Sequence[Column]) -> Definition:
+        resolver = Resolver(
+            self._session,
+            self._datasource,
+            self._spec,
+            self._message_key,
+            csv=self._csv,
+            fixed=fixed,
+            salts=self._salts,
+            origin=self._origin,
+            key_is_unique=self._options.key_is_unique,
+        )
+        return await resolver.resolve()
+
     async def _changed(self, before: Definition, cause: RowferryError) -> None:
-        """The source is not what `before` was made of: the next page is read from what it is now, or the run ends."""
+        """The source is not what `before` was made of: the next page is read from what it is now, or the run ends.
+        Raises SourceChanged where that is another file's business."""
         if self._definition is before:
             self._definition, self._session.reading = None, False
         now = await self._resolved()
-        said = "; ".join(drift.differences(before.columns, now.columns)) if now.columns else ""
+        if now.columns and self._renews and self._options.schema_change == "continue":
+            raise SourceChanged from cause
+        said = "; ".join(drift.differences(_exact(before), _exact(now))) if now.columns else ""
         if not now.columns and before.relation is not None:
             said = await drift.whereabouts(self._session, before)
         message = f"{before.what} has changed while it was read: {said or 'another table bears its name'}"
         if self._options.schema_change == "fail" or now.refused:
-            hint = f"{failures.PUT_BACK}; options.schema_change: continue goes on with what is there"
+            hint = failures.GO_ON
             if now.refused and (why := next(one for one in now.findings if one.severity == "error")):
                 message, hint = f"{message}; {why.message}", failures.PUT_BACK
             self._definition = before
@@ -377,6 +356,10 @@ class PostgresSource:
         return findings
 
 
+def _exact(definition: Definition) -> tuple[Column, ...]:
+    return tuple(one.exact for one in definition.columns)
+
+
 class _LazyFrontier:
     """The frontier as the protocol hands it out: looked up on the first advance."""
 
@@ -389,7 +372,11 @@ class _LazyFrontier:
         """See the protocol."""
         if self._frontier is None:
             self._frontier = await self._source.make_frontier(self._position)
-        return await self._frontier.advance()
+        try:
+            return await self._frontier.advance()
+        except Permanent as error:
+            await self._source.lost(error)
+            raise
 
     async def close(self) -> None:
         """See the protocol."""

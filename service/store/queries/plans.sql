@@ -42,6 +42,10 @@ SELECT $1, $2, 'finish', CASE WHEN $3 = 0 THEN 'ready' ELSE 'waiting' END;
 UPDATE generations SET planned_at = clock_timestamp(), bound = $3, estimated_rows = $4, target = $5
 WHERE job_id = $1 AND number = $2;
 
+-- name: keep_of_source
+UPDATE generations SET target = target || $3::jsonb WHERE job_id = $1 AND number = $2
+    AND target IS DISTINCT FROM target || $3::jsonb;
+
 -- name: promised
 UPDATE jobs SET guarantee = $2, guarantee_note = $3
 WHERE id = $1 AND (guarantee, guarantee_note) IS DISTINCT FROM ($2, $3);
