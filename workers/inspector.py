@@ -286,7 +286,7 @@ def _check_mode(spec: Mapping[str, object]) -> Sequence[Finding]:
             Finding(
                 "/options/snapshot",
                 "error",
-                f"snapshot_with_{job.mode}",
+                "snapshot_unbounded",
                 f"options.snapshot does not go with mode {job.mode}: one moment has no rows that come later",
                 "use mode once or full, or leave it out",
             )

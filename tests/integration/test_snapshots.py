@@ -261,6 +261,6 @@ async def test_what_a_snapshot_means_is_said_before_it_is_taken(filled) -> None:
             return {one.code: one.severity for one in (await made.inspect()).findings if "power" not in one.code}
 
     assert "key_moves" in await findings("moves", {})
-    assert await findings("moves", {"snapshot": True}) == {"snapshot": "info"}
+    assert await findings("moves", {"snapshot": True}) == {"snapshot_held_open": "info"}
     one_alone = datasource(dsn, max_connections=1)
     assert (await findings("t", {"snapshot": True}, store=one_alone))["snapshot_needs_connections"] == "error"

@@ -156,7 +156,7 @@ async def findings(session: Session, datasource: Datasource, limit: int, seconds
         Finding(
             "/options/snapshot",
             "info",
-            "snapshot",
+            "snapshot_held_open",
             f"one transaction stays open on the source for as long as the run reads, at most {seconds:g} s: until then"
             " its VACUUM removes nothing that others delete or replace",
             "a run that takes longer ends with snapshot_expired; options.snapshot_max_age_seconds says how long",
