@@ -21,7 +21,7 @@ from tests.support.service import ServiceProcess
 from tests.support.topics import topic_ends
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 _LONGEST_LAP_SECONDS = 1800
 
@@ -40,8 +40,12 @@ class Course:
     """An async context manager around Postgres, with a table of `rows` rows in it, and Kafka where it is wanted; all
     gone afterwards."""
 
-    def __init__(self, rows: int, *, kafka: bool = True) -> None:
+    def __init__(
+        self, rows: int, *, kafka: bool = True, make: Callable[[str, int], Awaitable[float]] = table.make
+    ) -> None:
+        """`make` makes the table of so many rows in a database, under the name that all of them have."""
         self.rows = rows
+        self._make = make
         self._with_kafka = kafka
         self.row_bytes = 0.0
         self.folder = Path(tempfile.mkdtemp(prefix="rowferry-bench-"))
@@ -63,7 +67,7 @@ class Course:
             if self._with_kafka:
                 await self._kafka.start_async()
             self.source = await self._postgres.create_database("bench")
-            self.row_bytes = await table.make(self.source, self.rows)
+            self.row_bytes = await self._make(self.source, self.rows)
             await self._log_statements()
         except BaseException:
             self.close()

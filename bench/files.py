@@ -1,4 +1,5 @@
-"""`python -m bench.files [--rows N] [--repeat N] [--only NAME,…] [--peers]`: jobs into files and S3 beside psql's COPY.
+"""`python -m bench.files [--rows N] [--repeat N] [--only NAME,…] [--peers | --memory]`: jobs into files and S3 beside
+psql's COPY.
 
 Each of ours is compared with the reference of its format: psql's own COPY into a file, with `--peers` also sling and
 dlt with connectorx, which are installed for it.
@@ -15,7 +16,7 @@ from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
-from bench import table
+from bench import memory, table
 from bench.course import Course, Lap
 from bench.peers import NoPeers, Peers
 from tests.support.s3 import NoGo, S3Server
@@ -123,6 +124,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the table (default 1,000,000)")
     parser.add_argument("--repeat", type=int, default=3, help="laps of each, interleaved; medians count (default 3)")
     parser.add_argument("--only", default="", help="parts of names, separated by commas")
+    parser.add_argument("--memory", action="store_true", help="peak memory instead, over tables that are hard on it")
     parser.add_argument("--peers", action="store_true", help="also sling and dlt with connectorx, installed for it")
     given = parser.parse_args()
     if given.rows < 1 or given.repeat < 1:
@@ -144,8 +146,12 @@ def main() -> int:
     given = _arguments()
     store = None
     try:
-        peers = Peers() if given.peers else None
         store = _store()
+        if given.memory:
+            parts = [part.strip().lower() for part in given.only.split(",") if part.strip()]
+            measured = asyncio.run(memory.measure(given.rows, store, parts))
+            return 0 if measured and all(one.fits for one in measured) else 1
+        peers = Peers() if given.peers else None
         _table(asyncio.run(_race(given, store, peers)))
     except KeyboardInterrupt:
         print("\nInterrupted. Everything that was started is gone.")

@@ -9,6 +9,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from config.allocator import keep_little
 from config.settings import Settings, SettingsError, load
 from service import __version__
 from service.domain.errors import RowferryError
@@ -64,6 +65,7 @@ def _command(
 def _execute(command: Coroutine[object, object, int | None]) -> int:
     import uvloop  # noqa: PLC0415 -- as `_command`
 
+    keep_little()
     return uvloop.run(command) or 0
 
 

@@ -12,7 +12,8 @@ from sinks import s3_prefix
 from sinks.base import Finding, SinkError
 from sinks.s3_client import TRIES
 from sinks.s3_errors import code_of, from_exception, status_of, unsupported
-from sinks.s3_upload import Abilities, Cutter, Upload
+from sinks.s3_parts import Cutter
+from sinks.s3_upload import Abilities, Upload
 
 if TYPE_CHECKING:
     from sinks.s3_client import S3Client

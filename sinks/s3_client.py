@@ -165,6 +165,7 @@ class S3Client:
         from aiobotocore.config import AioConfig  # type: ignore[import-untyped]  # noqa: PLC0415 - see the module's docstring
 
         from sinks.guarded_http import resolver_for  # noqa: PLC0415 - as aiobotocore, which brings aiohttp
+        from sinks.s3_signing import sign_parts  # noqa: PLC0415 - as aiobotocore
 
         spec = self._spec
         path_style = spec.endpoint_url is not None if spec.path_style is None else spec.path_style
@@ -191,7 +192,9 @@ class S3Client:
         made = _session(ambient=ambient).create_client(
             "s3", region_name=self.place.region, endpoint_url=spec.endpoint_url, config=config, **keys
         )
-        return asyncio.run(made.__aenter__())
+        client = asyncio.run(made.__aenter__())
+        sign_parts(client)
+        return client
 
     async def _ask_guard(self, request: Any, **_: Any) -> None:
         await addresses_of(self._guard, *_address(str(request.url)))

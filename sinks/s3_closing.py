@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 from sinks import naming, s3_prefix
 from sinks.file_path import joined
 from sinks.manifest_text import PIECE_BYTES, ManifestText, differs, gone
-from sinks.s3_upload import Abilities, Cutter, Upload, drop
+from sinks.s3_parts import Cutter
+from sinks.s3_upload import Abilities, Upload, drop
 from sinks.s3_writer import TOKEN
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
-"""One object on its way: bytes cut into parts, parts sent a few at a time, and the one call that shows the whole.
+"""One object on its way: parts sent a few at a time, and the one call that shows the whole.
 
-https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpuoverview.html: parts of 5 MiB to 5 GiB but for the last, at
-most 10,000 of them. Nothing of an upload can be read before CompleteMultipartUpload, which takes effect once.
+https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpuoverview.html: nothing of an upload can be read before
+CompleteMultipartUpload, which takes effect once.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import io
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -20,72 +19,21 @@ from botocore.exceptions import ClientError  # type: ignore[import-untyped]
 from sinks.base import SinkUnavailable
 from sinks.s3_client import SLOWEST, TRIES
 from sinks.s3_errors import code_of, from_exception, no_s3, unsupported
+from sinks.s3_parts import Body
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sinks.s3_client import S3Client
+    from sinks.s3_parts import Part
     from sinks.specs import S3SinkSpec
 
-PART_BYTES: Final = 8 << 20
-PARTS_OF_A_SIZE: Final = 1000
-"""After so many parts they grow by another `PART_BYTES`: 10,000 parts hold 440 GiB, and the part in hand stays below
-80 MiB."""
 IN_FLIGHT: Final = 2
 """Parts of one object that are sent at the same time: memory is these and the one that fills."""
 COMPLETE_TIMES: Final = 3
 """How many times the patience of other calls: a store joins many parts while this one waits."""
 
 _NO_CHECKSUMS: Final = frozenset({"InvalidArgument", "InvalidRequest", "NotImplemented", "UnsupportedArgument"})
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One part, with what is needed to send it and to compare."""
-
-    number: int
-    data: bytes
-    sha256: bytes
-
-
-class Cutter:
-    """Cuts a stream of bytes into parts. For one thread at a time."""
-
-    def __init__(self) -> None:
-        self.size = 0
-        self._digest = hashlib.sha256()
-        self._waiting = bytearray()
-        self._parts = 0
-
-    @property
-    def checksum(self) -> str:
-        """Of everything so far, as `Prepared.checksum`."""
-        return f"sha256:{self._digest.hexdigest()}"
-
-    def put(self, data: bytes) -> list[Part]:
-        """The parts that are full now. One that is just full waits: it may be the last."""
-        self._digest.update(data)
-        self.size += len(data)
-        self._waiting += data
-        full = []
-        while len(self._waiting) > (size := part_bytes(self._parts + 1)):
-            full.append(self._part(size))
-        return full
-
-    def end(self) -> Part:
-        """The last part; the only one, maybe empty, where there was none before."""
-        return self._part(len(self._waiting))
-
-    def _part(self, size: int) -> Part:
-        data = bytes(memoryview(self._waiting)[:size])
-        del self._waiting[:size]
-        self._parts += 1
-        return Part(self._parts, data, hashlib.sha256(data).digest())
-
-
-def part_bytes(number: int) -> int:
-    """The size of part `number`, counted from 1."""
-    return PART_BYTES * (1 + (number - 1) // PARTS_OF_A_SIZE)
 
 
 @dataclass(slots=True)
@@ -188,9 +136,9 @@ class Upload:
             checks: dict[str, Any] = {"ChecksumSHA256": sha256}
         else:
             # Only here, and not for every part: it takes longer than the rest of what is done to a row.
-            checks = {"ContentMD5": base64.b64encode(await asyncio.to_thread(_md5, part.data)).decode()}
+            checks = {"ContentMD5": base64.b64encode(await asyncio.to_thread(part.md5)).decode()}
         where = {"Key": self.key, "UploadId": self.id, "PartNumber": part.number}
-        limit = self.client.patience + len(part.data) / SLOWEST
+        limit = self.client.patience + part.size / SLOWEST
         reply = await self._until_taken(part, limit, where | checks)
         told = reply.get("ChecksumSHA256")
         if told is not None and told != sha256:
@@ -202,9 +150,8 @@ class Upload:
     async def _until_taken(self, part: Part, limit: float, arguments: dict[str, Any]) -> Any:
         for number in range(1, TRIES + 1):
             try:
-                # A stream of its own for each try: the bytes are read in blocks, not copied into the socket's buffer.
-                body = io.BytesIO(part.data)
-                return await self.client.call("UploadPart", seconds=limit, Body=body, **arguments)
+                # A stream of its own for each try.
+                return await self.client.call("UploadPart", seconds=limit, Body=Body(part), **arguments)
             except SinkUnavailable:
                 if number == TRIES:
                     # A store that refuses a large body at once hangs up before its answer is read: a small question
@@ -229,10 +176,6 @@ async def drop(upload: Upload, seconds: float) -> None:
     with suppress(Exception):
         async with asyncio.timeout(seconds):
             await upload.abort(seconds)
-
-
-def _md5(data: bytes) -> bytes:
-    return hashlib.md5(data, usedforsecurity=False).digest()
 
 
 def _terms(spec: S3SinkSpec) -> dict[str, Any]:

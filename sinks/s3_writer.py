@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Final
 from sinks import naming, s3_prefix, tries
 from sinks.base import Mark, PositionConflict, Prepared, Receipt, Restage, SinkRefused, SinkUnavailable
 from sinks.lanes import Lane
-from sinks.s3_upload import Cutter, Upload, drop
+from sinks.s3_parts import Cutter
+from sinks.s3_upload import Upload, drop
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from sinks.base import Batch, Cut, Owner
     from sinks.formats import Format
     from sinks.s3 import S3Sink
-    from sinks.s3_upload import Part
+    from sinks.s3_parts import Part
 
 LEAVING: Final = 0.6
 """Seconds that `discard` waits for the store to abort."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sinks.base import RowRejected
 from sinks.formats import GROUP_BYTES, GROUP_ROWS
-from sinks.formats.arrow import pa, parquet
+from sinks.formats.arrow import allocate_for, pa, parquet
 from sinks.formats.parquet_values import Values
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ PIECE_ROWS: Final = 8192
 """Rows that are converted at once."""
 PIECE_BYTES: Final = 1 << 20
 """Bytes of CSV in a piece of more than one row."""
+_FEW: Final = 16
+"""Rows in a piece below which they are large, or few altogether."""
 
 
 class Stream:
@@ -44,13 +46,8 @@ class Stream:
     ) -> None:
         self._values = Values(columns)
         self._file = _Written()
-        self._writer = parquet.ParquetWriter(
-            pa.PythonFile(self._file, mode="w"),
-            self._values.schema,
-            compression=COMPRESSIONS[compression],
-            write_page_index=True,
-            write_page_checksum=True,
-        )
+        self._compression = COMPRESSIONS[compression]
+        self._writer: parquet.ParquetWriter | None = None
         self._cutter = _Cutter(group_rows, group_bytes)
         self._group: list[pa.RecordBatch] = []
         """Pieces that are whole."""
@@ -62,6 +59,7 @@ class Stream:
         that the file can not hold exactly, and for others that are known: then none of these rows is in the file."""
         cutter = copy(self._cutter)
         cuts = list(cutter.cuts(values))
+        allocate_for(large=len(values) < _FEW * len(cuts))
         batches = [self._read(values, cut) for cut in cuts]
         self._cutter = cutter
         for cut, batch in zip(cuts, batches, strict=True):
@@ -76,8 +74,20 @@ class Stream:
         """The last bytes, of a file without rows all of them. Nothing may be encoded after it."""
         self._end_piece()
         self._end_group()
-        self._writer.close()
+        self._begun().close()
         return self._file.take()
+
+    def _begun(self) -> parquet.ParquetWriter:
+        """With the first row group: it keeps the allocator that it finds."""
+        if self._writer is None:
+            self._writer = parquet.ParquetWriter(
+                pa.PythonFile(self._file, mode="w"),
+                self._values.schema,
+                compression=self._compression,
+                write_page_index=True,
+                write_page_checksum=True,
+            )
+        return self._writer
 
     def _read(self, values: Sequence[bytes], cut: _Cut) -> pa.RecordBatch:
         try:
@@ -97,7 +107,7 @@ class Stream:
     def _end_group(self) -> None:
         pieces, self._group = self._group, []
         if pieces:
-            self._writer.write_table(pa.Table.from_batches(pieces))
+            self._begun().write_table(pa.Table.from_batches(pieces))
 
 
 class _Cut(NamedTuple):

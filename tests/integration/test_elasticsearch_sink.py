@@ -168,6 +168,19 @@ async def test_the_same_chunk_sent_again_changes_nothing_and_a_later_one_replace
     assert await found(server, index) == documents(values(1, 10, "changed") + values(11, 20))
 
 
+async def test_of_two_rows_of_a_chunk_with_one_id_the_later_one_stays(server: SearchServer, index: str):
+    """They have one version: it is enough that it is not smaller."""
+    writer = await opened(server, index)
+    await deliver(writer, 1, [*values(1, 5, "first"), *values(3, 3, "second")], version=7)
+    assert await found(server, index) == documents([*values(1, 5, "first"), *values(3, 3, "second")])
+    gone = Batch([b'{"id":9}', b"", b"", b'{"id":4,"text":"back"}'], None, [b'["9"]', b'["9"]', b'["4"]', b'["4"]'])
+    await writer.stage(gone)
+    await writer.make_visible(await writer.prepare(cut(2, 4, version=8)))
+    await writer.close()
+    left = documents([*values(1, 2, "first"), *values(3, 3, "second"), *values(5, 5, "first")])
+    assert await found(server, index) == left | {key(4): b'{"id":4,"text":"back"}'}
+
+
 # -- rows that are refused by themselves ------------------------------------------------------------------------------
 
 
@@ -413,6 +426,24 @@ async def test_an_index_that_somebody_else_put_behind_the_alias_keeps_its_docume
     await sink.finish(owner, settled(chunk))
     assert list(server.call("GET", f"/{index}")) == [f"{index}-00c0ffee0001-g0001"]
     assert server.status("GET", f"/old-{index}") == 200
+
+
+async def test_an_index_that_an_earlier_job_left_behind_the_alias_goes_with_it(server: SearchServer, index: str):
+    """Its name tells that it was made for this alias and its mark that it was made by a job: nobody else keeps it."""
+    earlier = replace(OWNER, job_id="0199a1b2-0000-7000-8000-00c0ffee0002", generation=4)
+    sink = search_sink(server.url, index, owner=earlier, strategy="replace")
+    await sink.prepare_target()
+    writer = sink.writer(earlier)
+    await writer.open()
+    chunk = await prepared(writer, 1, values(1, 3, "of another job"))
+    await writer.make_visible(chunk)
+    await writer.close()
+    await sink.finish(earlier, settled(chunk))
+    assert own_indices(server, index) == [f"{index}-00c0ffee0002-g0004"]
+    sink, owner, chunk = await generation(server, index, 1, values(1, 5))
+    await sink.finish(owner, settled(chunk))
+    assert own_indices(server, index) == [f"{index}-00c0ffee0001-g0001"]
+    assert await found(server, index) == documents(values(1, 5))
 
 
 async def test_replace_refuses_the_name_of_an_index_and_an_index_it_did_not_make(server: SearchServer, index: str):

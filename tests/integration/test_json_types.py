@@ -17,6 +17,7 @@ from tests.support.postgres import PostgresServer
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+UUID = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"
 DOCUMENTS = ("json", "jsonb")
 AGAIN = """
 SELECT {0} FROM unnest($1::text[]) WITH ORDINALITY AS s (line, number), json_populate_record(NULL::{1}, line::json) AS r
@@ -124,3 +125,20 @@ async def test_names_of_columns_are_escaped_as_json(database: str) -> None:
             {"n": 1, **{name: number for number, name in enumerate(names)}}
         ]
         assert await read_all(made) == await oracle(database, "SELECT row_to_json(t)::text FROM t")
+
+
+async def test_a_row_of_more_columns_than_a_function_has_arguments_is_whole(database: str) -> None:
+    kinds = ("int", "numeric", "uuid", "float8", "text", "boolean")
+    columns = ", ".join(f"c{number} {kinds[number % len(kinds)]}" for number in range(300))
+    client = await asyncpg.connect(database, server_settings=SETTINGS)
+    try:
+        await client.execute(f"CREATE TABLE t (n int PRIMARY KEY, {columns}); INSERT INTO t (n) VALUES (1)")
+        await client.execute(
+            "INSERT INTO t (n, c0, c1, c2, c3, c4, c5) VALUES (2, 1, 'NaN', $1, 'inf', 'x', true)", UUID
+        )
+    finally:
+        await client.close()
+    async with source(database, "t") as made:
+        lines = await read_all(made)
+    assert lines == await oracle(database, "SELECT row_to_json(t)::text FROM t ORDER BY n")
+    assert json.loads(lines[1])["c3"] == "Infinity"

@@ -36,7 +36,8 @@ from sinks.base import (
 from sinks.formats import Format
 from sinks.s3 import S3Sink
 from sinks.s3_client import _session
-from sinks.s3_upload import PART_BYTES
+from sinks.s3_parts import PART_BYTES, Body, Part
+from sinks.s3_upload import Abilities, Upload
 from tests.support.s3 import OlderStore
 from tests.support.secrecy import secret
 
@@ -158,9 +159,9 @@ async def test_a_large_chunk_goes_in_parts_that_are_compared_and_in_little_memor
     head = s3_server.client().head_object(Bucket=bucket, Key=chunk.target, ChecksumMode="ENABLED")
     content = s3_server.read(bucket, chunk.target)
     parts = [content[at : at + PART_BYTES] for at in range(0, len(content), PART_BYTES)]
-    assert len(parts) == 4
+    assert len(parts) == 6
     joined = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).digest()
-    assert chunk.details["digest"] == f"{base64.b64encode(joined).decode()}-4"
+    assert chunk.details["digest"] == f"{base64.b64encode(joined).decode()}-6"
     assert head.get("ChecksumSHA256") == chunk.details["digest"]
 
 
@@ -196,6 +197,40 @@ async def main():
 
 asyncio.run(main())
 """
+
+
+async def test_a_part_is_read_once_by_whoever_sends_it_and_signed_by_the_digest_that_is_known(
+    make: Callable[..., S3Sink], s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Plain http: the content is signed. Hashing it once more would hold the event loop."""
+    read: list[int] = []
+    real = Body.read
+
+    def counted(self: Body, size: int | None = -1, /) -> bytes:
+        read.append(len(found := real(self, size)))
+        return found
+
+    monkeypatch.setattr(Body, "read", counted)
+    writer = await opened(make())
+    rows = [os.urandom(3 << 20).hex().encode() for _ in range(3)]
+    for row in rows:
+        await writer.stage(Batch([row]))
+    chunk = await writer.prepare(cut(1, 1, 3))
+    await writer.make_visible(chunk)
+    await writer.close()
+    assert s3_server.read(bucket, chunk.target) == b"".join(row + b"\n" for row in rows)
+    assert sum(read) == chunk.bytes, "each byte once"
+
+
+async def test_a_part_that_is_not_what_was_signed_is_refused_by_the_store(make: Callable[..., S3Sink]):
+    sink = make()
+    upload = Upload(sink.client, sink.spec, Abilities(checksums=False), "a/part")
+    await upload.begin({})
+    await upload.send(Part(1, (b"one thing",), hashlib.sha256(b"another").digest()))
+    with pytest.raises(SinkError) as caught:
+        await upload.finished()
+    assert "SHA256" in caught.value.message or "digest" in caught.value.message.lower(), caught.value.message
+    await upload.abort()
 
 
 async def test_300_megabytes_in_one_object_take_no_more_memory_than_60(s3_server: S3Server, bucket: str):

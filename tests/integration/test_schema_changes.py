@@ -41,6 +41,11 @@ CHANGES = [
     ("ALTER TABLE t ADD COLUMN c int DEFAULT 7", {"id": 40, "a": "a40", "b": 40, "c": 7}, "'c' (integer) was added"),
     ("ALTER TABLE t DROP COLUMN a", {"id": 40, "b": 40}, "'a' was dropped"),
     ("ALTER TABLE t ALTER b TYPE text USING 'x'", {"id": 40, "a": "a40", "b": "x"}, "'b' is text now, not integer"),
+    (
+        "ALTER TABLE t ALTER b TYPE date USING '2026-01-01'",
+        {"id": 40, "a": "a40", "b": "2026-01-01"},
+        "'b' is date now, not integer",
+    ),
     ("ALTER TABLE t RENAME b TO bee", {"id": 40, "a": "a40", "bee": 40}, "'bee' (integer) was added"),
 ]
 
@@ -59,6 +64,33 @@ async def test_a_change_ends_the_run_and_is_named_or_the_rows_have_it_from_then_
     assert [row["id"] for row in rows] == list(range(1, ROWS + 1))
     assert rows[ROWS // 2 - 1] == {"id": 20, "a": "a20", "b": 20}
     assert rows[-1] == last
+
+
+@pytest.mark.parametrize("more", [{}, GO_ON])
+async def test_a_column_that_may_be_null_from_now_on_is_no_change_and_its_nulls_arrive(
+    moving: str, caplog: pytest.LogCaptureFixture, more: dict[str, Any]
+) -> None:
+    async with connected(moving) as connection:
+        await connection.execute("ALTER TABLE t ALTER b SET NOT NULL")
+    rows = await altered(moving, "ALTER TABLE t ALTER b DROP NOT NULL; UPDATE t SET b = NULL WHERE id > 30", **more)
+    assert [json.loads(row)["b"] for row in rows] == [*range(1, 31), *[None] * 10]
+    assert "schema_changed" not in caplog.text
+
+
+async def test_a_column_that_was_dropped_and_made_again_is_a_change(moving: str) -> None:
+    with pytest.raises(Permanent, match="has changed while it was read"):
+        await altered(moving, "ALTER TABLE t DROP b; ALTER TABLE t ADD b int")
+
+
+async def test_nulls_of_a_child_that_comes_arrive_though_its_parent_holds_none(moving: str) -> None:
+    async with connected(moving) as connection:
+        await connection.execute("ALTER TABLE t ALTER b SET NOT NULL")
+    child = (
+        "CREATE TABLE child (id int PRIMARY KEY, a text, b int) INHERITS (t);"
+        "ALTER TABLE child ALTER b DROP NOT NULL; INSERT INTO child VALUES (41, 'c', NULL)"
+    )
+    rows = await altered(moving, child, key=["id"], options={"key_is_unique": True})
+    assert [json.loads(row)["b"] for row in rows] == [*range(1, 41), None]
 
 
 @pytest.mark.parametrize(

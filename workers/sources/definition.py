@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from service.domain.errors import Permanent
 from service.domain.inspection import Finding
+from workers.sources.json_row import json_row_sql
 from workers.sources.keys import KeyColumns
 from workers.sources.sql import quote_ident
 
@@ -111,6 +112,12 @@ class Definition:
         return self.relation is not None and self.relation.kind in {"r", "p", "m"} and self.index is None
 
     @property
+    def nulls_known(self) -> bool:
+        """What the catalog says of NULL holds for every row. (Before PostgreSQL 18 a child that inherits may take NULL
+        where its parent does not; a partition may not.)"""
+        return self.relation is not None and bool(self.guard) and not self.inherited
+
+    @property
     def refused(self) -> bool:
         """Something makes a run impossible."""
         return any(finding.severity == "error" for finding in self.findings)
@@ -150,21 +157,18 @@ class Definition:
         The row's alias is random: an alias equal to a column's name would read that column instead. OFFSET 0 keeps
         the JSON from being built twice. A row over `max_row_bytes` comes as null, so it never travels.
         """
-        page, row, built = (f"{letter}_{secrets.token_hex(6)}" for letter in "prj")
+        page, built = (f"{letter}_{secrets.token_hex(6)}" for letter in "pj")
         inner = self._needed_sql(after, upper)
-        lateral, value = "", page
-        if [one.name for one in self.outputs] != list(self._needed()):
-            chosen = ", ".join(f"{page}.{quote_ident(one.alias)} AS {quote_ident(one.name)}" for one in self.outputs)
-            lateral, value = f" CROSS JOIN LATERAL (SELECT {chosen}) AS {row}", row
+        value = json_row_sql(self.outputs, page, nulls_known=self.nulls_known)
         select = [f"{column}::text AS k{index}" for index, column in enumerate(self.key.columns(page))]
         outer = [f"{built}.k{index}" for index in range(len(self.key.parts))]
         # a short varlena header is one byte, a long one four: four are always enough
         fits = f"pg_column_size({built}.j) <= {max_row_bytes + 4}"
         if self.deleted:
-            select.append(f"CASE WHEN {page}.{DELETED} THEN NULL ELSE row_to_json({value}) END AS j")
-            outer.append(f"CASE WHEN {built}.j IS NULL THEN '' WHEN {fits} THEN {built}.j::text END")
+            select.append(f"CASE WHEN {page}.{DELETED} THEN NULL ELSE {value} END AS j")
+            outer.append(f"CASE WHEN {built}.j IS NULL THEN '' WHEN {fits} THEN {built}.j END")
         else:
-            select.append(f"row_to_json({value}) AS j")
+            select.append(f"{value} AS j")
             outer.append(f"CASE WHEN {fits} THEN {built}.j END")
         if self.message_key:
             select.append(f"{self._message_key_sql(page)} AS m")
@@ -174,7 +178,7 @@ class Definition:
             outer.append(f"{built}.d")
         return (
             f"SELECT {', '.join(outer)} FROM (SELECT {', '.join(select)}"
-            f" FROM ({inner} LIMIT {limit}) AS {page}{lateral}"
+            f" FROM ({inner} LIMIT {limit}) AS {page}"
             f" ORDER BY {self.key.order(alias=page)} OFFSET 0) AS {built}"
         )
 

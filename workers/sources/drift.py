@@ -12,6 +12,7 @@ column of the row, which Postgres looks at once, before the first. It fails the 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from workers.sources import catalog
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sinks.formats.columns import Column
+    from workers.sources.catalog import Relation
     from workers.sources.connection import Session
     from workers.sources.definition import Definition
 
@@ -39,8 +41,10 @@ async def guard(session: Session, definition: Definition) -> str:
     members = await catalog.relation_set(session, [relation.oid])
     stored = sorted({relation.oid, *(one.oid for one in members if one.kind in _STORED)})
     shape = (
-        "(SELECT sum(hashtextextended(concat_ws(' ', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attisdropped), 0))"
+        "(SELECT sum(hashtextextended(concat_ws(' ', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attnotnull,"
+        " a.attisdropped), 0))"
         f" FROM pg_catalog.pg_attribute a WHERE a.attrelid = {relation.oid} AND a.attnum > 0)"
+        f" || ' ' || {_inherited(relation)}"
         f" || ' ' || coalesce(to_regclass({quote_literal(relation.sql)})::oid::text, '')"
     )
     was = await session.fetchval(f"SELECT {shape}")
@@ -64,12 +68,31 @@ def differences(before: Sequence[Column], now: Sequence[Column]) -> list[str]:
     return found
 
 
+def only_nulls(before: Definition, now: Definition) -> bool:
+    """Whether all that changed is which columns may be NULL, or that other tables inherit from it now: nothing that
+    a reader of the rows would call a change."""
+    if before.relation is None or now.relation is None or before.relation.oid != now.relation.oid:
+        return False
+    old, new = (
+        [replace(one, not_null=False, exact=replace(one.exact, not_null=False)) for one in each.columns]
+        for each in (before, now)
+    )
+    return old == new and (before.columns != now.columns or before.inherited != now.inherited)
+
+
 async def whereabouts(session: Session, definition: Definition) -> str:
     """What became of a table that is not under its name any more."""
     assert definition.relation is not None, "a query has no name to lose"
     oid = definition.relation.oid
     row = await session.fetchrow("SELECT oid::regclass::text AS name FROM pg_catalog.pg_class WHERE oid = $1", oid)
     return f"it was renamed to {row['name']}" if row is not None else "it was dropped"
+
+
+def _inherited(relation: Relation) -> str:
+    """Whether other tables inherit from a table: before PostgreSQL 18 those may take NULL where it does not."""
+    if relation.kind != "r":
+        return "''"
+    return f"(SELECT relhassubclass::text FROM pg_catalog.pg_class WHERE oid = {relation.oid})"
 
 
 def _raised(what: str) -> str:

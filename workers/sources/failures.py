@@ -29,8 +29,8 @@ _TOO_LARGE = frozenset({"54000", "53200"})
 _AWAY = frozenset({"53300", "57P01", "57P02", "57P03", "57P05", "25P03", "58000", "58030", "53000", "53100"})
 _CONFLICT = frozenset({"40001", "40P01"})
 _AUTHENTICATION = frozenset({"28000", "28P01"})
-_GONE = frozenset({"42P01", "42703", "3F000", "42704", "42883"})
-"""Undefined table, column, schema, type, function."""
+_GONE = frozenset({"42P01", "42703", "3F000", "42704", "42883", "42804", "42846"})
+"""Undefined table, column, schema, type, function; a type that does not fit, or can not be cast."""
 
 
 def too_long(what: str, seconds: float) -> Permanent:

@@ -306,6 +306,8 @@ class PostgresSource:
         if self._definition is before:
             self._definition, self._session.reading = None, False
         now = await self._resolved()
+        if drift.only_nulls(before, now) and not now.refused:
+            return
         if now.columns and self._renews and self._options.schema_change == "continue":
             raise SourceChanged from cause
         said = "; ".join(drift.differences(_exact(before), _exact(now))) if now.columns else ""
