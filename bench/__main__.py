@@ -1,5 +1,5 @@
-"""`python -m bench [--rows N] [--repeat N] [--only NAME,…] [--memory | --search | --latency] [--json FILE]`: 0 if it
-measured."""
+"""`python -m bench [--rows N] [--repeat N] [--only NAME,…] [--cold] [--memory | --search | --latency] [--json FILE]`: 0
+if it measured."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the table (default 1,000,000)")
     parser.add_argument("--repeat", type=int, default=3, help="laps of each, interleaved; medians count (default 3)")
     parser.add_argument("--only", default="", help="parts of names, separated by commas: pipe is 'psql'")
+    parser.add_argument("--cold", action="store_true", help="without the lap of each that does not count")
     parser.add_argument("--memory", action="store_true", help=f"peak memory for --rows and {_MEMORY_FACTOR} times that")
     parser.add_argument("--search", action="store_true", help="pages of the job log over --rows stored runs")
     parser.add_argument("--latency", action="store_true", help="delay from commit to a reader of Kafka, beside writers")
@@ -64,10 +65,14 @@ def _chosen(only: str) -> list[str]:
     return names
 
 
-async def _race(rows: int, repeat: int, names: Sequence[str]) -> dict[str, list[Lap]]:
+async def _race(rows: int, repeat: int, names: Sequence[str], *, cold: bool) -> dict[str, list[Lap]]:
     async with Course(rows) as course:
         print(f"{rows:,} rows of {course.row_bytes:.0f} bytes as JSON, {repeat} laps each, interleaved; medians\n")
         laps: dict[str, list[Lap]] = {name: [] for name in names}
+        if not cold:
+            print("  first a lap each that does not count: a broker compiles its code while it runs", flush=True)
+            for name in names:
+                await _CONTENDERS[name](course)
         for number in range(1, repeat + 1):
             for name in names:
                 lap = await _CONTENDERS[name](course)
@@ -135,7 +140,7 @@ async def _run(given: argparse.Namespace) -> None:
     if given.memory:
         laps = await _memory(given.rows)
     else:
-        laps = await _race(given.rows, given.repeat, _chosen(given.only))
+        laps = await _race(given.rows, given.repeat, _chosen(given.only), cold=given.cold)
         _table({name: _medians(each) for name, each in laps.items()})
     if given.json is not None:
         facts = {"python": platform.python_version(), "cores": os.cpu_count(), "rows": given.rows}

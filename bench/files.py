@@ -34,14 +34,19 @@ SLING_CSV: Final = "sling csv"
 DLT_PARQUET: Final = "dlt connectorx parquet"
 FILES_JSON: Final = "files, JSON lines"
 S3_JSON: Final = "S3, JSON lines"
+TWO: Final = ", 2 splits"
 
 OURS: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
     FILES_JSON: (PSQL_JSON, {"kind": "json"}),
+    FILES_JSON + TWO: (PSQL_JSON, {"kind": "json"}),
     "files, CSV": (PSQL_CSV, {"kind": "csv"}),
+    "files, CSV" + TWO: (PSQL_CSV, {"kind": "csv"}),
     "files, CSV, gzip": (PSQL_GZIP, {"kind": "csv", "compression": "gzip"}),
     "files, Parquet": (DLT_PARQUET, {"kind": "parquet"}),
 }
-"""What it is compared with, and the format of the job."""
+"""What it is compared with, and the format of the job. One split where the name says nothing else."""
+OBJECTS: Final[Mapping[str, str]] = {S3_JSON: FILES_JSON, S3_JSON + TWO: FILES_JSON + TWO}
+"""Jobs into S3, each with the job into files that it is compared with."""
 
 
 class Contenders:
@@ -62,9 +67,9 @@ class Contenders:
             self.known[SLING_CSV] = partial(course.command, *sling)
             self.known[DLT_PARQUET] = partial(course.command, *peers.dlt(course.source, table.NAME, self._folder))
         for name, (_, form) in OURS.items():
-            self.known[name] = partial(course.file, 1, form)
+            self.known[name] = partial(course.file, _splits(name), form)
         if store is not None:
-            self.known[S3_JSON] = partial(self._s3, store)
+            self.known |= {name: partial(self._s3, store, _splits(name)) for name in OBJECTS}
 
     async def lap(self, name: str) -> Lap:
         """One lap in an empty folder."""
@@ -74,12 +79,16 @@ class Contenders:
         finally:
             await asyncio.to_thread(shutil.rmtree, self._folder)
 
-    async def _s3(self, store: S3Server) -> Lap:
+    async def _s3(self, store: S3Server, splits: int) -> Lap:
         bucket = await asyncio.to_thread(store.create_bucket)
         try:
-            return await self._course.job(store.definition(bucket), 1)
+            return await self._course.job(store.definition(bucket), splits)
         finally:
             await asyncio.to_thread(shutil.rmtree, store.data / bucket, ignore_errors=True)
+
+
+def _splits(name: str) -> int:
+    return 2 if name.endswith(TWO) else 1
 
 
 async def _race(given: argparse.Namespace, store: S3Server | None, peers: Peers | None) -> dict[str, list[Lap]]:
@@ -113,7 +122,7 @@ def _table(laps: Mapping[str, Sequence[Lap]]) -> None:
 
 
 def _compared(name: str, rates: Mapping[str, float]) -> str:
-    others = [OURS[name][0]] if name in OURS else [FILES_JSON] if name == S3_JSON else []
+    others = [OURS[name][0]] if name in OURS else [OBJECTS[name]] if name in OBJECTS else []
     if name in {"files, CSV", "files, Parquet"}:
         others.append(SLING_CSV)
     return ", ".join(f"{rates[name] / rates[other]:.2f} of {other}" for other in others if other in rates)

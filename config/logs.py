@@ -67,7 +67,6 @@ def configure(
     gets every line that passes `level`, redacted, with `timestamp`, `level`, `event` and its fields; it must not
     block, raise or log."""
     stream = sys.stderr if stream is None else stream
-    console = log_format == "console" or (log_format is None and stream.isatty())
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
@@ -77,15 +76,7 @@ def configure(
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
-    last: list[Any] = [structlog.processors.format_exc_info, _Redact(redactor)]
-    if tap is not None:
-        last.append(_Tap(tap))
-    last.append(structlog.stdlib.ProcessorFormatter.remove_processors_meta)
-    last.append(
-        structlog.dev.ConsoleRenderer(colors=stream.isatty())
-        if console
-        else structlog.processors.JSONRenderer(serializer=_dump)
-    )
+    last = _last(log_format, stream, tap, redactor)
     handler = logging.StreamHandler(stream)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=last))
     root = logging.getLogger()
@@ -107,6 +98,20 @@ def configure(
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
+
+
+def _last(log_format: str | None, stream: TextIO, tap: Tap | None, redactor: Redactor) -> list[Any]:
+    """What a line goes through after all of it is known: secrets out, the tap, then how it is written."""
+    console = log_format == "console" or (log_format is None and stream.isatty())
+    return [
+        structlog.processors.format_exc_info,
+        _Redact(redactor),
+        *([] if tap is None else [_Tap(tap)]),
+        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+        structlog.dev.ConsoleRenderer(colors=stream.isatty())
+        if console
+        else structlog.processors.JSONRenderer(serializer=_dump),
+    ]
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:

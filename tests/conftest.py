@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -48,11 +49,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FromBot
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     """One PostgreSQL for the whole session. A test that kills it starts it again."""
-    server = PostgresServer()
-    try:
+    with closing(PostgresServer()) as server:
         yield server.start()
-    finally:
-        server.close()
 
 
 @pytest.fixture(scope="session")
@@ -98,11 +96,8 @@ async def control_database(postgres_server: PostgresServer) -> AsyncIterator[str
 
 @pytest.fixture(scope="session")
 def _kafka_server_of_session() -> Iterator[KafkaServer]:
-    server = KafkaServer()
-    try:
+    with closing(KafkaServer()) as server:
         yield server.start()
-    finally:
-        server.close()
 
 
 @pytest.fixture
@@ -128,11 +123,8 @@ async def kafka_proxy(kafka_server: KafkaServer) -> AsyncIterator[FaultProxy]:
 
 
 def _search_server(flavour: str) -> Iterator[SearchServer]:
-    server = SearchServer(flavour)
-    try:
+    with closing(SearchServer(flavour)) as server:
         yield server.start()
-    finally:
-        server.close()
 
 
 @pytest.fixture(scope="session")
@@ -203,20 +195,14 @@ async def s3_proxy(s3_server: S3Server) -> AsyncIterator[FaultProxy]:
 @pytest.fixture(scope="session")
 def moto_server() -> Iterator[MotoServer]:
     """One moto for the whole session."""
-    server = MotoServer()
-    try:
+    with closing(MotoServer()) as server:
         yield server.start()
-    finally:
-        server.close()
 
 
 @pytest.fixture(scope="session")
 def _hdfs_server_of_session() -> Iterator[HdfsServer]:
-    server = HdfsServer()
-    try:
+    with closing(HdfsServer()) as server:
         yield server.start()
-    finally:
-        server.close()
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from service.domain.spec import JobSpec
 from sinks.base import SinkError, TargetGone
 from sinks.formats import columns
 from sinks.registry import COLUMNS, TAKES_FORMATS
+from workers.beforehand import getting_ready
 from workers.changes import SEEN, repeatable, seen
 from workers.chunks import settlement, to_prepared, to_record
 from workers.cuts import Keeper, warn_of_another_moment
@@ -63,8 +64,11 @@ class PlanWork:
     async def run(self) -> None:
         """Returns when the plan is saved, or, where it is read as of one moment, when nobody reads any more. Raises
         Stopped, LeaseLost, Permanent."""
+        # else what is read is not known yet
+        known = self._spec.source.template is None and not self._spec.options.snapshot
         try:
-            await self._retry.run(self._plan)
+            async with getting_ready(self._source) if known else nullcontext():
+                await self._retry.run(self._plan)
             await self._keeper.keep()
         finally:
             await self._keeper.close()

@@ -17,6 +17,7 @@ from service.domain.errors import Aborted, Stopped
 from service.domain.records import Condition
 from service.domain.spec import JobSpec
 from sinks.base import CountsOverJob, Cut, Numbered
+from workers.beforehand import getting_ready
 from workers.changes import look
 from workers.chunks import OpenChunk, batch
 from workers.closing import put_down
@@ -68,7 +69,8 @@ class SplitWork:
 
     async def run(self) -> None:
         """Returns when the split is done. Raises Stopped when it was parked in the middle, LeaseLost, Permanent."""
-        await self._retry.run(self._pass)
+        async with getting_ready(self._source):
+            await self._retry.run(self._pass)
 
     async def _pass(self) -> None:
         writer = self._sink.writer(self._owner)
@@ -92,8 +94,6 @@ class SplitWork:
                 writer.number_by(partial(self._place.store.draw_number, self._lease))
             self._anchored_at = split.anchored_at
             self._begin_chunk(split.position or split.lower)
-            if self._sink.needs_anchor and (mark is None or _old(self._anchored_at)):
-                await self._anchor(writer)
             start = await self._start(split)
             if split.tail:
                 frontier = self._source.frontier(start)
@@ -102,7 +102,7 @@ class SplitWork:
                 )
             else:
                 pages = bounded(reader, start, split.upper, self._rows_left(split))
-            await self._consume(writer, pages, split)
+            await self._consume(writer, pages, split, anchored=mark is not None)
         finally:
             await put_down("writer", drop_writer(writer), PUT_DOWN_SECONDS)
             if frontier is not None:
@@ -113,10 +113,12 @@ class SplitWork:
         await self._look()
         return await stage_again(writer, reader, chunk, attempt)
 
-    async def _consume(self, writer: Writer, pages: AsyncIterator[Item], split: SplitState) -> None:
+    async def _consume(self, writer: Writer, pages: AsyncIterator[Item], split: SplitState, *, anchored: bool) -> None:
         feed = Feed(pages)
         scanned: Key | None = None
         try:
+            if self._sink.needs_anchor and (not anchored or _old(self._anchored_at)):
+                await self._anchor(writer)
             while True:
                 item = await feed.next(self._control, self._until_due())
                 if item is not None:

@@ -124,9 +124,10 @@ class Leases(Held):
         together."""
         if not leases:
             return []
-        columns = zip(*((*step_key(lease), lease.epoch, lease.owner) for lease in leases), strict=True)
+        keys = ((*step_key(lease), lease.epoch, lease.owner) for lease in leases)
+        columns = [list(map(str, column)) for column in zip(*keys, strict=True)]
         async with self._pool.connection() as connection:
-            rows = await connection.fetch(SQL["renew"], *(list(column) for column in columns), lease_seconds)
+            rows = await connection.fetch(SQL["renew"], *columns, lease_seconds)
         return [directive(lease, row) for lease, row in zip(leases, rows, strict=True)]
 
     async def expire(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,11 +23,8 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="module")
 def control_server() -> Iterator[PostgresServer]:
     """Postgres for the control database alone."""
-    server = PostgresServer()
-    try:
+    with closing(PostgresServer()) as server:
         yield server.start()
-    finally:
-        server.close()
 
 
 @pytest.fixture(scope="module")

@@ -76,7 +76,7 @@ async def site(control_database: str, database: str, tmp_path: Path) -> AsyncIte
             ROWS,
             "user ",
         )
-        service = await stack.enter_async_context(ServiceProcess(control_database, settings=settings))
+        service = await stack.enter_async_context(ServiceProcess(control_database, settings=settings, loaded=True))
         client = await stack.enter_async_context(service.client())
         await client.put_datasource("shop", database)
         table = {"datasource": "shop", "table": "public.web_events", "time_column": "at", "key": ["id"]}

@@ -41,7 +41,7 @@ async def notes(database: str) -> str:
 
 @pytest.fixture
 async def service(control_database: str, tmp_path: Path) -> AsyncIterator[ServiceProcess]:
-    async with ServiceProcess(control_database, folder=tmp_path / "service") as made:
+    async with ServiceProcess(control_database, folder=tmp_path / "service", loaded=True) as made:
         yield made
 
 

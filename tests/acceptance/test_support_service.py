@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -30,9 +31,10 @@ async def make_numbers(dsn: str, rows: int) -> None:
         await connection.close()
 
 
-async def test_it_serves_survives_a_kill_and_ends_in_order(database: str, control_database: str):
+@pytest.mark.parametrize("loaded", [False, True])
+async def test_it_serves_survives_a_kill_and_ends_in_order(database: str, control_database: str, loaded: bool):
     await make_numbers(database, 1000)
-    async with ServiceProcess(control_database) as service:
+    async with ServiceProcess(control_database, loaded=loaded) as service:
         first = service.process.pid
         async with service.client() as api:
             await api.put_datasource("here", database)
@@ -40,6 +42,7 @@ async def test_it_serves_survives_a_kill_and_ends_in_order(database: str, contro
             job = await api.wait_for_state("count", "successful")
             assert job["totals"]["rows_sent"] == 1000
             service.kill()
+            assert service.process.exit_code == -signal.SIGKILL
             with pytest.raises(aiohttp.ClientConnectorError):
                 await api.get("count")
             await service.start()
@@ -55,8 +58,9 @@ async def test_it_serves_survives_a_kill_and_ends_in_order(database: str, contro
     assert not service.folder.exists()
 
 
-async def test_a_frozen_service_is_silent_until_the_thaw_and_its_twin_goes_on(control_database: str):
-    async with ServiceProcess(control_database) as service:
+@pytest.mark.parametrize("loaded", [False, True])
+async def test_a_frozen_service_is_silent_until_the_thaw_and_its_twin_goes_on(control_database: str, loaded: bool):
+    async with ServiceProcess(control_database, loaded=loaded) as service:
         twin = service.twin()
         try:
             await twin.start()
@@ -89,10 +93,12 @@ async def test_an_unexpected_answer_and_a_wrong_end_are_errors(database: str, co
             await api.wait_for_rows("count", 11, timeout=30)
 
 
-async def test_a_service_that_cannot_start_shows_its_log(postgres_server: PostgresServer):
-    service = ServiceProcess(postgres_server.dsn("no_such_database"))
+@pytest.mark.parametrize("loaded", [False, True])
+async def test_a_service_that_cannot_start_shows_its_log(postgres_server: PostgresServer, loaded: bool):
+    service = ServiceProcess(postgres_server.dsn("no_such_database"), loaded=loaded)
     try:
         with pytest.raises(StartError, match="no_such_database"):
             await service.start()
+        assert service.process.exit_code == 1
     finally:
         service.close()

@@ -425,15 +425,21 @@ async def test_a_million_rows_go_through_in_chunks(case: SinkCase, sink: Sink):
         assert (found[0], found[-1]) == (case.row(1, "x" * 280), case.row(MANY_ROWS, "x" * 280))
 
 
-async def test_a_repeat_of_the_same_rows_has_the_same_bytes(case: SinkCase, sink: Sink):
+async def to_repeat(case: SinkCase, sink: Sink, rows: int) -> tuple[Writer, Prepared]:
+    """A chunk that its owner left prepared, and the next owner's writer, which is to repeat it under its name."""
     if sink.shows is not Shows.NAMES:
-        pytest.skip("only files and objects have bytes that can be compared")
+        pytest.skip("only files and objects are repeated under their name")
     left = await opened(sink, OWNER)
-    prepared = await prepare(case, left, 1, 1, 100)
+    prepared = await prepare(case, left, 1, 1, rows)
     await left.close()
     writer = sink.writer(replace(OWNER, epoch=6))
     await writer.open()
     assert await writer.visible([prepared]) is None
+    return writer, prepared
+
+
+async def test_a_repeat_of_the_same_rows_has_the_same_bytes(case: SinkCase, sink: Sink):
+    writer, prepared = await to_repeat(case, sink, 100)
     values = rows(case, 1, 100)
     for value in values:
         await writer.stage(batch([value]))
@@ -445,14 +451,7 @@ async def test_a_repeat_of_the_same_rows_has_the_same_bytes(case: SinkCase, sink
 
 
 async def test_a_repeat_that_finds_no_row_left_is_a_valid_file_without_rows(case: SinkCase, sink: Sink):
-    if sink.shows is not Shows.NAMES:
-        pytest.skip("only files and objects are repeated under their name")
-    left = await opened(sink, OWNER)
-    prepared = await prepare(case, left, 1, 1, 10)
-    await left.close()
-    writer = sink.writer(replace(OWNER, epoch=6))
-    await writer.open()
-    assert await writer.visible([prepared]) is None
+    writer, prepared = await to_repeat(case, sink, 10)
     empty = replace(cut(1, 1, 10, attempt=2, repeat_of=prepared), rows=0, first_key=None)
     await writer.make_visible(await writer.prepare(empty))
     await writer.close()

@@ -9,7 +9,6 @@ import pytest
 
 from tests.contract.verify_cases import CASES, CHUNK, ROWS, SPLITS
 from tests.integration.api_cases import ApiCase, definition
-from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -46,13 +45,7 @@ async def case(request: pytest.FixtureRequest, api: ApiCase) -> AsyncIterator[Ve
 
 async def verified(api: ApiCase, **body: Any) -> dict[str, Any]:
     """A verification that has ended well."""
-    made = await api.ok("POST", "/v1/jobs/j/verify", body, 202)
-
-    async def look() -> Any:
-        found = await api.ok("GET", f"/v1/jobs/j/verify/{made['id']}")
-        return found if found["ended_at"] is not None else None
-
-    ended: dict[str, Any] = await until(look, 40, "the verification's end")
+    ended = await api.verified(**body)
     assert ended["state"] == "successful", ended["errors"]
     return ended
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,11 +27,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def _postgres() -> Iterator[PostgresServer]:
-    server = PostgresServer()
-    try:
+    with closing(PostgresServer()) as server:
         yield server.start()
-    finally:
-        server.close()
 
 
 @pytest.fixture(scope="session")
@@ -48,11 +46,10 @@ def control_server() -> Iterator[PostgresServer]:
 @pytest.fixture(scope="session")
 def _kafka_server_of_faults() -> Iterator[KafkaServer]:
     # Looked for every half second instead of every ten, or a test could not tell a time-out from an orphan.
-    server = KafkaServer(settings={"transaction.abort.timed.out.transaction.cleanup.interval.ms": "500"})
-    try:
+    with closing(
+        KafkaServer(settings={"transaction.abort.timed.out.transaction.cleanup.interval.ms": "500"})
+    ) as server:
         yield server.start()
-    finally:
-        server.close()
 
 
 @pytest.fixture

@@ -119,6 +119,7 @@ async def test_every_committed_row_arrives_once_and_without_the_barrier_rows_are
             settings=settings,
             signals=tmp_path / "nobody",
             module="tests.support.signalled",
+            loaded=True,
         ) as service,
         Racers(database, SEED) as racers,
     ):

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import random
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.fault.file_target import FileTarget
+from tests.fault.kills import KILL_ROWS, survived
 from tests.fault.scenario import CHUNK_ROWS, ROWS, Scenario
 from tests.fault.steps import held_between_steps
 from tests.support.reconcile import expected_rows, reconcile
@@ -20,15 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from tests.fault.scenario import FaultJob, Json
-    from tests.support.service import ServiceProcess
 
 pytestmark = [pytest.mark.fault]
 
 COMPRESSIONS = ("none", "gzip", "zstd")
-KILLS = 20
-KILL_ROWS = 12_000
-ROWS_PER_SECOND = 100.0
-SEED = "ROWFERRY_FAULT_SEED"
 
 
 @pytest.fixture
@@ -76,40 +69,9 @@ TWICE = ("staged", "complete", "prepared", "visible")
 async def test_twenty_kills_at_random_of_two_services_that_share_four_splits(
     database: str, control_database: str, files: FileTarget
 ):
-    """Replay one with the variable that the first line of its output names."""
-    seed = int(os.environ.get(SEED, random.randrange(10**6)))
-    print(f"{SEED}={seed}")  # noqa: T201 -- pytest shows it when the test fails
-    chance = random.Random(seed)
     async with Scenario(database, control_database, files, rows=KILL_ROWS, lease_seconds=2.0) as scenario:
         files.root = scenario.service.files()
-        services = [scenario.service, await scenario.second().start()]
-        job = await scenario.create(
-            "orders", splits=4, chunk_rows=50, options={"rate": {"rows_per_second": ROWS_PER_SECOND}}
-        )
-        await scenario.start(job)
-        kills = 0
-        while kills < KILLS:
-            at_work = await _at_work(scenario, services, chance)
-            for victim in chance.sample(at_work, chance.choice([1, 1, len(at_work)])):
-                victim.kill()
-                victim.launch()
-                kills += 1
-        await asyncio.gather(*(service.wait_ready() for service in services))
-        assert await scenario.ended(job) is None, "it was over before the last kill: make the table larger"
-        async with scenario.client() as api:
-            await api.call("PATCH", "/v1/jobs/orders", json={"options": {"rate": {"rows_per_second": None}}})
-        await scenario.finish_and_reconcile(job)
-
-
-async def _at_work(scenario: Scenario, services: list[ServiceProcess], chance: random.Random) -> list[ServiceProcess]:
-    """The services that have passed a few points since their last start, once there is one."""
-    few = chance.randrange(2, 16)
-
-    def found() -> list[ServiceProcess]:
-        passed = Counter(question["pid"] for question in scenario.points.seen)
-        return [service for service in services if passed[service.process.pid] >= few]
-
-    return await until(found, 40, f"a service passes {few} points")
+        await survived(scenario)
 
 
 # -- two at a time ------------------------------------------------------------------------------------------------

@@ -170,6 +170,17 @@ class ApiCase:
 
         return await until(look, 30, f"{job} in {states}")
 
+    async def verified(self, job: str = "j", **body: Any) -> dict[str, Any]:
+        """A verification of the job, once it has ended, however."""
+        made = await self.ok("POST", f"/v1/jobs/{job}/verify", body, 202)
+
+        async def look() -> Any:
+            found = await self.ok("GET", f"/v1/jobs/{job}/verify/{made['id']}")
+            return found if found["ended_at"] is not None else None
+
+        ended: dict[str, Any] = await until(look, 40, f"the end of a verification of {job}")
+        return ended
+
 
 def definition(name: str = "j", **more: Any) -> dict[str, Any]:
     """A job that counts rows."""

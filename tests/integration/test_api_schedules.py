@@ -123,7 +123,7 @@ async def test_two_services_fire_once_and_go_on_after_a_kill(control_database: s
     source = await asyncpg.connect(database)
     await source.execute(TABLE)
     await source.close()
-    async with ServiceProcess(control_database) as one, one.twin() as other, one.client() as client:
+    async with ServiceProcess(control_database, loaded=True) as one, one.twin() as other, one.client() as client:
         await client.put_datasource("shop", database)
         await client.create(definition("often", mode="full", schedule=schedule))
 

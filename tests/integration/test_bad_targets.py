@@ -13,9 +13,9 @@ import asyncpg
 import pytest
 from aiohttp import web
 
+from tests.integration.serving import serving
 from tests.support.authority import Authority
 from tests.support.gateway import Gateway
-from tests.support.service import ServiceProcess
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -37,14 +37,8 @@ async def api(database: str, control_database: str) -> AsyncIterator[Client]:
         await connection.execute("INSERT INTO orders (note) SELECT 'note ' || n FROM generate_series(1, 300) n")
     finally:
         await connection.close()
-    service = ServiceProcess(control_database)
-    try:
-        await service.start()
-        async with service.client() as client:
-            await client.put_datasource("shop", database)
-            yield client
-    finally:
-        service.close()
+    async with serving(control_database, database) as service, service.client() as client:
+        yield client
 
 
 @dataclass(frozen=True)

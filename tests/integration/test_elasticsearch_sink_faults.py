@@ -8,6 +8,7 @@ import base64
 import gc
 import ssl
 import time
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -49,11 +50,8 @@ def narrow_server() -> Iterator[SearchServer]:
         "thread_pool.write.queue_size": "2",
         "http.max_content_length": "1mb",
     }
-    server = SearchServer("opensearch", settings=settings)
-    try:
+    with closing(SearchServer("opensearch", settings=settings)) as server:
         yield server.start()
-    finally:
-        server.close()
 
 
 @pytest.fixture(autouse=True)

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import pytest
 
+from tests.integration.serving import serving
 from tests.support.gateway import Gateway
-from tests.support.service import ServiceProcess
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from tests.support.elasticsearch import SearchServer
+    from tests.support.service import ServiceProcess
 
 KEY = "bm90LWZvci1hbnlib2R5OmVsc2Ux"
 
@@ -28,14 +29,8 @@ async def service(database: str, control_database: str) -> AsyncIterator[Service
         await connection.execute("INSERT INTO orders (note) SELECT 'note ' || n FROM generate_series(1, 500) n")
     finally:
         await connection.close()
-    made = ServiceProcess(control_database, settings={"ROWFERRY_LOG_LEVEL": "debug"})
-    try:
-        await made.start()
-        async with made.client() as api:
-            await api.put_datasource("shop", database)
+    async with serving(control_database, database, ROWFERRY_LOG_LEVEL="debug") as made:
         yield made
-    finally:
-        made.close()
 
 
 def job(url: str, name: str = "orders", sink: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
@@ -119,8 +114,7 @@ async def test_a_destination_of_another_kind_is_not_one_of_this(
     control_database: str, database: str, opensearch_server: SearchServer
 ):
     settings = {"ROWFERRY_ALLOWED_DESTINATIONS": "postgres=127.0.0.0/8;kafka=127.0.0.0/8"}
-    async with ServiceProcess(control_database, settings=settings) as service, service.client() as api:
-        await api.put_datasource("shop", database)
+    async with serving(control_database, database, **settings) as service, service.client() as api:
         answer = await api.validate(job(opensearch_server.url))
     assert "destination_refused" in [one["code"] for one in answer["findings"] if one["pointer"].startswith("/sink")]
 

@@ -12,8 +12,8 @@ import duckdb
 import pytest
 from pyarrow.parquet import ParquetFile
 
+from tests.integration.serving import serving
 from tests.support.reconcile import visible_files
-from tests.support.service import ServiceProcess
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from tests.support.hdfs import HdfsServer
     from tests.support.s3 import S3Server
+    from tests.support.service import ServiceProcess
 
 TABLE = """
 CREATE TYPE mood AS ENUM ('sad', 'glad');
@@ -44,14 +45,8 @@ FROM generate_series(1, 500) n
 async def service(database: str, control_database: str) -> AsyncIterator[ServiceProcess]:
     async with source(database) as connection:
         await connection.execute(TABLE)
-    made = ServiceProcess(control_database)
-    try:
-        await made.start()
-        async with made.client() as api:
-            await api.put_datasource("shop", database)
+    async with serving(control_database, database) as made:
         yield made
-    finally:
-        made.close()
 
 
 @asynccontextmanager

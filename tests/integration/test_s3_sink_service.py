@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import pytest
 
+from tests.integration.serving import serving
 from tests.support.s3 import OlderStore
-from tests.support.service import ServiceProcess
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from tests.support.s3 import MotoServer, S3Server
+    from tests.support.service import ServiceProcess
 
 
 @pytest.fixture
@@ -26,16 +27,9 @@ async def service(database: str, control_database: str) -> AsyncIterator[Service
         await connection.execute("INSERT INTO orders (note) SELECT 'note ' || n FROM generate_series(1, 500) n")
     finally:
         await connection.close()
-    made = ServiceProcess(
-        control_database, settings={"ROWFERRY_AMBIENT_S3_BUCKETS": "ours, also-ours", "ROWFERRY_LOG_LEVEL": "debug"}
-    )
-    try:
-        await made.start()
-        async with made.client() as api:
-            await api.put_datasource("shop", database)
+    settings = {"ROWFERRY_AMBIENT_S3_BUCKETS": "ours, also-ours", "ROWFERRY_LOG_LEVEL": "debug"}
+    async with serving(control_database, database, **settings) as made:
         yield made
-    finally:
-        made.close()
 
 
 def job(sink: dict[str, Any], name: str = "orders", **changes: Any) -> dict[str, Any]:

@@ -12,7 +12,6 @@ import pytest
 from pyarrow import parquet
 
 from tests.integration.api_cases import ApiCase, definition
-from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -59,13 +58,7 @@ def records(api: ApiCase, pattern: str) -> list[Any]:
 
 
 async def verified(api: ApiCase, **body: Any) -> dict[str, Any]:
-    made = await api.ok("POST", "/v1/jobs/j/verify", body, 202)
-
-    async def look() -> Any:
-        found = await api.ok("GET", f"/v1/jobs/j/verify/{made['id']}")
-        return found if found["ended_at"] is not None else None
-
-    found: dict[str, Any] = await until(look, 30, "the verification's end")
+    found = await api.verified(**body)
     return {"state": found["state"], "differences": found["differences"], "notes": found["notes"]}
 
 

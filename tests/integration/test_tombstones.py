@@ -10,7 +10,6 @@ import pytest
 
 from tests.integration.api_cases import ApiCase, definition
 from tests.support.kafka_rows import read_settled
-from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -53,13 +52,7 @@ async def ran(api: ApiCase, *, start: bool = False) -> dict[str, Any]:
 
 
 async def verified(api: ApiCase, **body: Any) -> dict[str, Any]:
-    made = await api.ok("POST", "/v1/jobs/j/verify", body, 202)
-
-    async def look() -> Any:
-        found = await api.ok("GET", f"/v1/jobs/j/verify/{made['id']}")
-        return found if found["ended_at"] is not None else None
-
-    found: dict[str, Any] = await until(look, 30, "the verification's end")
+    found = await api.verified(**body)
     kinds = ("missing", "doubled", "foreign", "checksum", "gone", "not_verifiable", "source_changed")
     return {kind: found[kind] for kind in kinds if found[kind]} | {"notes": found["notes"]}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import signal
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from tests.support.client import Client
     from tests.support.elasticsearch import SearchServer
+    from tests.support.signalled import Hold
 
 FILES = {"kind": "file", "path": "out/orders"}
 
@@ -283,6 +285,7 @@ async def service(database: str, control_database: str, tmp_path: Path) -> Async
     made = ServiceProcess(
         control_database,
         module="tests.support.signalled",
+        loaded=True,
         signals=tmp_path / "s",
         settings={"ROWFERRY_TEST_LEASE_SECONDS": "3", "ROWFERRY_SHUTDOWN_TIMEOUT_SECONDS": "2"},
     )
@@ -331,40 +334,45 @@ async def test_killed_in_the_middle_it_goes_on_behind_the_last_chunk_it_stored(
     assert after < 11, "ten chunks and the end of the split: nothing was stored before the kill"
 
 
+@asynccontextmanager
+async def comparing(
+    service: ServiceProcess, database: str, points: Points, passed: int
+) -> AsyncIterator[tuple[Client, Hold, dict[str, Any]]]:
+    """A verification of ten chunks, held where it has compared one more than `passed`."""
+    await service.start()
+    async with service.client() as api:
+        await api.put_datasource("shop", database)
+        await api.create(definition(sink=FILES, options={"chunk": {"rows": 100}}), start=True)
+        await api.wait_for_state("j", "successful")
+        hold = points.hold("compared", skip=passed)
+        made = await api.call("POST", "/v1/jobs/j/verify", 202, json={})
+        await happened(hold.reached, 20, f"{passed + 1} chunks are compared")
+        yield api, hold, made
+
+
 async def test_an_abort_in_the_middle_frees_the_step_and_its_holder_writes_nothing_more(
     service: ServiceProcess, database: str, tmp_path: Path
 ):
-    async with Points(tmp_path / "s") as points:
-        await service.start()
-        async with service.client() as api:
-            await api.put_datasource("shop", database)
-            await api.create(definition(sink=FILES, options={"chunk": {"rows": 100}}), start=True)
-            await api.wait_for_state("j", "successful")
-            hold = points.hold("compared", skip=1)
-            made = await api.call("POST", "/v1/jobs/j/verify", 202, json={})
-            await happened(hold.reached, 20, "a chunk is compared")
-            after = await api.call("POST", f"/v1/jobs/j/verify/{made['id']}/abort", 202)
-            assert after["state"] == "aborted"
-            hold.release()
-            again = await api.call("POST", "/v1/jobs/j/verify", 202, json={})
-            found = await asked(api, again, "successful", "error")
-            assert (found["state"], found["chunks_done"]) == ("successful", 10)
-            first = await asked(api, made, "aborted")
-            assert first["chunks_done"] < 10
+    async with (
+        Points(tmp_path / "s") as points,
+        comparing(service, database, points, 1) as (api, hold, made),
+    ):
+        after = await api.call("POST", f"/v1/jobs/j/verify/{made['id']}/abort", 202)
+        assert after["state"] == "aborted"
+        hold.release()
+        again = await api.call("POST", "/v1/jobs/j/verify", 202, json={})
+        found = await asked(api, again, "successful", "error")
+        assert (found["state"], found["chunks_done"]) == ("successful", 10)
+        first = await asked(api, made, "aborted")
+        assert first["chunks_done"] < 10
 
 
 async def test_a_shutdown_gives_it_back_and_the_next_start_ends_it(
     service: ServiceProcess, database: str, tmp_path: Path
 ):
     async with Points(tmp_path / "s") as points:
-        await service.start()
-        async with service.client() as api:
-            await api.put_datasource("shop", database)
-            await api.create(definition(sink=FILES, options={"chunk": {"rows": 100}}), start=True)
-            await api.wait_for_state("j", "successful")
-            hold = points.hold("compared", skip=6)
-            made = await api.call("POST", "/v1/jobs/j/verify", 202, json={})
-            await happened(hold.reached, 20, "the seventh chunk is compared")
+        async with comparing(service, database, points, 6) as (_, _, made):
+            pass
         service.process.send(signal.SIGTERM)
         assert await asyncio.to_thread(service.process.wait_exit, 20) == 0
         given_back = [one["ordinal"] for one in points.seen if one["point"] == "parked" and one["kind"] == "verify"]

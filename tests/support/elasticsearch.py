@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import shutil
@@ -12,11 +11,12 @@ import urllib.error
 import urllib.request
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from tests.support.jars import cache_folder, jars, java
 from tests.support.ports import LOOPBACK, free_port
 from tests.support.processes import ChildProcess
+from tests.support.server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -53,39 +53,24 @@ has.native.controller=false
 """
 
 
-class SearchServer:
+class SearchServer(Server):
     """
     One node, its data in a folder that is removed at `close`. `flavour`: `opensearch` or `elasticsearch`.
 
-    Neither has security: what needs users, keys or TLS goes through `tests.support.gateway`. `start`, `stop`,
-    `restart`, `kill` block (4 to 8 s a start) and must run in the main thread; `start_async` leaves the event loop
-    free, which a proxy in the same loop needs.
+    Neither has security: what needs users, keys or TLS goes through `tests.support.gateway`. A start
+    takes 4 to 8 s.
     """
 
     def __init__(self, flavour: str = "opensearch", *, settings: Mapping[str, str] | None = None) -> None:
+        super().__init__(flavour, Path(tempfile.mkdtemp(prefix=f"rowferry-{flavour}-")), made=True)
         self.flavour = flavour
-        self.folder = Path(tempfile.mkdtemp(prefix=f"rowferry-{flavour}-"))
         self.port, self.transport_port = free_port(), free_port()
         self._settings = dict(settings or {})
-        self._process: ChildProcess | None = None
 
     @property
     def url(self) -> str:
         """Where it is reached."""
         return f"http://{LOOPBACK}:{self.port}"
-
-    @property
-    def process(self) -> ChildProcess:
-        """The node's process; RuntimeError before the first start."""
-        if self._process is None:
-            raise RuntimeError(f"{self.flavour} was never started")
-        return self._process
-
-    def start(self) -> Self:
-        """Start and wait until it takes writes; StartError with the log's tail otherwise."""
-        self.launch()
-        self.process.wait_ready(self._ready, _READY_SECONDS)
-        return self
 
     def launch(self) -> None:
         """Start the program and return before it is ready."""
@@ -96,43 +81,9 @@ class SearchServer:
             )
         self._process.launch()
 
-    async def start_async(self) -> Self:
-        """As `start`, the event loop stays free while the node comes up."""
-        self.launch()
-        await self.wait_ready()
-        return self
-
-    async def wait_ready(self) -> None:
-        """What `start` waits for, after a `launch`."""
-        await asyncio.to_thread(self.process.wait_ready, self._ready, _READY_SECONDS)
-
-    def stop(self) -> None:
-        """An orderly shutdown."""
-        if self._process is not None:
-            self._process.stop(30)
-
-    def restart(self) -> None:
-        """Stop and start on the same ports and data."""
-        self.stop()
-        self.start()
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        self.process.kill()
-
-    def freeze(self) -> None:
-        """SIGSTOP: connections stay, nothing answers."""
-        self.process.freeze()
-
-    def thaw(self) -> None:
-        """SIGCONT."""
-        self.process.thaw()
-
-    def close(self) -> None:
-        """Stop at once and remove the data."""
-        if self._process is not None:
-            self._process.kill()
-        shutil.rmtree(self.folder, ignore_errors=True)
+    def wait_ready_blocking(self) -> None:
+        """Until it takes writes."""
+        self.process.wait_ready(self._ready, _READY_SECONDS)
 
     # -- another client than the product's -----------------------------------------------------------------------
 

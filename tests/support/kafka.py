@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import shutil
 import subprocess
 import tempfile
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
@@ -17,6 +15,7 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 from tests.support.jars import KAFKA, LOGGING, jars, java
 from tests.support.ports import LOOPBACK, free_port
 from tests.support.processes import ChildProcess
+from tests.support.server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,14 +33,12 @@ _LOG4J = """\
 """
 
 
-class KafkaServer:
+class KafkaServer(Server):
     """
     One broker and controller in one process, its data in a folder that is removed at `close`.
 
     Two addresses: `bootstrap` talks to the broker; clients of `proxied_bootstrap` are sent through whatever
-    listens on `proxy_port` (a FaultProxy whose target is `proxied_port`). `start`, `stop`, `restart`, `kill`
-    block (2 to 4 s a start) and must run in the main thread; `start_async` and `restart_async` leave the event
-    loop free, which a proxy in the same loop needs.
+    listens on `proxy_port` (a FaultProxy whose target is `proxied_port`). A start takes 2 to 4 s.
     """
 
     def __init__(
@@ -53,8 +50,7 @@ class KafkaServer:
         message_max_bytes: int = 1_048_588,
         settings: Mapping[str, str] | None = None,
     ) -> None:
-        self._made_folder = folder is None
-        self.folder = folder or Path(tempfile.mkdtemp(prefix="rowferry-kafka-"))
+        super().__init__("Kafka", folder or Path(tempfile.mkdtemp(prefix="rowferry-kafka-")), made=folder is None)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.port, self.controller_port = free_port(), free_port()
         self.proxied_port, self.proxy_port = free_port(), free_port()
@@ -65,7 +61,6 @@ class KafkaServer:
             "message.max.bytes": str(message_max_bytes),
             **(settings or {}),
         }
-        self._process: ChildProcess | None = None
 
     @property
     def bootstrap(self) -> str:
@@ -82,19 +77,6 @@ class KafkaServer:
         """The broker's log."""
         return self.folder / "kafka.log"
 
-    @property
-    def process(self) -> ChildProcess:
-        """The broker's process; RuntimeError before the first start."""
-        if self._process is None:
-            raise RuntimeError("Kafka was never started")
-        return self._process
-
-    def start(self) -> Self:
-        """Start and wait until every partition has a leader; StartError with the log's tail otherwise."""
-        self.launch()
-        self.process.wait_ready(self._ready, _READY_SECONDS)
-        return self
-
     def launch(self) -> None:
         """Start the program and return before it is ready."""
         classpath = self._prepare()
@@ -110,61 +92,9 @@ class KafkaServer:
             self._process = ChildProcess(f"kafka:{self.port}", command, log=self.log, cwd=self.folder)
         self._process.launch()
 
-    async def start_async(self) -> Self:
-        """As `start`, the event loop stays free while the broker comes up."""
-        self.launch()
-        await self.wait_ready()
-        return self
-
-    async def wait_ready(self) -> None:
-        """What `start` waits for, after a `launch`."""
-        await asyncio.to_thread(self.process.wait_ready, self._ready, _READY_SECONDS)
-
-    def stop(self) -> None:
-        """An orderly shutdown."""
-        if self._process is not None:
-            self._process.stop(30)
-
-    def restart(self) -> None:
-        """Stop and start on the same ports and data."""
-        self.stop()
-        self.start()
-
-    async def restart_async(self) -> None:
-        """As `restart`, the event loop stays free."""
-        await asyncio.to_thread(self.stop)
-        await self.start_async()
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        self.process.kill()
-
-    def freeze(self) -> None:
-        """SIGSTOP: connections stay, nothing answers."""
-        self.process.freeze()
-
-    def thaw(self) -> None:
-        """SIGCONT."""
-        self.process.thaw()
-
-    def close(self) -> None:
-        """Stop at once and remove the data."""
-        if self._process is not None:
-            self._process.kill()
-        if self._made_folder:
-            shutil.rmtree(self.folder, ignore_errors=True)
-
-    async def __aenter__(self) -> Self:
-        """Start as `start_async`, and close when that fails."""
-        try:
-            return await self.start_async()
-        except BaseException:
-            self.close()
-            raise
-
-    async def __aexit__(self, *_: object) -> None:
-        """Close, as `close`."""
-        self.close()
+    def wait_ready_blocking(self) -> None:
+        """Until every partition has a leader."""
+        self.process.wait_ready(self._ready, _READY_SECONDS)
 
     def admin(self) -> AdminClient:
         """A client on the direct address; its calls block."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import secrets
@@ -12,7 +11,7 @@ import subprocess
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import asyncpg
@@ -21,6 +20,7 @@ from service.store.migrate import migrate
 from tests.support.ports import LOOPBACK, free_port
 from tests.support.processes import ChildProcess, identity
 from tests.support.secrecy import secret
+from tests.support.server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,13 +61,14 @@ def _reachable(path: Path) -> bool:
     return all(folder.stat().st_mode & 0o001 for folder in (path, *path.parents))
 
 
-class PostgresServer:
+class PostgresServer(Server):
     """
     One server with its own data folder, by default below the temporary folder and removed at `close`.
 
-    `start`, `stop`, `restart`, `kill`, `freeze` and `thaw` block (a start takes 0.2 s, the first one 2 s more)
-    and must run in the main thread. `fsync` is off unless asked for; `settings` go to the command line.
+    A start takes 0.2 s, the first one 2 s more. `fsync` is off unless asked for; `settings` go to the command line.
     """
+
+    stop_seconds = 15.0
 
     def __init__(
         self,
@@ -78,8 +79,8 @@ class PostgresServer:
         settings: Mapping[str, str] | None = None,
     ) -> None:
         self._user = "nobody" if os.geteuid() == 0 else None  # Postgres refuses to run as root
-        self._made_folder = folder is None
-        self.folder = folder or Path(tempfile.mkdtemp(prefix="rowferry-postgres-"))
+        made = folder is None
+        super().__init__("Postgres", folder or Path(tempfile.mkdtemp(prefix="rowferry-postgres-")), made=made)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o711)
         if self._user is not None and not _reachable(self.folder.resolve()):
@@ -94,65 +95,22 @@ class PostgresServer:
             "log_checkpoints": "off",
         }
         self._settings = {**defaults, "fsync": "on" if fsync else "off", **(settings or {})}
-        self.process = self._child()
+        self._process = self._child()
 
     @property
     def log(self) -> Path:
         """The server's log."""
         return self.folder / "postgres.log"
 
-    def start(self) -> Self:
-        """Start and wait until connections are taken; StartError with the log's tail otherwise."""
+    def launch(self) -> None:
+        """Start the program, its data made before the first time, and return before it is ready."""
         if not (self.data / "PG_VERSION").exists():
             self._initialise()
         self.process.launch()
+
+    def wait_ready_blocking(self) -> None:
+        """Until connections are taken."""
         self.process.wait_ready(self._ready, 30)
-        return self
-
-    async def start_async(self) -> Self:
-        """As `start` of a server that has data already, the event loop stays free while it recovers."""
-        self.process.launch()
-        await asyncio.to_thread(self.process.wait_ready, self._ready, 30)
-        return self
-
-    def stop(self) -> None:
-        """A fast shutdown: connections are closed, the data is clean."""
-        self.process.stop()
-
-    def restart(self) -> None:
-        """Stop and start on the same port and data."""
-        self.stop()
-        self.start()
-
-    def kill(self) -> None:
-        """A crash: SIGKILL for the server and all its backends."""
-        self.process.kill()
-
-    def freeze(self) -> None:
-        """Nothing answers, connections stay."""
-        self.process.freeze()
-
-    def thaw(self) -> None:
-        """End of `freeze`."""
-        self.process.thaw()
-
-    def close(self) -> None:
-        """Stop at once and remove the data."""
-        self.process.kill()
-        if self._made_folder:
-            shutil.rmtree(self.folder, ignore_errors=True)
-
-    async def __aenter__(self) -> Self:
-        """Start as `start`, and close when that fails."""
-        try:
-            return self.start()
-        except BaseException:
-            self.close()
-            raise
-
-    async def __aexit__(self, *_: object) -> None:
-        """Close, as `close`."""
-        self.close()
 
     def dsn(self, database: str = "postgres", *, user: str = "postgres", password: str | None = None) -> str:
         """The address of a database, as asyncpg and the service take it."""

@@ -27,6 +27,7 @@ from tests.support.jars import cache_folder
 from tests.support.ports import LOOPBACK, free_port
 from tests.support.processes import ChildProcess
 from tests.support.secrecy import secret
+from tests.support.server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,30 +75,20 @@ def _build(go: str, folder: Path) -> None:
         (Path(draft) / "versitygw").replace(folder / "versitygw")
 
 
-class _Server:
+class _Server(Server):
     """What both servers have in common: a port, keys, a client that is not ours."""
 
     def __init__(self, name: str, folder: Path | None) -> None:
-        self.name = name
-        self._made_folder = folder is None
-        self.folder = folder or Path(tempfile.mkdtemp(prefix=f"rowferry-{name}-"))
+        super().__init__(name, folder or Path(tempfile.mkdtemp(prefix=f"rowferry-{name}-")), made=folder is None)
         self.port = free_port()
         self.access_key = f"ROWFERRY{secrets.token_hex(6).upper()}"
         self.secret_key = secret(f"s3-{secrets.token_urlsafe(24)}")
-        self._process: ChildProcess | None = None
         self._client: Any = None
 
     @property
     def endpoint(self) -> str:
         """Its URL."""
         return f"http://{LOOPBACK}:{self.port}"
-
-    @property
-    def process(self) -> ChildProcess:
-        """The server's process; RuntimeError before the first start."""
-        if self._process is None:
-            raise RuntimeError(f"{self.name} was never started")
-        return self._process
 
     def client(self) -> Any:
         """botocore's own, blocking client."""
@@ -147,33 +138,21 @@ class _Server:
             "secret_access_key": self.secret_key,
         }
 
-    def kill(self) -> None:
-        """SIGKILL."""
-        self.process.kill()
-
-    def freeze(self) -> None:
-        """SIGSTOP: connections stay, nothing answers."""
-        self.process.freeze()
-
-    def thaw(self) -> None:
-        """SIGCONT."""
-        self.process.thaw()
-
     def close(self) -> None:
         """Stop at once and remove the data."""
         if self._client is not None:
             self._client.close()
-        if self._process is not None:
-            self._process.kill()
-        if self._made_folder:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        super().close()
+
+    def wait_ready_blocking(self) -> None:
+        """Until it listens."""
+        self.process.wait_ready(lambda: self.process.listens_on(self.port), _READY_SECONDS)
 
     def _launch(self, command: list[str | Path], env: Mapping[str, str] | None = None) -> None:
         if self._process is None:
             log = self.folder / f"{self.name}.log"
             self._process = ChildProcess(f"{self.name}:{self.port}", command, log=log, cwd=self.folder, env=env)
         self._process.launch()
-        self._process.wait_ready(lambda: self.process.listens_on(self.port), _READY_SECONDS)
 
 
 class S3Server(_Server):
@@ -183,18 +162,13 @@ class S3Server(_Server):
         super().__init__("versitygw", folder)
         self.data = self.folder / "data"
 
-    def start(self) -> Self:
-        """Start and wait until it listens; StartError with the log's tail otherwise. Raises NoGo."""
+    def launch(self) -> None:
+        """Start the program, built before the first time. Raises NoGo."""
         for one in (self.data, self.folder / "iam"):
             one.mkdir(parents=True, exist_ok=True)
         keys = ["--access", self.access_key, "--secret", self.secret_key, "--region", REGION]
         command: list[str | Path] = [versitygw(), "--port", f"{LOOPBACK}:{self.port}", *keys, "--quiet"]
         self._launch([*command, "--health", "/health", "--iam-dir", self.folder / "iam", "posix", self.data])
-        return self
-
-    async def start_async(self) -> Self:
-        """As `start`, which takes 50 ms once the program is built."""
-        return self.start()
 
     def create_user(self) -> tuple[str, str]:
         """Keys of somebody who may use no bucket that is there."""
@@ -214,10 +188,9 @@ class MotoServer(_Server):
     def __init__(self) -> None:
         super().__init__("moto", None)
 
-    def start(self) -> Self:
-        """Start and wait until it listens."""
+    def launch(self) -> None:
+        """Start the program."""
         self._launch([sys.executable, "-m", "moto.server", "-H", LOOPBACK, "-p", str(self.port)])
-        return self
 
 
 class OlderStore:

@@ -125,7 +125,9 @@ class ServiceProcess:
         given: dict[str, Any] = {"log": self.log, "env": self.environment(), "cwd": _ROOT}
         name = f"{self.name}:{self.port}"
         if self.loaded:
-            self._child = LoadedProcess(name, [self.module, "serve"], **given)
+            self._child = LoadedProcess(
+                name, ["service.cli" if self.module == "service" else self.module, "serve"], **given
+            )
         else:
             self._child = ChildProcess(name, [sys.executable, "-m", self.module, "serve"], **given)
         self._child.launch()

@@ -68,6 +68,22 @@ def _offsets(admin: AdminClient, asked: Any, level: IsolationLevel) -> dict[int,
     return found
 
 
+def _reader(bootstrap: str, isolation: str) -> Consumer:
+    """A consumer of nobody's group that says where a partition ends."""
+    return Consumer(
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": "never-committed",
+            "enable.auto.commit": False,
+            "isolation.level": isolation,
+            "enable.partition.eof": True,
+            "auto.offset.reset": "error",
+            "log_level": 0,
+            "fetch.wait.max.ms": 50,
+        }
+    )
+
+
 def iterate_topic(
     bootstrap: str, topic: str, *, isolation: str = "read_committed", timeout: float = 120.0, headers: bool = True
 ) -> Iterator[Record]:
@@ -82,18 +98,7 @@ def iterate_topic(
     todo = {number: end for number, end in todo.items() if end > 0}
     if not todo:
         return
-    consumer = Consumer(
-        {
-            "bootstrap.servers": bootstrap,
-            "group.id": "never-committed",
-            "enable.auto.commit": False,
-            "isolation.level": isolation,
-            "enable.partition.eof": True,
-            "auto.offset.reset": "error",
-            "log_level": 0,
-            "fetch.wait.max.ms": 50,
-        }
-    )
+    consumer = _reader(bootstrap, isolation)
     deadline = time.monotonic() + timeout
     try:
         consumer.assign([TopicPartition(topic, number, 0) for number in todo])

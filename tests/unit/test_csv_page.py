@@ -42,9 +42,10 @@ def builder(dialect: Dialect = DIALECTS[0], **changes: int) -> CsvPageBuilder:
     return CsvPageBuilder(dialect, **(arguments | {"max_row_bytes": 1 << 20} | changes))  # type: ignore[arg-type]
 
 
-async def fed(built: CsvPageBuilder, *buffers: bytes) -> Page:
+async def fed(built: CsvPageBuilder, *buffers: bytes, counted: int | None = None) -> Page:
     for buffer in buffers:
         await built.feed(buffer)
+    await built.whole(counted)
     return built.page(None, end=True, decode=decode_key)
 
 
@@ -67,14 +68,20 @@ async def test_rows_come_apart_as_they_were(
 
 @pytest.mark.parametrize("dialect", DIALECTS, ids=repr)
 @settings(deadline=None)
-@given(rows=st.lists(st.tuples(NASTY | TEXT, TEXT | NASTY, FIELDS), min_size=1, max_size=12), values=st.integers(0, 1))
+@given(
+    rows=st.lists(st.tuples(NASTY | TEXT, TEXT | NASTY, FIELDS), min_size=1, max_size=12),
+    values=st.integers(0, 1),
+    told=st.booleans(),
+)
 async def test_a_key_that_leads_the_value_is_read_where_it_stands(
-    dialect: Dialect, rows: list[tuple[str, str, str | None]], values: int
+    dialect: Dialect, rows: list[tuple[str, str, str | None]], values: int, told: bool
 ) -> None:
     records = [record(list(row[: 2 + values]), dialect) for row in rows]
     built = builder(dialect, key_columns=2, value_columns=2 + values, key_leads=True)
-    page = await fed(built, b"".join(one + b"\n" for one in records))
+    buffers = [one + b"\n" for one in records]
+    page = await fed(built, b"".join(buffers[:5]), b"".join(buffers[5:]), counted=len(rows) if told else None)
     assert page.values == records
+    assert page.size == sum(map(len, records))
     assert [page.key(index) for index in range(len(rows))] == [row[:2] for row in rows]
     built.keep(1)
     assert len(page.raw_keys) == len(page.values) == 1
@@ -82,10 +89,12 @@ async def test_a_key_that_leads_the_value_is_read_where_it_stands(
 
 async def test_a_row_over_the_limit_keeps_the_key_that_it_begins_with() -> None:
     built = builder(max_row_bytes=10, key_leads=True)
-    assert await built.feed(b'1,abc,\n"2,\n",abcdefghijkl,\n3,def,\n')
+    assert not await built.feed(b'1,"\n",\n')
+    assert await built.feed(b'"2,\n",abcdefghijkl,\n3,def,\n')
     assert built.oversized == 1
+    await built.whole(None)
     assert decode_key(built.raw_keys[1]) == ("2,\n",)
-    assert built.values[1] == b'"2,\n",'
+    assert built.values[:2] == [b'1,"\n",', b'"2,\n",']
 
 
 @settings(deadline=None)

@@ -186,7 +186,7 @@ class Barrier:
         now = time.monotonic()
         pids = [pid for pid in holders.values() if pid is not None]
         if now - self._activity_at > 1 or not set(pids) <= self._activity.keys():
-            rows = await self._authority.fetch(load("activity"), pids)
+            rows = await self._authority.fetch(load("activity"), [str(pid) for pid in pids])
             self._activity = {row["pid"]: (row["age_seconds"], masked(row["query"])) for row in rows}
             self._activity_at = now
         return tuple(

@@ -182,6 +182,10 @@ class Snapshot(Protocol):
 class Source(Protocol):
     """One definition's source."""
 
+    async def get_ready(self) -> None:
+        """Connect and look at the catalog, so that what is asked next need not wait for it. May be cancelled; what it
+        raises, the next call raises again."""
+
     async def inspect(self) -> Inspection:
         """Look at the catalog, change nothing. What makes a run impossible is a finding of severity `error`; raises
         only when the source can not be reached or asked."""

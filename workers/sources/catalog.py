@@ -136,7 +136,10 @@ async def indexes_of(session: Session, oid: int) -> tuple[Index, ...]:
             row["name"],
             row["is_primary"],
             row["proves"],
-            *(tuple(row[name]) for name in ("columns", "collations", "deterministic", "options")),
+            tuple(row["columns"]),
+            tuple(row["collations"]),
+            tuple(one == "true" for one in row["deterministic"]),
+            tuple(map(int, row["options"])),
         )
         for row in rows
     )

@@ -179,15 +179,16 @@ class Session:
         *,
         seconds: float | None = None,
         csv: Dialect | None = None,
-    ) -> bool:
-        """Stream `COPY (query) TO STDOUT` as text, or in `csv`, until `output` answers True: then the statement is
-        cancelled, True comes back and the connection stays usable. `seconds` hold for this statement alone. What
-        `output` raises is raised here and costs the connection."""
+    ) -> int | None:
+        """Stream `COPY (query) TO STDOUT` as text, or in `csv`; how many rows Postgres counted. When `output` answers
+        True, the statement is cancelled, None comes back and the connection stays usable. `seconds` hold for this
+        statement alone. What `output` raises is raised here and costs the connection."""
+        told = ""
         seconds = seconds or self.seconds
         async with self.in_use() as connection, self._limit(connection, seconds):
             stream = _Stream(connection, output)
             try:
-                await connection.copy_from_query(
+                told = await connection.copy_from_query(
                     query,
                     output=stream.take,
                     timeout=seconds + _ANSWER_MARGIN_SECONDS,
@@ -200,7 +201,7 @@ class Session:
                     raise
             finally:
                 await stream.settle()
-            return stream.cut
+            return None if stream.cut else int(told.removeprefix("COPY "))
 
     @asynccontextmanager
     async def _limit(self, connection: asyncpg.Connection, seconds: float) -> AsyncIterator[None]:

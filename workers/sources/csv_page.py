@@ -1,7 +1,8 @@
 """Pages of CSV records, as Postgres's own COPY wrote them, without a Python object per value.
 
 The key's columns lead each record and are cut off, whatever they hold; the rest is the value, byte for byte. A record
-ends at a line feed that no quotes enclose: where every line has an even number of quotes, each line is a record.
+ends at a line feed that no quotes enclose: where every line has an even number of quotes, each line is a record. And
+where there are as many lines as Postgres counts rows: then no quote needs to be looked at.
 https://www.postgresql.org/docs/current/sql-copy.html, "CSV Format".
 """
 
@@ -45,7 +46,8 @@ class Dialect:
 class CsvPageBuilder(PageBuilder):
     """As its base, for records in CSV. Columns of the stream: the key's, the mark of a repeated key where asked for,
     then the value's. Keys are kept as the base keeps them, in COPY's text format. With `key_leads` the value begins
-    with the key anyway: it travels once, and is looked at only where it is asked for."""
+    with the key anyway: it travels once, and is looked at only where it is asked for; lines are joined at the end,
+    and only where they are more than the rows."""
 
     def __init__(
         self,
@@ -78,10 +80,18 @@ class CsvPageBuilder(PageBuilder):
         if self._marks:
             self.repeats += heads[-1]
         if len(data) > self._max_row_bytes:
+            await self.whole(None)  # a row has its place only then
             self._leave_out_long(values)
         self.values += values
         self.bytes += sum(map(len, values))
         return self.oversized is not None or (self.bytes > self._page_bytes and len(self.values) > self._marks)
+
+    async def whole(self, counted: int | None) -> None:
+        """See the base."""
+        if self._key_leads and counted != len(self.values):
+            data = b"\n".join([*self.values, b""])
+            self.values[:] = await asyncio.to_thread(_records, data) if len(data) > _LONG else _records(data)
+            self.bytes = sum(map(len, self.values))
 
     def _leave_out_long(self, values: list[bytes]) -> None:
         for index, value in enumerate(values):
@@ -93,10 +103,11 @@ class CsvPageBuilder(PageBuilder):
 
     def _parse(self, data: bytes) -> tuple[list[Sequence[bytes]], list[bytes]]:
         """The leading columns, each as a sequence of fields as they stand in the records, and the values."""
-        records = data.split(b"\n")
-        records.pop()
-        if _QUOTE in data and _encloses_line_ends(data):
-            records = list(_joined(records))
+        if self._key_leads and len(data) <= self._max_row_bytes:
+            lines = data.split(b"\n")
+            lines.pop()
+            return [], lines
+        records = _records(data)
         if self._key_leads:
             return [], records
         heads, values = self._split(records, self._keys + self._marks)
@@ -152,6 +163,15 @@ class _LeadingKeys(Sequence[bytes]):
     def _key(self, record: bytes) -> bytes:
         fields, _ = _cut(record, self._columns, self._delimiter)
         return b"\t".join(_escaped(_unquoted(field)) for field in fields)
+
+
+def _records(data: bytes) -> list[bytes]:
+    """Whole records, each ended by a line feed, one by one."""
+    records = data.split(b"\n")
+    records.pop()
+    if _QUOTE in data and _encloses_line_ends(data):
+        return list(_joined(records))
+    return records
 
 
 def _encloses_line_ends(data: bytes) -> bool:

@@ -110,6 +110,9 @@ class PageBuilder:
         self.bytes += sum(map(len, values))
         return self.oversized is not None or (self.bytes > self._page_bytes and len(self.values) > self._marks)
 
+    async def whole(self, counted: int | None) -> None:
+        """The statement has ended: by itself with so many rows as Postgres counted, or early (None)."""
+
     def _take_keys(self, fields: list[bytes]) -> None:
         assert isinstance(self.raw_keys, list)
         if self._keys == 1:

@@ -114,6 +114,10 @@ class PostgresSource:
         self._definition: Definition | None = None
         self._resolving = asyncio.Lock()
 
+    async def get_ready(self) -> None:
+        """See the protocol."""
+        await self._resolved()
+
     async def inspect(self) -> Inspection:
         """See the protocol."""
         definition = await self._resolved()

@@ -163,7 +163,7 @@ class PostgresReader:
             query = definition.page_sql(after, upper, rows + held_back, self._max_row_bytes)
             started = time.monotonic()
             try:
-                more = await self._session.copy(
+                counted = await self._session.copy(
                     query, builder.feed, seconds=self._seconds(definition, rows), csv=definition.csv
                 )
             except Transient as error:
@@ -175,8 +175,8 @@ class PostgresReader:
                     continue
                 if not isinstance(error, asyncpg.QueryCanceledError) and not failures.is_too_large(error.__cause__):
                     raise
-                more = len(builder.values) > held_back
-                if not more:
+                counted = None
+                if len(builder.values) <= held_back:
                     if span > 1 and isinstance(error, asyncpg.QueryCanceledError):
                         return None
                     if rows == 1 and held_back and isinstance(error, Permanent):
@@ -186,10 +186,11 @@ class PostgresReader:
                     await self._give_up(definition, after, upper, query, rows, error)
                     self._rows = rows = max(1, rows // 4)
                     continue
+            await builder.whole(counted)
             took = time.monotonic() - started
             self.long_rows += rows == 1 and took > STATEMENT_SECONDS
             self._adapt(builder, rows, took)
-            more = more or len(builder.values) >= rows + held_back
+            more = counted is None or len(builder.values) >= rows + held_back
             return self._finish(definition, builder, after, upper, limit=rows, more=more, held_back=held_back)
 
     async def _before_too_large(

@@ -15,7 +15,7 @@ SELECT job_id, generation, kind, ordinal FROM (
     FROM jobs j JOIN steps s ON s.job_id = j.id AND s.generation = j.generation
     WHERE j.desired = 'run' AND j.state IN ('queued', 'running') AND j.removed_at IS NULL
         AND s.state = 'ready' AND s.kind = ANY ($1) AND s.kind NOT IN ('clean_up', 'retry', 'verify')
-        AND ($3::uuid[] IS NULL OR s.job_id = ANY ($3))
+        AND ($3::text[] IS NULL OR s.job_id = ANY ($3::text[]::uuid[]))
         AND (s.not_before IS NULL OR s.not_before <= now())
     UNION ALL
     SELECT job_id, generation, kind, ordinal, ready_at FROM steps
@@ -61,9 +61,11 @@ WHERE j.id = $1;
 -- leased_until: whoever frees the step looks at leased_until under the same lock. Rows are locked in the order of their
 -- key, as everywhere, so that two statements never wait for each other. State and options are those of now, not of the
 -- generation's snapshot. A limit of the whole job is shared by the processes that hold its splits, by their numbers.
+-- The arrays come as texts: of any other array every new connection would first ask the server what it is.
 WITH asked AS (
-    SELECT * FROM unnest($1::uuid[], $2::int[], $3::text[], $4::int[], $5::bigint[], $6::text[])
-        WITH ORDINALITY AS a (job_id, generation, kind, ordinal, epoch, owner, place)
+    SELECT * FROM unnest(
+        $1::text[]::uuid[], $2::text[]::int[], $3::text[], $4::text[]::int[], $5::text[]::bigint[], $6::text[]
+    ) WITH ORDINALITY AS a (job_id, generation, kind, ordinal, epoch, owner, place)
 ), held AS (
     SELECT s.job_id, s.generation, s.kind, s.ordinal, a.place
     FROM steps s JOIN asked a USING (job_id, generation, kind, ordinal)

@@ -28,5 +28,5 @@ LEFT JOIN LATERAL (
       AND d.refclassid = 'pg_class'::regclass AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum
 ) AS owner ON true
 LEFT JOIN pg_sequence s ON s.seqrelid = owner.oid
-WHERE a.attrelid = ANY ($1::int8[]::oid[]) AND a.attname = $2 AND NOT a.attisdropped
+WHERE a.attrelid = ANY ($1::oid[]) AND a.attname = $2 AND NOT a.attisdropped
 ORDER BY 1, 5

@@ -5,7 +5,7 @@ SELECT virtualtransaction AS vxid, min(pid) AS pid
 FROM pg_locks
 WHERE locktype = 'relation'
   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-  AND relation = ANY ($1::int8[]::oid[])
+  AND relation = ANY ($1::oid[])
   AND mode = 'RowExclusiveLock'
   AND granted
   AND pid IS DISTINCT FROM pg_backend_pid()

@@ -15,8 +15,8 @@ CROSS JOIN LATERAL (
   SELECT array_agg(a.attname::text ORDER BY n.place) AS columns,
          array_agg(CASE WHEN col.oid IS NOT NULL
                         THEN quote_ident(cn.nspname) || '.' || quote_ident(col.collname) END ORDER BY n.place) AS collations,
-         array_agg(coalesce(col.collisdeterministic, true) ORDER BY n.place) AS deterministic,
-         array_agg(n.option::int ORDER BY n.place) AS options,
+         array_agg(coalesce(col.collisdeterministic, true)::text ORDER BY n.place) AS deterministic,
+         array_agg(n.option::text ORDER BY n.place) AS options,
          bool_and(EXISTS (SELECT FROM pg_opclass d
                           WHERE d.opcmethod = o.opcmethod AND d.opcfamily = o.opcfamily AND d.opcdefault)) AS usual
   FROM unnest(i.indkey::int2[], i.indcollation::oid[], i.indclass::oid[], i.indoption::int2[])

@@ -19,7 +19,7 @@ SELECT size.tables,
        s.histogram_bounds::text AS bounds,
        array_length(s.histogram_bounds, 1) AS bound_count,
        s.most_common_vals::text AS common,
-       s.most_common_freqs::float8[] AS often,
+       s.most_common_freqs::text[] AS often,
        s.null_frac::float8 AS nulls,
        coalesce(size.tables = 1 AND greatest(a.last_analyze, a.last_autoanalyze) IS NOT NULL
                 AND abs(size.blocks - c.relpages) <= 0.1 * c.relpages + 10
