@@ -73,8 +73,9 @@ types: venv ## mypy, strict
 imports: venv ## who may import whom
 	$(BIN)/lint-imports
 
-bench: venv ## rows/s beside psql | kcat; BENCH="--rows 100000 --repeat 1", or BENCH=--memory
+bench: venv ## rows/s beside psql | kcat, then status requests; BENCH="--rows 100000 --repeat 1", or BENCH=--memory, of rows alone
 	@$(BIN)/python -m bench $(BENCH)
+	@$(if $(BENCH),,$(BIN)/python -m bench.requests)
 
 docs: venv ## make the pages that are made from code
 	$(BIN)/python -m docs.make

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from contextvars import ContextVar
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import structlog
@@ -18,16 +20,53 @@ from config.redaction import REDACTOR, Redactor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, MutableMapping
+    from contextvars import Token
 
     Tap = Callable[[Mapping[str, Any]], None]
 
-__all__ = ["CONTEXT", "bind_contextvars", "bound_contextvars", "clear_contextvars", "configure", "get_logger"]
+__all__ = [
+    "CONTEXT",
+    "bind_contextvars",
+    "bound_contextvars",
+    "carry",
+    "clear_contextvars",
+    "configure",
+    "get_logger",
+    "is_heard",
+    "put_down",
+]
 
 CONTEXT: Final = ("account", "job", "job_id", "run_id", "split", "epoch", "request_id")
 """The names bound to a line by `bound_contextvars`; `job` is its name."""
 
+_CARRIED: Final[ContextVar[Mapping[str, Any]]] = ContextVar("rowferry_log_carried")
+
 # Their informational lines are one a connection or a heartbeat.
 _TALKATIVE: Final = ("aiokafka", "aiobotocore", "botocore", "asyncio", "urllib3")
+
+
+def carry(fields: Mapping[str, Any]) -> Token[Mapping[str, Any]]:
+    """As `bind_contextvars`, until `put_down`: for what happens thousands of times a second and is logged seldom. The
+    mapping is looked at when a line is written; what is put into it meanwhile is in the line."""
+    return _CARRIED.set(fields)
+
+
+def put_down(token: Token[Mapping[str, Any]]) -> None:
+    """The end of what `carry` began."""
+    _CARRIED.reset(token)
+
+
+def is_heard(name: str, level: int) -> bool:
+    """Whether a line of this level of this logger would be written, for who can spare himself its making."""
+    return _logger(name).isEnabledFor(level)
+
+
+_logger = lru_cache(logging.getLogger)
+
+
+def _merge_carried(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    carried = _CARRIED.get(None)
+    return event if carried is None else {**carried, **event}
 
 
 class _Redact:
@@ -69,6 +108,7 @@ def configure(
     stream = sys.stderr if stream is None else stream
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
+        _merge_carried,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.stdlib.PositionalArgumentsFormatter(),

@@ -28,6 +28,7 @@ class Redactor:
     """A set of secret values and the pattern that finds them."""
 
     def __init__(self) -> None:
+        self._values: set[str] = set()
         self._forms: set[str] = set()
         self._pattern: re.Pattern[str] | None = None
 
@@ -35,11 +36,17 @@ class Redactor:
         """From now on these values are masked. Cheap to repeat."""
         before = len(self._forms)
         for value in values:
-            if value is not None and len(value) >= SHORTEST:
+            if value is not None and value not in self._values and len(value) >= SHORTEST:
+                self._values.add(value)
                 self._forms.update(_forms(value))
         if len(self._forms) != before:
             longest_first = sorted(self._forms, key=len, reverse=True)
             self._pattern = re.compile("|".join(map(re.escape, longest_first)))
+
+    @property
+    def known(self) -> int:
+        """How much is masked: what was scrubbed while this was another number may have to be scrubbed again."""
+        return len(self._forms)
 
     def scrub(self, text: str) -> str:
         """`text` without registered secrets and without passwords in URLs."""

@@ -81,7 +81,8 @@ class DefinitionInspector:
             async with self._source(account, readable, secrets) as source:
                 inspection = await source.inspect()
                 _refuse_errors(inspection)
-                outlook = await before_the_first_row(self.promise(spec), _parsed(spec), source, inspection)
+                seen = await before_the_first_row(self.promise(spec), _parsed(spec), source, inspection)
+                outlook = replace(seen, findings=[*self.check(spec), *seen.findings])
                 reader = source.reader()
                 try:
                     return Preview(await first_rows(reader, limit), outlook)

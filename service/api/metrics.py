@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -17,6 +18,18 @@ STREAMS: Final = Gauge(names.HTTP_STREAMS.name, names.HTTP_STREAMS.help)
 def answered(method: str, route: str, status: int, seconds: float | None) -> None:
     """One answer; `seconds` None for a stream, whose length says nothing. Counted by route, never by path: a path
     names jobs."""
-    _REQUESTS.labels(method=method, route=route, status=str(status)).inc()
+    _counted(method, route, status).inc()
     if seconds is not None:
-        _SECONDS.labels(method=method, route=route).observe(seconds)
+        _timed(method, route).observe(seconds)
+
+
+# Looking a series up by its labels takes longer than counting in it. Routes and methods are few: what is no route is
+# one.
+@lru_cache(maxsize=4096)
+def _counted(method: str, route: str, status: int) -> Counter:
+    return _REQUESTS.labels(method=method, route=route, status=str(status))
+
+
+@lru_cache(maxsize=4096)
+def _timed(method: str, route: str) -> Histogram:
+    return _SECONDS.labels(method=method, route=route)

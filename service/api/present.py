@@ -74,6 +74,12 @@ def job(record: Job, role: Role, now: datetime | None = None) -> answers.JobAnsw
     )
 
 
+def stands_still(record: Job) -> bool:
+    """Whether `job` says the same of this record at any time: the rate of a run that has not ended depends on when it
+    is asked for."""
+    return record.run is None or record.run.ended_at is not None
+
+
 def run(record: Run, now: datetime | None = None) -> answers.RunAnswer:
     """A run, with its rate, progress and what is left. The rate is over the whole run."""
     end = record.ended_at or now or datetime.now(UTC)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
+from functools import lru_cache
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, cast
 
 from pydantic import (
     AfterValidator,
@@ -223,6 +224,8 @@ class EventsQuery(Query):
 
 def read(model: type[Q], request: web.Request) -> Q:
     """The request's query as the model. Raises Problem 422."""
+    if not request.query_string and (nothing := _of_nothing(model)) is not None:
+        return cast("Q", nothing)
     lists = {
         name for name, field in model.model_fields.items() if isinstance(field.json_schema_extra, dict)
     }  # fmt: skip
@@ -242,3 +245,12 @@ def read(model: type[Q], request: web.Request) -> Q:
     except ValidationError as error:
         names = [field.alias or name for name, field in model.model_fields.items()]
         raise validation.problem(error, data, names=names, parameters=True) from None
+
+
+@lru_cache(maxsize=256)
+def _of_nothing(model: type[Query]) -> Query | None:
+    """The model of no parameter at all, which nobody changes; None where one is needed."""
+    try:
+        return model()
+    except ValidationError:
+        return None

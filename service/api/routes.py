@@ -89,5 +89,9 @@ JSON: Final = "application/json"
 
 def answer(model: BaseModel, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """An answer of JSON."""
-    body = model.model_dump_json(by_alias=True).encode()
-    return web.Response(status=status, body=body, headers=headers, content_type=JSON)
+    return written(model.model_dump_json(by_alias=True).encode(), status, headers)
+
+
+def written(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """An answer whose JSON is there already."""
+    return web.Response(status=status, body=body, headers={"Content-Type": JSON, **(headers or {})})

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from config.settings import Settings
+    from service.api.rendered import Rendered
     from service.domain.ports import Inspector, JobStore, Registry
     from service.lifecycle.checkpoints import Checkpoints
     from service.lifecycle.jobs import Jobs
@@ -40,6 +41,8 @@ class Services:
     tokens: Tokens
     tables: Tables
     keys: Keys
+    rendered: Rendered
+    """Answers about jobs that have not changed since."""
     checks: Mapping[str, Callable[[], Awaitable[None]]]
     """Of /readyz: a dependency's name and what raises while it is away."""
     metrics: CollectorRegistry

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
+from service.api.frame import headers
 from service.api.metrics import STREAMS
 from service.api.problems import invalid_parameter
 from service.domain.errors import Transient
@@ -60,7 +61,9 @@ def dump(value: Any) -> str:
 async def follow(call: Call, look: Callable[[], Awaitable[Sequence[str]]]) -> web.StreamResponse:
     """Send what `look` finds, again and again: as soon as a job changes, and every second. Ends when the caller
     leaves or the service shuts down; while the control database is away it waits."""
-    response = web.StreamResponse(headers={"Content-Type": CONTENT_TYPE, "X-Accel-Buffering": "no"})
+    response = web.StreamResponse(
+        headers={**headers(call.request), "Content-Type": CONTENT_TYPE, "X-Accel-Buffering": "no"}
+    )
     services = call.services
     STREAMS.inc()
     try:

@@ -241,7 +241,8 @@ class JobStore(DeadLetterStore, Verifications, Protocol):
         validate and preview. Empty when there are none or no such job."""
 
     async def get(self, account: str, ref: str) -> Job | None:
-        """By id or name."""
+        """By id or name, as it is now. While nothing of a job changes it may be the same object as before: nobody
+        changes what is in it."""
 
     async def list(
         self, account: str, filters: Mapping[str, Any], *, sort: str, limit: int, after: str | None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from service.store.clauses import compose
 from service.store.filters import checked, pattern
 from service.store.gathered import Gathered
 from service.store.ids import uuid7
+from service.store.kept_records import KeptRecords, weight
 from service.store.part import SQL, Part, account_id, locked, read_job
 from service.store.rows import is_id, job_of
 from service.store.schedules import next_run
@@ -33,6 +33,8 @@ _TEXTS = ("sink", "mode", "datasource")
 _TIMES = ("created_from", "created_to")
 _FILTERS = frozenset({"state", "label", "q", "stalled", "error_code", *_TEXTS, *_TIMES})
 _TAGS = {"name": "name_up", "-name": "name_down"}
+_KEPT_BYTES = 32 * 1024 * 1024
+"""Of jobs as they were read last: 10,000 of ordinary size take about half of it."""
 
 
 class Jobs(Part):
@@ -120,29 +122,40 @@ class Jobs(Part):
     async def get(self, account: str, ref: str) -> Job | None:
         """As `JobStore.get`."""
         if is_id(ref):
-            return await self._by_id.get((account, str(uuid.UUID(ref))))
+            return await self._by_id.get((account, ref.lower()))
         checked({"name": ref}, texts=("name",))
         return await self._by_name.get((account, ref))
 
     @cached_property
-    def _by_id(self) -> Gathered[tuple[str, str], Job]:
-        return Gathered(partial(self._read, "ids"))
+    def _by_id(self) -> Gathered[tuple[str, str], Job, Connection]:
+        return Gathered(self._pool.connection, partial(self._read, "ids", "id"))
 
     @cached_property
-    def _by_name(self) -> Gathered[tuple[str, str], Job]:
-        return Gathered(partial(self._read, "names"))
+    def _by_name(self) -> Gathered[tuple[str, str], Job, Connection]:
+        return Gathered(self._pool.connection, partial(self._read, "names", "name"))
 
-    async def _read(self, by: str, refs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Job]:
-        """Jobs by (account, id) or (account, name)."""
+    @cached_property
+    def _kept(self) -> KeptRecords[Job]:
+        return KeptRecords(_KEPT_BYTES)
+
+    async def _read(
+        self, by: str, column: str, connection: Connection, refs: Sequence[tuple[str, str]]
+    ) -> dict[tuple[str, str], Job]:
+        """Jobs by (account, id) or (account, name): the marks of all of them, and whole those that have changed since
+        they were read last. Ids are of one account alone, and what is not of this one has no mark here."""
         found: dict[tuple[str, str], Job] = {}
         for account in {account for account, _ in refs}:
             asked = [ref for owner, ref in refs if owner == account]
-            query, arguments = compose(SQL["select_jobs"], frozenset({"present", by}), {"account": account, by: asked})
-            async with self._pool.connection() as connection:
-                rows = await connection.fetch(query, *arguments)
-            for row in rows:
-                job = job_of(row)
-                found[account, job.id if by == "ids" else job.name] = job
+            changed = []
+            for row in await _selected(connection, account, {"mark"}, by, asked):
+                job = self._kept.get(row["id"], row["mark"])
+                if job is None:
+                    changed.append(row["id"])
+                else:
+                    found[account, row[column]] = job
+            for row in await _selected(connection, account, {"mark", "whole"}, "ids", changed) if changed else ():
+                job = found[account, row[column]] = job_of(row)
+                self._kept.keep(job.id, row["mark"], job, weight(job))
         return found
 
     async def secrets(self, account: str, job_id: str) -> Mapping[str, str]:
@@ -165,6 +178,13 @@ class Jobs(Part):
         return [job_of(row) for row in rows[:limit]], token
 
 
+async def _selected(
+    connection: Connection, account: str, what: set[str], by: str, refs: Sequence[str]
+) -> Sequence[Row]:
+    query, arguments = compose(SQL["select_jobs"], frozenset({*what, "present", by}), {"account": account, by: refs})
+    return await connection.fetch(query, *arguments)
+
+
 def page_query(
     account: str, filters: Mapping[str, Any], *, sort: str, limit: int, after: str | None
 ) -> tuple[str, Sequence[object]]:
@@ -173,7 +193,7 @@ def page_query(
         raise ValueError(f"sort {sort!r}: give one of {', '.join(SORTS)}")
     given = checked(filters, known=_FILTERS, texts=(*_TEXTS, "q", "error_code"), times=_TIMES)
     values: dict[str, Any] = {"account": account, "limit": limit + 1, **given}
-    tags = {"present", "page", _TAGS.get(sort, sort), *given}
+    tags = {"whole", "present", "page", _TAGS.get(sort, sort), *given}
     if "state" in given:
         values["state"] = [str(state) for state in given["state"]]
     if "label" in given:

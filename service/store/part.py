@@ -45,7 +45,7 @@ async def read_job(connection: Connection, account: str, job_id: str) -> Job:
     """The job as answered, with its run and splits; also one that was removed a moment ago in this transaction.
     Raises NotFound."""
     values: dict[str, Any] = {"account": account, "id": job_id}
-    query, arguments = compose(SQL["select_jobs"], frozenset({"id"}), values)
+    query, arguments = compose(SQL["select_jobs"], frozenset({"whole", "id"}), values)
     row = await connection.fetchrow(query, *arguments)
     if row is None:
         raise NotFound("job", job_id)

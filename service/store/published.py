@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from service.domain.records import Actor
-    from service.store.pool import Row
+    from service.store.pool import Connection, Row
 
 _SECRET = "secret"  # noqa: S105  the name of a field
 _ROLES = frozenset({"viewer", "operator", "admin"})
@@ -70,11 +70,8 @@ class Published(Part):
         return None if row is None else self._key_of(row, secret=self._opened(row["secret"]))
 
     @cached_property
-    def _row_by_key(self) -> Gathered[str, Row]:
-        return Gathered(self._read_keys)
-
-    async def _read_keys(self, keys: Sequence[str]) -> dict[str, Row]:
-        return {row["key"]: row for row in await self._select("select_keys", keys=keys)}
+    def _row_by_key(self) -> Gathered[str, Row, Connection]:
+        return Gathered(self._pool.connection, _read_keys)
 
     @cached_property
     def _opened(self) -> Callable[[bytes], str]:
@@ -118,6 +115,11 @@ class Published(Part):
     @staticmethod
     def _key_of(row: Row, secret: str | None = None) -> SigningKey:
         return SigningKey(row["id"], row["account"], row["name"], row["key"], row["role"], row["created_at"], secret)
+
+
+async def _read_keys(connection: Connection, keys: Sequence[str]) -> dict[str, Row]:
+    text, arguments = compose(SQL["select_keys"], frozenset({"keys"}), {"keys": keys})
+    return {row["key"]: row for row in await connection.fetch(text, *arguments)}
 
 
 def _table_of(row: Row) -> PublicTable:

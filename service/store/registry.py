@@ -136,11 +136,8 @@ class Named(Part):
         return await self._token_by_digest.get(digest)
 
     @cached_property
-    def _token_by_digest(self) -> Gathered[bytes, Token]:
-        return Gathered(self._read_tokens)
-
-    async def _read_tokens(self, digests: Sequence[bytes]) -> dict[bytes, Token]:
-        return {row["digest"]: _token_of(row) for row in await self._rows("select_tokens", digests=digests)}
+    def _token_by_digest(self) -> Gathered[bytes, Token, Connection]:
+        return Gathered(self._pool.connection, _read_tokens)
 
     async def tokens(self, account: str) -> Sequence[Token]:
         """As `Registry.tokens`, by name; expired ones too."""
@@ -216,6 +213,11 @@ async def one(connection: Connection, query: str, **values: object) -> Row:
 async def record(connection: Connection, owner: str, event: str, actor: Actor, **details: Any) -> None:
     """The event of a change of a named thing, in the same transaction."""
     await connection.execute(SQL["record"], owner, event, actor.name or None, actor.origin, actor.request_id, details)
+
+
+async def _read_tokens(connection: Connection, digests: Sequence[bytes]) -> dict[bytes, Token]:
+    text, arguments = compose(SQL["select_tokens"], frozenset({"digests"}), {"digests": digests})
+    return {row["digest"]: _token_of(row) for row in await connection.fetch(text, *arguments)}
 
 
 def _token_of(row: Row) -> Token:

@@ -72,7 +72,7 @@ def run_of(row: Row, prefix: str = "") -> Run:
 
 
 def job_of(row: Row) -> Job:
-    """A job out of a row of `select_jobs`."""
+    """A job out of a whole row of `select_jobs`."""
     return Job(
         id=row["id"],
         account=row["account"],

@@ -173,3 +173,41 @@ async def test_a_jwt_stands_for_a_token_in_every_scheme(control_database: str, d
                 assert reply.status == 401, reply
                 assert wrong not in of_error(reply)
         assert (await case.siren("GET", "/datasource/shop", authorization=basic("bo", admin))).status == 401
+
+
+async def test_searches_answer_get_post_and_head_and_page_by_page(case: SirenCase) -> None:
+    await case.shop()
+    for number in range(5):
+        await case.ok("POST", "/v1/jobs", definition(name=f"job-{number}"), 201)
+    whole = await case.told("GET", "/ingestion/_search")
+    assert [hit["_id"] for hit in whole["hits"]["hits"]] == [f"job-{number}" for number in range(5)]
+    pages = [(await case.told("GET", f"/ingestion/_search?from={begin}&size=2"))["hits"] for begin in (0, 2, 4, 6)]
+    assert [page["total"] for page in pages] == [5] * 4
+    assert [hit for page in pages for hit in page["hits"]] == whole["hits"]["hits"]
+    for path, found in (("/ingestion", 5), ("/datasource", 1), ("/jobs", 0)):
+        given = {"from": 0, "size": 1}
+        got = await case.told("GET", f"{path}/_search?from=0&size=1")
+        assert got["hits"]["total"] == found
+        assert len(got["hits"]["hits"]) == min(found, 1)
+        assert await case.told("POST", f"{path}/_search", given) == got
+        assert await case.told("POST", f"{path}/_search?size=1", {"size": "3"}) == got, "the query wins"
+        assert await case.told("POST", f"{path}/_search") == await case.told("GET", f"{path}/_search")
+        head = await case.siren("HEAD", f"{path}/_search")
+        assert (head.status, head.raw) == (200, b"")
+        for wrong in ({"query": {"match_all": {}}}, {"size": -1}, {"size": True}, {"from": 9_999, "size": 2}, []):
+            await case.reason("POST", f"{path}/_search", wrong)
+        anonymous = await case.siren("POST", f"{path}/_search", authorization=basic(token="nothing"))
+        assert anonymous.status == 401
+
+
+async def test_preview_in_our_own_language_shows_what_an_ingestion_renders(case: SirenCase) -> None:
+    await case.shop()
+    template = "SELECT * FROM orders {{#max_primary_key}}WHERE id > {{max_primary_key}}{{/max_primary_key}}"
+    ingest = {"ingest": {"datasource": "shop", "query": template, "pk_field": "id"}}
+    ingest["ingest"] |= {"strategy": "INCREMENTAL", "sink": {"kind": "donothing"}}
+    await case.told("PUT", "/ingestion/events", ingest, 201)
+    spec = (await case.ok("GET", "/v1/jobs/events"))["spec"]
+    seen = await case.ok("POST", "/v1/jobs:preview", spec)
+    said = [one["message"] for one in seen["findings"] if one["code"] == "query_rendered"]
+    assert len(said) == 1
+    assert "a first run reads: SELECT * FROM orders" in said[0]

@@ -36,7 +36,6 @@ LARGER = {
     "workers/sources/reader.py": (350, "one page from question to answer, and every way in which it can fail"),
     "workers/sources/resolver.py": (340, "what a definition may ask for, looked up in one pass over the catalog"),
     "config/logs.py:configure": (55, "the pipe of a log line, in its order"),
-    "service/api/app.py:build": (62, "the order of middlewares and routes"),
 }
 # Brought and pinned to one version by what is declared: pydantic is one package in two distributions, and what
 # aiobotocore raises is botocore's.

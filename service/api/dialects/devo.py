@@ -7,7 +7,6 @@ in front: clients send it, Devo's pages leave it out. docs/devo-dialect.md says 
 from __future__ import annotations
 
 import re
-import secrets
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +15,7 @@ from aiohttp import web
 from service.api.dialects import devo_answers as answers
 from service.api.dialects import devo_jobs, devo_launch, devo_request, devo_rows, devo_tables, devo_values
 from service.api.dialects.devo_auth import DevoAuthenticator
+from service.api.names import drawn
 from service.api.routes import Role, Route
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class Devo:
 
     def begin(self, request: web.Request) -> str:
         """See the protocol."""
-        cid = request[answers.CID] = secrets.token_hex(6)
+        cid = request[answers.CID] = drawn(6)
         return cid
 
     async def caller(self, request: web.Request, body: bytes) -> Caller:

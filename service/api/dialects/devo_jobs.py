@@ -11,6 +11,7 @@ from aiohttp import web
 from service.api.answers import key_text
 from service.api.dialects import devo_answers as answers
 from service.api.dialects import devo_labels as labels
+from service.api.frame import headers
 from service.api.native.jobs import actor
 from service.domain.errors import Conflict
 from service.domain.states import LIVE, Event, State
@@ -85,7 +86,11 @@ def last_datetime(job: Job) -> int:
 
 async def one(call: Call) -> web.StreamResponse:
     """A job, or "Task not found"."""
-    return answers.answer(call.request, await _shown(call, await _found(call)))
+    job = await _found(call)
+    if labels.files(job) is not None:  # its files are asked for anew
+        return answers.answer(call.request, await _shown(call, job))
+    found = call.services.rendered.of(job, "devo", lambda: answers.dumps(presented(job)))
+    return answers.enveloped(call.request, found)
 
 
 async def stop(call: Call) -> web.StreamResponse:
@@ -136,7 +141,7 @@ async def listed(call: Call) -> web.StreamResponse:
     store, request = call.services.store, call.request
     kind = request.match_info.get("type")
     page, after = await store.list(call.account, {}, sort="created_at", limit=PAGE, after=None)
-    response = web.StreamResponse(headers={"Content-Type": answers.JSON})
+    response = web.StreamResponse(headers={**headers(request), "Content-Type": answers.JSON})
     await response.prepare(request)
     head = answers.dumps({"status": 0, "cid": request[answers.CID], "timestamp": answers.now_ms(), "object": []})
     await response.write(head.removesuffix(b"]}"))

@@ -20,6 +20,7 @@ from config.names import LogEvent
 from config.redaction import REDACTOR
 from service.api.dialects import devo_answers as answers
 from service.api.dialects import devo_documents, devo_launch, devo_modes, devo_tables, devo_values
+from service.api.frame import headers
 from service.domain.errors import RowferryError
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ class _Making(_Reading):
         """Make it, then send it. Raises what goes wrong before the first byte."""
         folder = self._call.services.settings.data_dir / "system" / "answers"
         document = await asyncio.to_thread(devo_documents.document, self._request.mode, columns, cid, folder)
-        response = web.StreamResponse(headers={"Content-Type": document.content_type})
+        response = web.StreamResponse(headers={**headers(self._call.request), "Content-Type": document.content_type})
         try:
             await self._fill_in(document, pages)
             head, rest = await asyncio.to_thread(document.finish)
@@ -174,7 +175,9 @@ class _Sending(_Reading):
     def __init__(self, call: Call, request: QueryRequest, values: Callable[[bytes], list[Any]], mode: Mode) -> None:
         super().__init__(call, request, values)
         self._mode = mode
-        self._response = web.StreamResponse(headers={"Content-Type": mode.content_type, "X-Accel-Buffering": "no"})
+        self._response = web.StreamResponse(
+            headers={**headers(call.request), "Content-Type": mode.content_type, "X-Accel-Buffering": "no"}
+        )
         self._said = time.monotonic()
 
     async def all(self, pages: AsyncGenerator[RowsPage, None]) -> web.StreamResponse:

@@ -8,12 +8,12 @@ and answered.
 from __future__ import annotations
 
 import re
-import uuid
 from typing import TYPE_CHECKING, Final
 
 from service.api.dialects import siren_answers as answers
 from service.api.dialects import siren_datasources, siren_ingestions, siren_jobs
 from service.api.dialects.siren_auth import SirenAuthenticator
+from service.api.names import drawn
 from service.api.routes import Role, Route
 
 if TYPE_CHECKING:
@@ -34,18 +34,27 @@ def _both(method: str, path: str, role: Role, handler: Handler, summary: str) ->
     return [Route(method, f"{slash}{PREFIX}{path}", role, handler, summary) for slash in ("", "/")]
 
 
+def _search(path: str, handler: Handler, summary: str) -> list[Route]:
+    """As Elasticsearch's clients search: by GET, by POST, and by HEAD to see whether they may."""
+    return [
+        route
+        for method in ("GET", "POST", "HEAD")
+        for route in _both(method, f"{path}/_search", Role.VIEWER, handler, summary)
+    ]
+
+
 ROUTES: Final = (
-    *_both("GET", "/jobs/_search", Role.VIEWER, siren_jobs.search, "The log of ended runs"),
+    *_search("/jobs", siren_jobs.search, "The log of ended runs"),
     *_both("GET", "/jobs/{type}", Role.VIEWER, siren_jobs.running, "Every running job of a type"),
     *_both("GET", "/jobs/{type}/{id}", Role.VIEWER, siren_jobs.one, "The status of a job"),
     *_both("POST", "/jobs/{type}/{id}/_abort", Role.OPERATOR, siren_jobs.abort, "Abort the running run"),
-    *_both("GET", "/ingestion/_search", Role.VIEWER, siren_ingestions.search, "Every configuration"),
+    *_search("/ingestion", siren_ingestions.search, "Every configuration"),
     *_both("GET", "/ingestion/{id}", Role.VIEWER, siren_ingestions.get, "A configuration"),
     *_both("PUT", "/ingestion/{id}", Role.ADMIN, siren_ingestions.put, "Make a configuration, or another one of it"),
     *_both("DELETE", "/ingestion/{id}", Role.ADMIN, siren_ingestions.delete, "Remove a configuration"),
     *_both("POST", "/ingestion/{id}/_run", Role.OPERATOR, siren_ingestions.run, "Start a run now"),
     *_both("POST", "/ingestion/{id}/_validate", Role.ADMIN, siren_ingestions.check, "Check a configuration"),
-    *_both("GET", "/datasource/_search", Role.VIEWER, siren_datasources.search, "Every datasource"),
+    *_search("/datasource", siren_datasources.search, "Every datasource"),
     *_both("GET", "/datasource/{id}", Role.VIEWER, siren_datasources.get, "One datasource"),
     *_both("PUT", "/datasource/{id}", Role.ADMIN, siren_datasources.put, "Create or replace a datasource"),
     *_both("DELETE", "/datasource/{id}", Role.ADMIN, siren_datasources.delete, "Remove a datasource"),
@@ -80,7 +89,7 @@ class Siren:
     def begin(self, request: web.Request) -> str:
         """See the protocol: clients name their requests in `X-Opaque-Id`."""
         given = request.headers.get(_ECHOED, "")
-        return given if _OPAQUE_ID.fullmatch(given) else uuid.uuid4().hex[:12]
+        return given if _OPAQUE_ID.fullmatch(given) else drawn(6)
 
     async def caller(self, request: web.Request, body: bytes) -> Caller:  # noqa: ARG002  nothing is signed
         """See the protocol."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from service.api.problems import Problem
 
 JSON: Final = "application/json"
+_JSON: Final = {"Content-Type": JSON}
 ILLEGAL: Final = "illegal_argument_exception"
 _CHALLENGE: Final = 'Basic realm="rowferry", charset="UTF-8"'
 _FALSE: Final = "false"
@@ -76,6 +77,11 @@ def answer(
     return response
 
 
+def written(found: bytes) -> web.Response:
+    """An answer in one line that is JSON already."""
+    return web.Response(body=found, headers=_JSON)
+
+
 def failed(failure: Failure, request: web.Request) -> web.Response:
     """An error, scrubbed of every secret that the process knows."""
     body = _dumps(request, REDACTOR.scrub_value(dict(failure.members())))
@@ -130,8 +136,16 @@ def _no_route(request: web.Request, problem: Problem) -> Failure:
     return Failure(404, _TYPES[404], f"no handler found for uri [{path}] and method [{method}]")
 
 
+def in_one_line(value: Mapping[str, Any]) -> bytes:
+    """JSON as Elasticsearch writes it for who does not ask for `?pretty`."""
+    return _json(value, pretty=False)
+
+
 def _dumps(request: web.Request, value: Mapping[str, Any]) -> bytes:
-    pretty = request.query.get("pretty", _FALSE) != _FALSE
+    return _json(value, pretty=request.query.get("pretty", _FALSE) != _FALSE)
+
+
+def _json(value: Mapping[str, Any], *, pretty: bool) -> bytes:
     spaced: dict[str, Any] = {"indent": 2, "separators": (",", " : ")} if pretty else {"separators": (",", ":")}
     text = json.dumps(value, ensure_ascii=False, **spaced)
     return (f"{text}\n" if pretty else text).encode("utf-8", "replace")

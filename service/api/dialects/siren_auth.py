@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from service.api.auth import unauthorized
@@ -38,6 +39,8 @@ class SirenAuthenticator:
         return caller
 
 
+# Of one caller it is the same in every request.
+@lru_cache(maxsize=256)
 def read(header: str) -> tuple[str | None, str]:
     """The name that the token must have, None where none is given; and the header as `/v1` takes it."""
     scheme, _, given = header.strip().partition(" ")

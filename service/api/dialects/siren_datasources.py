@@ -80,10 +80,14 @@ async def delete(call: Call) -> web.StreamResponse:
 
 async def search(call: Call) -> web.StreamResponse:
     """All of them, by name."""
-    requests.parameters(call)
+    skip, size = requests.window(
+        requests.searched(call, requests.WINDOW),
+        None,
+        "GET /v1/datasources lists any number of them",
+    )
     found = await call.services.registry.datasources(call.account)
-    hits = [{"_id": stored.name, "_source": _source(stored)} for stored in found]
-    return answers.answer(call.request, {"hits": {"total": len(hits), "hits": hits}})
+    hits = [{"_id": stored.name, "_source": _source(stored)} for stored in found[skip : skip + size]]
+    return answers.answer(call.request, {"hits": {"total": len(found), "hits": hits}})
 
 
 async def validate(call: Call) -> web.StreamResponse:

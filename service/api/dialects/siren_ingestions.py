@@ -67,15 +67,19 @@ async def delete(call: Call) -> web.StreamResponse:
 
 
 async def search(call: Call) -> web.StreamResponse:
-    """Every configuration, those of jobs that were made elsewhere too."""
-    requests.parameters(call)
+    """Configurations, oldest first, those of jobs that were made elsewhere too, with the exact number of all."""
+    skip, size = requests.window(
+        requests.searched(call, requests.WINDOW), None, "GET /v1/jobs lists any number of them"
+    )
     hits: list[dict[str, Any]] = []
+    total = 0
     after: str | None = None
     while True:
         page, after = await call.services.store.list(call.account, {}, sort="created_at", limit=PAGE, after=after)
-        hits += [_document(call, job) for job in page]
+        hits += [_document(call, job) for job in page[max(0, skip - total) : max(0, skip + size - total)]]
+        total += len(page)
         if after is None:
-            return answers.answer(call.request, {"hits": {"total": len(hits), "hits": hits}})
+            return answers.answer(call.request, {"hits": {"total": total, "hits": hits}})
 
 
 async def run(call: Call) -> web.StreamResponse:

@@ -24,11 +24,9 @@ if TYPE_CHECKING:
 
 PAGE: Final = 500
 _SIZE: Final = 10
-_WINDOW: Final = 10_000
-"""As Elasticsearch's `index.max_result_window`."""
 _LATEST_MS: Final = 253_402_300_799_999
 """The end of the year 9999."""
-_FILTERS: Final = ("start_time_from", "start_time_to", "type", "state", "id", "from", "size")
+_FILTERS: Final = ("start_time_from", "start_time_to", "type", "state", "id", *requests.WINDOW)
 
 
 async def running(call: Call) -> web.StreamResponse:
@@ -44,7 +42,11 @@ async def one(call: Call) -> web.StreamResponse:
     _check_type(call.part("type"))
     requests.parameters(call)
     job = await found(call)
-    return answers.answer(call.request, siren_status.envelope(job.name, job.run))
+    if call.request.query_string:  # it may ask for several lines
+        return answers.answer(call.request, siren_status.envelope(job.name, job.run))
+    return answers.written(
+        call.services.rendered.of(job, "siren", lambda: answers.in_one_line(siren_status.envelope(job.name, job.run)))
+    )
 
 
 async def abort(call: Call) -> web.StreamResponse:
@@ -65,16 +67,10 @@ async def abort(call: Call) -> web.StreamResponse:
 
 async def search(call: Call) -> web.StreamResponse:
     """The log of ended runs, newest first, with the exact number of those that fit."""
-    given = requests.parameters(call, _FILTERS)
+    given = requests.searched(call, _FILTERS)
     if "type" in given:
         _check_type(given["type"])
-    skip = _whole(given, "from", 0, _WINDOW)
-    size = _whole(given, "size", _SIZE, _WINDOW)
-    if skip + size > _WINDOW:
-        raise answers.invalid(
-            f"Result window is too large, from + size must be less than or equal to: [{_WINDOW}] but was "
-            f"[{skip + size}]; narrow the search by start_time_to"
-        )
+    skip, size = requests.window(given, _SIZE, "narrow the search by start_time_to")
     filters = filters_of(given)
     if not filters["state"]:  # of a run that has not ended: the log has none
         return _hits(call, 0, [])
@@ -136,21 +132,11 @@ def filters_of(given: dict[str, str]) -> dict[str, Any]:
         filters["job"] = given["id"]
     # Times are told in whole milliseconds: a run that began within one has begun at it.
     if "start_time_from" in given:
-        filters["started_from"] = siren_status.moment(_whole(given, "start_time_from", 0, _LATEST_MS))
+        filters["started_from"] = siren_status.moment(requests.whole(given, "start_time_from", 0, _LATEST_MS))
     if "start_time_to" in given:
-        latest = siren_status.moment(_whole(given, "start_time_to", 0, _LATEST_MS - 1))
+        latest = siren_status.moment(requests.whole(given, "start_time_to", 0, _LATEST_MS - 1))
         filters["started_to"] = latest + timedelta(milliseconds=1)
     return filters
-
-
-def _whole(given: dict[str, str], name: str, default: int, most: int) -> int:
-    text = given.get(name)
-    if text is None:
-        return default
-    if not (text.isascii() and text.isdigit() and len(text) <= 15 and int(text) <= most):
-        shown = ascii(text[:80])[1:-1]
-        raise answers.invalid(f"failed to parse [{name}] with value [{shown}]; give a whole number from 0 to {most}")
-    return int(text)
 
 
 def _hits(call: Call, total: int, runs: list[Run]) -> web.Response:

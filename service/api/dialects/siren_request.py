@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import TypeAdapter, ValidationError
@@ -12,12 +13,15 @@ from service.api.dialects.siren_answers import Failure, invalid, not_found
 from service.domain.spec import NAME_PATTERN, Name
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from service.api.routes import Call
 
 INGESTION: Final = "ingestion"
 """The only type of job."""
+WINDOW: Final = ("from", "size")
+_LARGEST_WINDOW: Final = 10_000
+"""As Elasticsearch's `index.max_result_window`."""
 _NAME: Final[TypeAdapter[str]] = TypeAdapter(Name)
 _OF_ANY_REQUEST: Final = frozenset({"pretty"})
 
@@ -38,6 +42,7 @@ def new_name(call: Call) -> str:
     return given
 
 
+@lru_cache(maxsize=4096)
 def is_name(text: str) -> bool:
     """Whether a job or a datasource can be called this."""
     try:
@@ -55,6 +60,8 @@ def missing(given: str) -> Failure:
 def parameters(call: Call, known: Collection[str] = ()) -> dict[str, str]:
     """The query's parameters but for those that any request may have. Raises Failure 400 for one that is unknown, is
     given twice, or can not be kept."""
+    if not call.request.query_string:
+        return {}
     query = call.request.query
     for one in dict.fromkeys(query):
         if one not in known and one not in _OF_ANY_REQUEST:
@@ -64,6 +71,43 @@ def parameters(call: Call, known: Collection[str] = ()) -> dict[str, str]:
         if not storable(query[one]):
             raise invalid(f"the parameter [{one}] holds a NUL or half of a surrogate pair; remove it")
     return {one: query[one] for one in known if one in query}
+
+
+def searched(call: Call, known: Collection[str]) -> dict[str, str]:
+    """As `parameters`, of a search: Elasticsearch's clients send them in the body of a POST as well. Those of the query
+    win."""
+    found = parameters(call, known)
+    for one, value in body(call).items():
+        if one not in known:
+            raise invalid(f"the body contains unrecognized field: [{one[:80]!a}]")
+        if not isinstance(value, int | str) or isinstance(value, bool):
+            raise invalid(f"failed to parse [{one}]; give a text or a whole number")
+        found.setdefault(one, str(value))
+    return found
+
+
+def window(given: Mapping[str, str], default: int | None, remedy: str) -> tuple[int, int]:
+    """How many of what is found to pass over, and how many to show. `default` None shows them all, as far as
+    Elasticsearch would. Raises Failure 400 beyond that."""
+    skip = whole(given, "from", 0, _LARGEST_WINDOW)
+    size = whole(given, "size", _LARGEST_WINDOW - skip if default is None else default, _LARGEST_WINDOW)
+    if skip + size > _LARGEST_WINDOW:
+        raise invalid(
+            f"Result window is too large, from + size must be less than or equal to: [{_LARGEST_WINDOW}] but was "
+            f"[{skip + size}]; {remedy}"
+        )
+    return skip, size
+
+
+def whole(given: Mapping[str, str], name: str, default: int, most: int) -> int:
+    """A number of the query. Raises Failure 400."""
+    text = given.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) <= 15 and int(text) <= most):
+        shown = ascii(text[:80])[1:-1]
+        raise invalid(f"failed to parse [{name}] with value [{shown}]; give a whole number from 0 to {most}")
+    return int(text)
 
 
 def body(call: Call) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from service.api import answers, etag, not_available, outlook, paging, present
 from service.api.models import CloneRequest, JobDefinition, JobPatch
 from service.api.problems import invalid
 from service.api.queries import CreateQuery, JobsQuery, PreviewQuery, RemoveQuery, ReplaceQuery
-from service.api.routes import Role, Route, answer
+from service.api.routes import Role, Route, answer, written
 from service.api.services import REQUEST_ID
 from service.api.validation import validate
 from service.domain.states import Event
@@ -27,7 +27,16 @@ def actor(call: Call) -> Actor:
 
 def shown(call: Call, job: Job, status: int = 200, **headers: str) -> web.Response:
     """A job with its entity tag."""
-    return answer(present.job(job, call.caller.role), status, {"ETag": etag.of(job), **headers})
+    return written(_json(call, job), status, {"ETag": etag.of(job), **headers})
+
+
+def _json(call: Call, job: Job) -> bytes:
+    role = call.caller.role
+
+    def write() -> bytes:
+        return present.job(job, role).model_dump_json(by_alias=True).encode()
+
+    return call.services.rendered.of(job, ("v1", role), write) if present.stands_still(job) else write()
 
 
 def mapping(body: Any) -> dict[str, Any]:

@@ -11,37 +11,48 @@ SELECT * FROM jobs
 -- name: select_jobs
 -- One statement, so that a job and its splits are of one moment. `stalled` is defined here and nowhere else: live,
 -- nothing it waits for explains it, and nothing has moved for a minute by the database's clock.
-SELECT j.id, :account::text AS account, j.name, j.owner, j.spec, j.secret_pointers, j.spec_revision, j.status_revision,
-       j.state, j.desired, j.reason, j.generation, j.generation_unrun, j.guarantee, j.guarantee_note,
-       j.totals_rows_read, j.totals_rows_sent, j.totals_rows_dead, j.totals_bytes_sent, j.totals_runs, j.last_id,
-       j.waiting_for, j.retrying, j.horizon, j.lag, s.stalled, j.last_progress_at, j.errors, j.labels,
-       j.created_at, j.updated_at, j.state_changed_at, j.next_run_at, k.parked,
-       (SELECT jsonb_agg(jsonb_build_array(p.ordinal, p.lower, p.upper, p.position, p.done_at IS NOT NULL)
-                         ORDER BY p.ordinal)
-          FROM splits p WHERE p.job_id = j.id AND p.generation = j.generation) AS splits,
-       CASE WHEN (j.spec #>> '{options,snapshot}')::boolean THEN (
-           SELECT g.target -> 'snapshot' || jsonb_build_object('held', EXISTS (
-                      SELECT FROM steps h WHERE h.job_id = g.job_id AND h.generation = g.number AND h.kind = 'plan'
-                          AND h.state = 'leased'))
-             FROM generations g WHERE g.job_id = j.id AND g.number = j.generation) END AS snapshot,
-       r.id AS r_id, r.job_id AS r_job_id, r.job_name AS r_job_name, r.number AS r_number,
-       r.generation AS r_generation, r.trigger AS r_trigger, r.state AS r_state, r.sink AS r_sink,
-       r.datasource AS r_datasource,
-       r.started_at AS r_started_at, r.ended_at AS r_ended_at, r.rows_read AS r_rows_read, r.rows_sent AS r_rows_sent,
-       r.rows_dead AS r_rows_dead, r.rows_maybe_doubled AS r_rows_maybe_doubled, r.bytes_sent AS r_bytes_sent,
-       r.last_id AS r_last_id, r.splits_done AS r_splits_done, r.splits_total AS r_splits_total,
-       r.estimated_rows AS r_estimated_rows, r.errors AS r_errors, r.labels AS r_labels
+-- `mark` differs as soon as anything of `whole` does: the version of every row that it is made of, and what the clock
+-- alone changes. An `xmin` comes again after 4 billion transactions, or in a database that was set back to a backup; a
+-- job's row says its own time too.
+SELECT j.id, j.name
+     , ROW(j.xmin, j.status_revision, j.updated_at, s.stalled, k.parked, h.snapshot, r.version, v.versions)::text AS mark  --? mark
+     , :account::text AS account, j.owner, j.spec, j.secret_pointers, j.spec_revision, j.status_revision  --? whole
+     , j.state, j.desired, j.reason, j.generation, j.generation_unrun, j.guarantee, j.guarantee_note  --? whole
+     , j.totals_rows_read, j.totals_rows_sent, j.totals_rows_dead, j.totals_bytes_sent, j.totals_runs  --? whole
+     , j.last_id, j.waiting_for, j.retrying, j.horizon, j.lag, s.stalled, j.last_progress_at, j.errors  --? whole
+     , j.labels, j.created_at, j.updated_at, j.state_changed_at, j.next_run_at, k.parked, l.splits, h.snapshot  --? whole
+     , r.id AS r_id, r.job_id AS r_job_id, r.job_name AS r_job_name, r.number AS r_number  --? whole
+     , r.generation AS r_generation, r.trigger AS r_trigger, r.state AS r_state, r.sink AS r_sink  --? whole
+     , r.datasource AS r_datasource, r.started_at AS r_started_at, r.ended_at AS r_ended_at  --? whole
+     , r.rows_read AS r_rows_read, r.rows_sent AS r_rows_sent, r.rows_dead AS r_rows_dead  --? whole
+     , r.rows_maybe_doubled AS r_rows_maybe_doubled, r.bytes_sent AS r_bytes_sent, r.last_id AS r_last_id  --? whole
+     , r.splits_done AS r_splits_done, r.splits_total AS r_splits_total  --? whole
+     , r.estimated_rows AS r_estimated_rows, r.errors AS r_errors, r.labels AS r_labels  --? whole
   FROM jobs j
  CROSS JOIN LATERAL (
        SELECT j.state IN ('running', 'stopping', 'aborting', 'failing') AND j.waiting_for IS NULL
               AND greatest(j.last_progress_at, j.state_changed_at) < now() - interval '60 seconds' AS stalled) s
+  -- The moment that the current generation is read as of, once its plan is saved.
+ CROSS JOIN LATERAL (
+       SELECT CASE WHEN (j.spec #>> '{options,snapshot}')::boolean THEN (
+           SELECT g.target -> 'snapshot' || jsonb_build_object('held', EXISTS (
+                      SELECT FROM steps t WHERE t.job_id = g.job_id AND t.generation = g.number AND t.kind = 'plan'
+                          AND t.state = 'leased'))
+             FROM generations g WHERE g.job_id = j.id AND g.number = j.generation) END AS snapshot) h
   -- Between two steps nothing is leased for a moment.
  CROSS JOIN LATERAL (
        SELECT CASE WHEN j.state = 'running' AND j.updated_at < now() - interval '2 seconds'
                    THEN NOT EXISTS (SELECT FROM steps t WHERE t.job_id = j.id AND t.state = 'leased')
                    ELSE false END AS parked) k
   -- Looked up job by job: a join would be planned for a page of any length, and read all runs there are.
-  LEFT JOIN LATERAL (SELECT * FROM runs WHERE id = j.run_id OFFSET 0) r ON true
+  LEFT JOIN LATERAL (SELECT *, xmin AS version FROM runs WHERE id = j.run_id OFFSET 0) r ON true
+ CROSS JOIN LATERAL (  --? mark
+       SELECT string_agg(p.xmin::text, ' ' ORDER BY p.ordinal) AS versions  --? mark
+         FROM splits p WHERE p.job_id = j.id AND p.generation = j.generation) v  --? mark
+ CROSS JOIN LATERAL (  --? whole
+       SELECT jsonb_agg(jsonb_build_array(p.ordinal, p.lower, p.upper, p.position, p.done_at IS NOT NULL)  --? whole
+                        ORDER BY p.ordinal) AS splits  --? whole
+         FROM splits p WHERE p.job_id = j.id AND p.generation = j.generation) l  --? whole
  WHERE j.account_id = (SELECT id FROM accounts WHERE name = :account)
    AND j.removed_at IS NULL  --? present
    AND j.id = :id  --? id
