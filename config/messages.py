@@ -31,6 +31,7 @@ SENTENCES: Final[Mapping[LogEvent, str]] = {
     LogEvent.CHUNK_RECOVERED: "{where}: chunk {sequence} of an earlier owner: {action}",
     LogEvent.CHUNK_RESTAGED: "{where}: written again in smaller batches: {reason}",
     LogEvent.ROWS_SET_ASIDE: "{where}: rows of chunk {sequence} that became dead letters: {rows} ({code})",
+    LogEvent.ROWS_LATE: "{where}: rows found behind the position, and delivered with chunk {sequence}: {rows}",
     LogEvent.DEAD_LETTERS_SENT: "dead letters sent again: {rows}; that stay: {stays}",
     LogEvent.DAY_LISTED: "the manifest of {day} is written",
     LogEvent.DAY_NOT_LISTED: "the manifest of a day could not be written yet: {cause}",

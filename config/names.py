@@ -89,6 +89,8 @@ class LogEvent(StrEnum):
     """A new owner found a prepared chunk: settled, dropped, repeated as cut, or sent again; says which."""
     ROWS_SET_ASIDE = "rows_set_aside"
     """Rows of a settled chunk became dead letters; holds how many, and the code of the last."""
+    ROWS_LATE = "rows_late"
+    """A look back found rows behind the position, and their chunk is settled; holds how many."""
     DEAD_LETTERS_SENT = "dead_letters_sent"
     """Dead letters were sent again; says how many were and how many stay."""
     CHUNK_RESTAGED = "chunk_restaged"
@@ -145,6 +147,9 @@ STEPS_ENDED: Final = Metric(
 ROWS_READ: Final = Metric("rowferry_rows_read_total", "counter", "Rows read from sources", ("sink",))
 ROWS_SENT: Final = Metric("rowferry_rows_sent_total", "counter", "Rows in settled chunks", ("sink",))
 ROWS_DEAD: Final = Metric("rowferry_rows_dead_total", "counter", "Rows that became dead letters", ("sink",))
+ROWS_LATE: Final = Metric(
+    "rowferry_rows_late_total", "counter", "Rows found behind the position, by a look back (late_window)", ("sink",)
+)
 DEAD_LETTERS_RETRIED: Final = Metric(
     "rowferry_dead_letters_retried_total", "counter", "Dead letters of ended retries: sent, stays", ("sink", "outcome")
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from bisect import bisect_left
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -37,6 +38,8 @@ class OpenChunk:
     limits: ChunkOptions
     lower: Key | None
     """The position it begins after."""
+    late: bool = False
+    """Its rows are from behind the position, and do not move it."""
     rows: int = 0
     size: int = 0
     first_key: Key | None = None
@@ -55,6 +58,16 @@ class OpenChunk:
     def full(self) -> bool:
         """Rows or bytes are reached."""
         return self.read >= self.limits.rows or self.size >= self.limits.bytes
+
+    @property
+    def due(self) -> bool:
+        """It is old enough."""
+        return self.closes_at is not None and time.monotonic() >= self.closes_at
+
+    @property
+    def due_in(self) -> float | None:
+        """Seconds until it is; None: nothing is in it."""
+        return None if self.closes_at is None else max(0.0, self.closes_at - time.monotonic())
 
     def cut(self, page: Page, begin: int, most_rows: int | None) -> int:
         """Where the slice of `page` that begins at `begin` ends: within this chunk's limits, at least one row."""

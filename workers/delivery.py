@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING
 import structlog
 
 from config.names import LogEvent
-from service.domain.errors import Permanent, RowsRejected, Transient
+from service.domain.errors import Permanent, Transient
 from sinks.base import Cut, SinkError
-from workers.chunks import batch, letters, settlement, to_prepared, to_record
-from workers.metrics import sent_again, settled, timed
+from workers.chunks import batch, canonical, letters, row_ids, settlement, to_prepared, to_record
+from workers.feed import Unreadable, bounded
+from workers.metrics import ROWS_LATE, sent_again, settled, timed
 from workers.recovery import Action, decide
 from workers.rejected import letter, named, refused_by_target, stage_what_can_be
 from workers.signals import Point
+from workers.sources.base import Page
+from workers.window import key_of, packed, rows_among, unpacked
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from service.domain.control import Control
     from service.domain.dead_letters import DeadLetter, Retried
     from service.domain.records import ChunkRecord, Directive, Key, SplitState
+    from service.domain.window import SeenKeys
     from sinks.base import Mark, Prepared, Receipt, Sink, Writer
     from workers.ports import Workplace
     from workers.sources.base import Reader
@@ -44,6 +48,9 @@ class Load:
     retried: Retried | None = None
     """Only of a retry: what becomes of the dead letters that the chunk is about."""
     scanned_to: Key | None = None
+    late: bool = False
+    """Rows that arrived late: see `ChunkRecord`."""
+    seen: Sequence[SeenKeys] = ()
 
 
 class Delivery:
@@ -68,7 +75,7 @@ class Delivery:
             prepared = await writer.prepare(cut)
         await self._reached(Point.COMPLETE)
         self._control.check()
-        record = to_record(prepared, lease.run_id or "", load.retried)
+        record = replace(to_record(prepared, lease.run_id or "", load.retried), late=load.late, seen=tuple(load.seen))
         refused: Sequence[DeadLetter] = ()
         if self._sink.settles_with_prepare:
             with caused_by(load.dead):
@@ -96,6 +103,8 @@ class Delivery:
             log.info(LogEvent.DEAD_LETTERS_SENT, rows=rows, stays=stays, sequence=record.sequence)
             return
         settled(kind, rows, record.bytes, len(dead))
+        if record.late:
+            say_late(kind, rows + len(dead), record.sequence)
         say_set_aside(dead, record.sequence)
 
     async def _show_and_settle(
@@ -203,31 +212,29 @@ class Delivery:
         await self._place.signals.reached(point, self._lease)
 
 
-async def stage_again(writer: Writer, reader: Reader, chunk: ChunkRecord, attempt: int) -> Load:
-    """Read a prepared range again and stage it, to be delivered under the name it was given. Values may have changed
-    and rows may be gone since; it is the keys that count, and each row is judged anew."""
-    rows, first_key, after = 0, None, chunk.lower
+async def stage_again(writer: Writer, reader: Reader, chunk: ChunkRecord, split: SplitState, attempt: int) -> Load:
+    """Read a prepared range of `split` again and stage it, to be delivered under the name it was given; of rows that
+    arrived late the same keys. Values may have changed and rows may be gone since; it is the keys that count, and each
+    row is judged anew."""
+    rows, first_key = 0, None
     dead: list[DeadLetter] = []
-    while True:
-        try:
-            page = await reader.read(after, chunk.last_key)
-        except RowsRejected as error:
-            if error.key is None:
-                raise
-            dead.append(letter(error.key, error.code, error.whole))
-            after = error.key
-            continue
-        if page.values:
-            refused = await stage_what_can_be(writer, batch(page, 0, len(page.values)))
-            dead += letters(page, 0, refused)
-            staged = [place for place in range(len(page.values)) if place not in refused]
+    ids: list[bytes] = []
+    items = rows_among(reader, [key_of(one) for one in unpacked(chunk.seen)])
+    async for item in items if chunk.late else bounded(reader, chunk.lower, chunk.last_key, None):
+        if isinstance(item, Unreadable):
+            dead.append(letter(item.key, item.code, item.message))
+            ids.append(canonical(item.key))
+        elif isinstance(item, Page) and item.values:
+            refused = await stage_what_can_be(writer, batch(item, 0, len(item.values)))
+            dead += letters(item, 0, refused)
+            staged = [place for place in range(len(item.values)) if place not in refused]
             if staged:
-                first_key = first_key or page.key(staged[0])
+                first_key = first_key or item.key(staged[0])
                 rows += len(staged)
-        if page.end:
-            break
-        after = page.scanned_to or after
-    return Load(again(chunk, attempt, rows, first_key), dead)
+            if split.window is not None:
+                ids += row_ids(item, 0, len(item.values))
+    seen = () if split.window is None else packed(ids, split.window.next_number)
+    return Load(again(chunk, attempt, rows, first_key), dead, late=chunk.late, seen=seen)
 
 
 def again(chunk: ChunkRecord, attempt: int, rows: int, first_key: Key | None) -> Cut:
@@ -252,6 +259,12 @@ def caused_by(dead: Sequence[DeadLetter]) -> Iterator[None]:
         if error.code == "dead_letters_exceeded" and dead:
             raise error from named(dead[-1])
         raise
+
+
+def say_late(sink: str, rows: int, sequence: int | None) -> None:
+    """Into the log and the metric: rows were found behind the position."""
+    ROWS_LATE.labels(sink=sink).inc(rows)
+    log.info(LogEvent.ROWS_LATE, rows=rows, sequence=sequence)
 
 
 def say_set_aside(dead: Sequence[DeadLetter], sequence: int | None) -> None:

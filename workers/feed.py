@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from service.domain.control import Control
-    from workers.sources.base import Frontier, Key, Reader
+    from service.domain.spec import JobSpec
+    from workers.sources.base import Frontier, Key, Reader, Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ async def bounded(reader: Reader, after: Key | None, upper: Key | None, rows_lef
             with PAGE_SECONDS.time():
                 page = await reader.read(after, upper, max_rows=rows_left)
         except RowsRejected as error:
-            refused = _unreadable(error)
+            refused = unreadable(error)
             after = refused.key
             rows_left = None if rows_left is None else rows_left - 1
             yield refused
@@ -130,7 +131,7 @@ async def following(
                     with PAGE_SECONDS.time():
                         page = await reader.read(after, horizon.bound)
                 except RowsRejected as error:
-                    refused = _unreadable(error)
+                    refused = unreadable(error)
                     after = refused.key
                     yield refused
                     continue
@@ -147,7 +148,14 @@ async def following(
     yield End()
 
 
-def _unreadable(error: RowsRejected) -> Unreadable:
+async def is_over(source: Source, spec: JobSpec) -> bool:
+    """Whether nothing more can come that `source.time.to` lets through."""
+    span = spec.source.time
+    return span is not None and span.to is not None and await source.now() >= span.to
+
+
+def unreadable(error: RowsRejected) -> Unreadable:
+    """The item for what a reader raised. Raises it again where it is not about one row."""
     if error.key is None:
         raise error
     return Unreadable(error.key, error.code, error.whole)

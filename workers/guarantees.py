@@ -37,7 +37,20 @@ def guaranteed(spec: Mapping[str, object], promise: Promise) -> tuple[str, str]:
 
 def _following_notes(job: JobSpec) -> Iterator[str]:
     safety, options = job.options.safety, job.options
+    window = options.late_window
     match safety.kind:
+        case "none" if window is not None:
+            yield f"safety none, late_window {window}: {_beyond(window)} are passed over"
+        case "delay" if window is not None:
+            yield (
+                f"safety delay, late_window {window}: {_beyond(window)}, and more than {safety.delay_seconds:g} "
+                "seconds after them, are passed over"
+            )
+        case "commit" if window is not None:
+            yield (
+                f"safety commit, late_window {window}: where no barrier can be kept for the key, {_beyond(window)} are "
+                "passed over"
+            )
         case "none":
             yield "safety none: rows that commit after a larger key was read are passed over"
         case "delay":
@@ -48,7 +61,12 @@ def _following_notes(job: JobSpec) -> Iterator[str]:
         case _ if options.key_is_monotonic:
             yield "safety commit at your word: no row is passed over if keys rise in the order of commits"
     if conditions := _conditions(job.source, row_security=options.row_security):
-        yield f"rows that match {conditions} only after their key became final are passed over"
+        beyond = "" if window is None else ", beyond late_window"
+        yield f"rows that match {conditions} only after their key became final are passed over{beyond}"
+
+
+def _beyond(window: int) -> str:
+    return f"rows that commit after more than {window} larger keys were read"
 
 
 def _conditions(source: SourceSpec, *, row_security: bool) -> str:

@@ -100,3 +100,8 @@ class MemoryBudget:
             if not turn.cancelled():
                 self._hold(given)
                 turn.set_result(None)
+
+
+def most_rows(rate: float | None) -> int | None:
+    """Of a slice: small ones under a rate, so that rows flow evenly."""
+    return None if rate is None else max(1, int(rate / 4))

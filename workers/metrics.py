@@ -23,6 +23,7 @@ def _counter(metric: Metric) -> Counter:
 ROWS_READ: Final = _counter(names.ROWS_READ)
 ROWS_SENT: Final = _counter(names.ROWS_SENT)
 ROWS_DEAD: Final = _counter(names.ROWS_DEAD)
+ROWS_LATE: Final = _counter(names.ROWS_LATE)
 DEAD_LETTERS_RETRIED: Final = _counter(names.DEAD_LETTERS_RETRIED)
 BYTES_SENT: Final = _counter(names.BYTES_SENT)
 CHUNKS_SETTLED: Final = _counter(names.CHUNKS_SETTLED)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,7 @@ from workers.shown import described, shown
 from workers.signals import Point
 from workers.splitting import auto_splits
 from workers.template_plan import reading
+from workers.window_plan import planned, read_by_one, window_left, with_tail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -59,6 +61,7 @@ class PlanWork:
         self._lease = step.lease
         self._retry = Retry(control)
         self._next_report = 0.0
+        self._inherited: int | None = None
         self._keeper = Keeper(step, control, workplace)
 
     async def run(self) -> None:
@@ -86,6 +89,8 @@ class PlanWork:
         ]
         target = dict(await self._prepare_target(None if by_itself or not history else history[0]))
         ranges = ranges_of([*history, generation], self._spec)
+        self._inherited = window_left([*history, generation], self._spec)
+        ranges = ranges if self._inherited is None else read_by_one(ranges)
         await self._keeper.take(target)
         async with reading(self._place, self._step, self._source, target, ranges, history) as source:
             target[SEEN] = await seen(self._step.spec, source)
@@ -231,7 +236,7 @@ class PlanWork:
                     warn_of_another_moment(old)
                     attempt = 1 + max((c.attempt for c in split.prepared if c.epoch == epoch), default=0)
                     try:
-                        await self._repeat(writer, source, (old.number, split.ordinal), decision.chunk, attempt)
+                        await self._repeat(writer, source, (old.number, split), decision.chunk, attempt)
                     except Permanent as error:
                         if not by_itself:
                             raise
@@ -247,17 +252,17 @@ class PlanWork:
             await writer.close()
 
     async def _repeat(
-        self, writer: Writer, source: Source, place: tuple[int, int], chunk: ChunkRecord, attempt: int
+        self, writer: Writer, source: Source, of: tuple[int, SplitState], chunk: ChunkRecord, attempt: int
     ) -> None:
         """Make a chunk of an old generation's split visible as it was cut. Raises Permanent where the source does not
         give its rows any more."""
-        reader = source.reader()
+        reader, place = source.reader(), (of[0], of[1].ordinal)
         try:
-            load = await stage_again(writer, reader, chunk, attempt)
+            load = await stage_again(writer, reader, chunk, of[1], attempt)
         finally:
             await reader.close()
         prepared = await writer.prepare(load.cut)
-        record = to_record(prepared, chunk.run_id)
+        record = replace(to_record(prepared, chunk.run_id), late=load.late, seen=tuple(load.seen))
         await self._place.store.prepare_closed(self._lease, *place, record, load.dead)
         receipt = await writer.make_visible(prepared)
         await self._place.store.settle_closed(self._lease, *place, settlement(record, receipt))
@@ -276,17 +281,15 @@ class PlanWork:
     async def _bound(self, source: Source, ranges: Sequence[OpenRange], target: Mapping[str, object]) -> None:
         splits: list[OpenRange] = []
         end, rows = None, 0
-        limit = limit_of(self._step.spec, target)
+        limit, window = limit_of(self._step.spec, target), self._spec.options.late_window
         for given in ranges:
-            plan = await source.plan(
-                given.lower, self._wanted(given, limit), waiting=self._show_horizon, given_upper=given.upper
-            )
+            plan = await planned(source, given, self._wanted(given, limit), self._show_horizon, window, self._inherited)
             splits.extend(OpenRange(s.lower, s.upper) for s in plan.splits)
             end = given.upper or plan.bound or given.lower
             rows += plan.estimated_rows or 0
         tail = self._spec.mode == "continuous"
         if tail:
-            splits.append(OpenRange(end, None))
+            splits = with_tail(splits, end, joined=window is not None and ranges[-1].upper is None)
         await self._reached(Point.BOUNDED)
         promise = await self._promise(target)
         holds = self._keeper.holds(splits)
@@ -299,6 +302,8 @@ class PlanWork:
                 estimated_rows=rows or None,
                 target=target,
                 promise=promise,
+                window=window is not None,
+                window_of=self._inherited,
                 holds=holds,
             )
         log.info(LogEvent.PLANNED, splits=len(splits), bound=shown(end), estimated_rows=rows)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from service.domain.records import GenerationState, Key, SplitState
+    from workers.sources.base import Source
 
 
 def ranges_of(history: Sequence[GenerationState], spec: JobSpec) -> Sequence[OpenRange]:
@@ -65,3 +66,16 @@ def limit_of(spec: Mapping[str, object], target: Mapping[str, object]) -> int | 
 
 def _reached_key(split: SplitState) -> Key | None:
     return split.scanned_to or split.position or split.lower
+
+
+async def start_of(split: SplitState, source: Source) -> Key | None:
+    """Behind which key a split reads on."""
+    if split.position is not None and split.scanned_to is not None and split.position != split.scanned_to:
+        return await source.later(split.position, split.scanned_to)
+    return _reached_key(split)
+
+
+def rows_left(split: SplitState, spec: JobSpec) -> int | None:
+    """How many rows the split may still read; None: as many as there are."""
+    limit = spec.source.limit
+    return None if limit is None else max(0, limit - split.rows_read)

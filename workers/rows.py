@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from service.domain.errors import RowsRejected
 from service.domain.inspection import PreviewRow, RowsPage
-from workers.feed import End, Idle, Unreadable, bounded, following
+from workers.feed import End, Idle, Unreadable, bounded, following, is_over
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -22,13 +23,9 @@ async def rows(source: Source, spec: JobSpec) -> AsyncGenerator[RowsPage, None]:
     caller's to close."""
     reader = source.reader()
     frontier = source.frontier(None) if spec.mode == "continuous" else None
-    span = spec.source.time
-
-    async def over() -> bool:
-        return span is not None and span.to is not None and await source.now() >= span.to
-
     items = bounded(reader, None, None, spec.source.limit)
     if frontier is not None:
+        over = partial(is_over, source, spec)
         items = following(reader, frontier, None, poll_seconds=spec.options.poll_seconds, over=over)
     try:
         async for item in items:

@@ -50,6 +50,7 @@ from workers.signals import Point
 from workers.sources.base import SourceChanged
 from workers.splits import SplitWork
 from workers.verifier import VerifyWork
+from workers.window import window_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -210,6 +211,7 @@ class _Work:
                 needed += spec.options.chunk.bytes
             if spec.format.kind == "parquet":
                 needed += 6 * int(getattr(spec.format, "row_group_bytes", 0))  # docs/formats.md
+            needed += window_bytes(spec.options)
             if not self._place.memory.fits(needed):
                 self._control.report_soon(Condition(waiting_for="memory"))
             async with self._place.memory.hold(needed):

@@ -8,6 +8,7 @@ know, never with what this process remembers.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
@@ -21,15 +22,18 @@ from workers.beforehand import getting_ready
 from workers.changes import look
 from workers.chunks import OpenChunk, batch
 from workers.closing import put_down
-from workers.delivery import Delivery, Load, caused_by, say_set_aside, stage_again
+from workers.delivery import Delivery, Load, caused_by, say_late, say_set_aside, stage_again
 from workers.easing import Easing
-from workers.feed import End, Feed, Idle, Unreadable, bounded, following
+from workers.feed import End, Feed, Idle, Unreadable, bounded, following, is_over
+from workers.limits import most_rows
 from workers.metrics import set_aside
 from workers.owners import drop_writer, owner
+from workers.ranges import rows_left, start_of
 from workers.rejected import letter, stage_what_can_be
 from workers.retrying import Retry
 from workers.shown import described
 from workers.signals import Point
+from workers.window import NoWindow, rows_among, window_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -40,6 +44,7 @@ if TYPE_CHECKING:
     from workers.feed import Item
     from workers.ports import Workplace
     from workers.sources.base import Page, Reader, Source
+    from workers.window import Window
 
 ANCHOR_AGAIN_SECONDS = 24 * 3600.0
 """A target forgets idle positions (Kafka: offsets.retention.minutes, 7 days by default): write it again long before."""
@@ -65,6 +70,7 @@ class SplitWork:
         self._sequence = 0
         self._anchored_at: datetime | None = None
         self._next_scan = self._next_look = 0.0
+        self._window: Window | NoWindow = NoWindow()
         self._owner = owner(step)
 
     async def run(self) -> None:
@@ -81,11 +87,8 @@ class SplitWork:
             await self._reached(Point.OPENED)
             # Opening may have fenced the valid owner: make sure that we are it before anything is written.
             await self._control.renew()
-            split, mark = await self.delivery.recover(
-                writer,
-                await self._place.store.split(self._lease),
-                partial(self._repeat, writer, reader),
-            )
+            found = await self._place.store.split(self._lease)
+            split, mark = await self.delivery.recover(writer, found, partial(self._repeat, writer, reader, found))
             await self._look()
             self._sequence = split.sequence
             if isinstance(writer, Numbered):
@@ -93,25 +96,27 @@ class SplitWork:
             if isinstance(writer, CountsOverJob):
                 writer.number_by(partial(self._place.store.draw_number, self._lease))
             self._anchored_at = split.anchored_at
-            self._begin_chunk(split.position or split.lower)
-            start = await self._start(split)
+            self._chunk = OpenChunk(self._spec.options.chunk, split.position or split.lower)
+            start = await start_of(split, self._source)
+            self._window = window_of(split, self._spec.options, reader, self._source)
             if split.tail:
                 frontier = self._source.frontier(start)
-                pages = following(
-                    reader, frontier, start, poll_seconds=self._spec.options.poll_seconds, over=self._over
-                )
+                over, poll = partial(is_over, self._source, self._spec), self._spec.options.poll_seconds
+                pages = following(reader, frontier, start, poll_seconds=poll, over=over)
             else:
-                pages = bounded(reader, start, split.upper, self._rows_left(split))
-            await self._consume(writer, pages, split, anchored=mark is not None)
+                pages = bounded(reader, start, split.upper, rows_left(split, self._spec))
+            await self._consume(writer, pages, replace(split, scanned_to=start), anchored=mark is not None)
         finally:
             await put_down("writer", drop_writer(writer), PUT_DOWN_SECONDS)
             if frontier is not None:
                 await put_down("frontier", frontier.close(), PUT_DOWN_SECONDS)
             await put_down("reader", reader.close(), PUT_DOWN_SECONDS)
 
-    async def _repeat(self, writer: Writer, reader: Reader, chunk: ChunkRecord, attempt: int) -> Load:
+    async def _repeat(
+        self, writer: Writer, reader: Reader, split: SplitState, chunk: ChunkRecord, attempt: int
+    ) -> Load:
         await self._look()
-        return await stage_again(writer, reader, chunk, attempt)
+        return await stage_again(writer, reader, chunk, split, attempt)
 
     async def _consume(self, writer: Writer, pages: AsyncIterator[Item], split: SplitState, *, anchored: bool) -> None:
         feed = Feed(pages)
@@ -120,7 +125,7 @@ class SplitWork:
             if self._sink.needs_anchor and (not anchored or _old(self._anchored_at)):
                 await self._anchor(writer)
             while True:
-                item = await feed.next(self._control, self._until_due())
+                item = await feed.next(self._control, self._chunk.due_in)
                 if item is not None:
                     await self._retry.recovered()
                 match item:
@@ -130,14 +135,16 @@ class SplitWork:
                             await self._keep(scanned, now=True)
                             raise Stopped
                     case End():
+                        await self._look_back(writer, split.upper or scanned or split.scanned_to, now=True)
                         await self._close(writer, scanned)
                         with self._control.last_write():
                             await self._place.store.finish_split(self._lease, split.upper or scanned)
                         await self._reached(Point.SPLIT_DONE)
                         return
                     case Idle():
-                        if self._due():
+                        if self._chunk.due:
                             await self._close(writer, scanned)
+                        await self._look_back(writer, scanned or split.scanned_to)
                         await self._idle(writer, item, split)
                     case Unreadable():
                         await self._pass_over(writer, item)
@@ -146,6 +153,7 @@ class SplitWork:
                         await self._reached(Point.READ)
                         await self._write(writer, item)
                         scanned = item.scanned_to or scanned
+                        await self._look_back(writer, scanned, item)
                         await self._keep(scanned)
         finally:
             await feed.close()
@@ -159,11 +167,11 @@ class SplitWork:
             if self._control.stopping:
                 await self._close(writer, None)
                 raise Stopped
-            end = self._chunk.cut(page, done, self._most_rows())
+            end = self._chunk.cut(page, done, most_rows(self._control.rows_per_second))
             await self._stage(writer, page, done, end)
             done = end
             await self._reached(Point.STAGED)
-            if self._chunk.full or self._due():
+            if self._chunk.full or self._chunk.due:
                 await self._close(writer, page.scanned_to if done == rows else None)
 
     async def _stage(self, writer: Writer, page: Page, begin: int, end: int) -> None:
@@ -173,13 +181,15 @@ class SplitWork:
         )
         refused = await stage_what_can_be(writer, rows)
         self._chunk.add(page, begin, rows, time.monotonic(), refused)
+        self._window.add(page, begin, end)
         if refused:
             await self._check_limits()
 
     async def _pass_over(self, writer: Writer, item: Unreadable) -> None:
         self._chunk.pass_over(letter(item.key, item.code, item.message), time.monotonic())
+        self._window.add_key(item.key)
         await self._check_limits()
-        if self._chunk.full or self._due():
+        if self._chunk.full or self._chunk.due:
             await self._close(writer, item.key)
 
     async def _check_limits(self) -> None:
@@ -205,9 +215,10 @@ class SplitWork:
                 last_key=chunk.last_key,
                 lower=chunk.lower,
             )
-            directive = await self.delivery.deliver(writer, Load(cut, chunk.dead, scanned_to=scanned))
+            load = Load(cut, chunk.dead, scanned_to=scanned, late=chunk.late, seen=self._window.seal())
+            directive = await self.delivery.deliver(writer, load)
             self._sequence = sequence
-        self._begin_chunk(chunk.last_key)
+        self._chunk = OpenChunk(self._spec.options.chunk, chunk.last_key, late=chunk.late)
         self._retry.progressed()
         self._control.apply(directive)
         if self._control.ending is Ending.ABORT:
@@ -215,13 +226,41 @@ class SplitWork:
 
     async def _bury(self, last_key: Key, scanned: Key | None) -> Directive:
         """No row is visible: nothing is sent, and no sequence is taken."""
-        dead = self._chunk.dead
+        dead, late = self._chunk.dead, self._chunk.late
         with caused_by(dead):
-            directive = await self._place.store.bury(self._lease, dead, last_key=last_key, scanned_to=scanned)
+            directive = await self._place.store.bury(
+                self._lease, dead, last_key=last_key, scanned_to=scanned, seen=self._window.seal(), late=late
+            )
+        if late:
+            say_late(self._sink.kind, len(dead), None)
         set_aside(self._sink.kind, len(dead))
         say_set_aside(dead, None)
         await self._reached(Point.SETTLED)
         return directive
+
+    # -- rows that arrive late -----------------------------------------------------------------------------------
+
+    async def _look_back(
+        self, writer: Writer, upto: Key | None, page: Page | None = None, *, now: bool = False
+    ) -> None:
+        """Deliver what has arrived behind `upto`, up to which everything was read, since the last look; where a look is
+        due, after `page` or with nothing to read, or at the end `now`."""
+        window = self._window
+        if isinstance(window, NoWindow) or upto is None or not (now or window.is_due(page)):
+            return
+        if late := await window.look(upto):
+            await self._close(writer, upto)
+            # Before any of them is sent: who reads on from an older place would find them once more.
+            await self._keep(upto, now=True)
+            self._chunk = OpenChunk(self._spec.options.chunk, None, late=True)
+            async for item in rows_among(window.reader, late):
+                if isinstance(item, Unreadable):
+                    await self._pass_over(writer, item)
+                else:
+                    await self._write(writer, item)
+            await self._close(writer, None)
+            self._chunk = OpenChunk(self._spec.options.chunk, upto)
+        await window.forget(self._place.store, self._lease)
 
     # -- beside the rows ----------------------------------------------------------------------------------------
 
@@ -259,48 +298,19 @@ class SplitWork:
             self._next_scan = time.monotonic() + SCAN_EVERY_SECONDS
             await self._place.store.scan(self._lease, scanned)
 
-    async def _start(self, split: SplitState) -> Key | None:
-        if split.position is not None and split.scanned_to is not None and split.position != split.scanned_to:
-            return await self._source.later(split.position, split.scanned_to)
-        return split.scanned_to or split.position or split.lower
-
-    def _rows_left(self, split: SplitState) -> int | None:
-        limit = self._spec.source.limit
-        return None if limit is None else max(0, limit - split.rows_read)
-
-    async def _over(self) -> bool:
-        time_range = self._spec.source.time
-        if time_range is None or time_range.to is None:
-            return False
-        return await self._source.now() >= time_range.to
-
     async def _wait_for_rate(self, writer: Writer) -> None:
         limit = self._place.rate(self._lease.job_id)
         if (delay := limit.delay()) > 1:
             await self._control.report(Condition(waiting_for="rate", progressed=True))
         delay = max(delay, await self._easing.delay())
         while delay > 0 and not self._control.stopping:
-            if self._due():
+            if self._chunk.due:
                 await self._close(writer, None)
             try:
                 await self._control.pause(min(delay, 0.5))
             except Stopped:
                 return
             delay = max(limit.delay(), await self._easing.delay())
-
-    def _most_rows(self) -> int | None:
-        """Small slices under a rate, so that rows flow evenly."""
-        rate = self._control.rows_per_second
-        return None if rate is None else max(1, int(rate / 4))
-
-    def _until_due(self) -> float | None:
-        return None if self._chunk.closes_at is None else max(0.0, self._chunk.closes_at - time.monotonic())
-
-    def _due(self) -> bool:
-        return self._chunk.closes_at is not None and time.monotonic() >= self._chunk.closes_at
-
-    def _begin_chunk(self, position: Key | None) -> None:
-        self._chunk = OpenChunk(self._spec.options.chunk, position)
 
     async def _reached(self, point: Point) -> None:
         await self._place.signals.reached(point, self._lease)

@@ -48,6 +48,10 @@ NO_DELETED_NOTE: Final = (
     "sink.key does not hold the whole key of a row, so a tombstone does not tell which row is gone: rows are counted, "
     "not told apart"
 )
+LATE_NOTE: Final = (
+    "rows that arrived late (options.late_window) are in chunks of their own, which are counted; where the chunks of "
+    "their ranges were read before them, as many rows of the source that are not in these are no change"
+)
 ENVELOPE_NOTE: Final = "values with metadata are not compared: when a row was read is another time by now"
 PARQUET_NOTE: Final = "values in Parquet are compared by the checksum of the whole file alone"
 
@@ -119,19 +123,24 @@ class VerifyWork:
                 if split.ordinal < done or (split.ordinal == done and after >= END_OF_SPLIT):
                     continue
                 after = after if split.ordinal == done else 0
+                late = await store.verify_late(lease, split.ordinal)
                 async for chunk, dead in store.verify_chunks(lease, split.ordinal, after):
-                    await self._compare(comparison, split, chunk, dead)
+                    await self._compare(comparison, split, chunk, dead, late)
                 await self._behind(comparison, split)
         except Stopped:
             await store.verify_progress(lease, self._progress())
             raise
 
-    async def _compare(self, comparison: Comparison, split: SplitCounts, chunk: ChunkRecord, dead: int) -> None:
-        if split.ordinal < 0:
+    async def _compare(
+        self, comparison: Comparison, split: SplitCounts, chunk: ChunkRecord, dead: int, late: int
+    ) -> None:
+        if chunk.late:
+            self._findings.note(LATE_NOTE)
+        if split.ordinal < 0 or chunk.late:
             seen = await comparison.counted(chunk)
         else:
             known = await self._place.store.verify_dead(self._step.lease, split.ordinal, chunk.sequence) if dead else ()
-            seen = await comparison.chunk(chunk, frozenset(known), forgotten=max(0, dead - len(known)))
+            seen = await comparison.chunk(chunk, frozenset(known), forgotten=max(0, dead - len(known)) + late)
         judge = Judge(split.ordinal, chunk, comparison.read_key, comparison.read_token)
         self._findings.compared(
             split, upto=chunk.last_key, chunks=1, recorded=chunk.rows, source=seen.source, sink=seen.sink, dead=dead
@@ -226,4 +235,5 @@ def _reading(
         asked = {*(routing.get("key") or ()), routing.get("routing")} - {entry["as"] for entry in entries}
         shaped = [one for one in source.get("columns", ()) if isinstance(one, dict) and name_of(one) in asked]
         source = {**source, "columns": [*entries, *shaped]}
-    return {**spec, "mode": "once", "source": source, "sink": routing, "format": form}
+    options = {**(spec.get("options") or {}), "late_window": None}  # type: ignore[dict-item]  # an object too
+    return {**spec, "mode": "once", "options": options, "source": source, "sink": routing, "format": form}

@@ -24,9 +24,7 @@ KeyText = Annotated[str | list[str] | None, Field(description="text, or a list o
 
 def key_text(key: Key | None) -> str | list[str] | None:
     """A key as the API writes it."""
-    if key is None:
-        return None
-    return key[0] if len(key) == 1 else list(key)
+    return None if key is None else key[0] if len(key) == 1 else list(key)
 
 
 class Answer(BaseModel):
@@ -61,6 +59,7 @@ class RunAnswer(Answer):
     rows_sent: int
     rows_dead: int
     rows_maybe_doubled: int
+    rows_late: int
     bytes_sent: int
     last_id: KeyText
     rows_per_second: float | None
@@ -78,6 +77,7 @@ class TotalsAnswer(Answer):
     rows_read: int
     rows_sent: int
     rows_dead: int
+    rows_late: int
     bytes_sent: int
     runs: int
 

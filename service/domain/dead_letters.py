@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from service.domain.errors import Cause
     from service.domain.records import Actor, Directive, Key, Lease
+    from service.domain.window import SeenKeys
 
 RATIO_ROWS = 1000
 """`max_ratio` is a share of the rows that a run has read, and of at least so many: the first row does not trip it."""
@@ -115,10 +116,18 @@ class DeadLetterSteps(Protocol):
         `options.dead_letters` as it is now. Chunks that are prepared count."""
 
     async def bury(
-        self, lease: Lease, dead: Sequence[DeadLetter], *, last_key: Key, scanned_to: Key | None = None
+        self,
+        lease: Lease,
+        dead: Sequence[DeadLetter],
+        *,
+        last_key: Key,
+        scanned_to: Key | None = None,
+        seen: Sequence[SeenKeys] = (),
+        late: bool = False,
     ) -> Directive:
         """A chunk without one visible row takes no sequence: its dead letters are final, and the position is behind
-        them, in one transaction. Raises Permanent `dead_letters_exceeded`, Conflict `chunk_unsettled`."""
+        them, in one transaction; `seen` are their keys for a split with a window, and rows that arrived `late` do not
+        move the position. Raises Permanent `dead_letters_exceeded`, Conflict `chunk_unsettled`."""
 
     async def retry_origin(self, lease: Lease) -> str:
         """`source` or `payload`: what the leased retry sends."""

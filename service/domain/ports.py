@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from service.domain.dead_letters import DeadLetterSteps, DeadLetterStore
 from service.domain.verification import Verifications, VerifySteps
+from service.domain.window import WindowSteps
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from service.domain.states import Event
 
 
-class StepStore(DeadLetterSteps, VerifySteps, Protocol):
+class StepStore(DeadLetterSteps, VerifySteps, WindowSteps, Protocol):
     """Leases and what is written under them. Times are the database's."""
 
     async def claim(
@@ -112,12 +113,16 @@ class StepStore(DeadLetterSteps, VerifySteps, Protocol):
         estimated_rows: int | None,
         target: Mapping[str, object] | None = None,
         promise: tuple[str, str] | None = None,
+        window: bool = False,
+        window_of: int | None = None,
         holds: bool = False,
     ) -> None:
         """The plan step is done: splits and their steps exist (`tail`: the last one waits until the others are done);
         without any split the finish step is ready. `target` is kept for the sinks of later steps; `promise` is the
-        job's guarantee and its note from here on. `holds`: the step stays leased, for the sake of what its holder
-        keeps open, and is done with its last split (a directive that has `ended`)."""
+        job's guarantee and its note from here on. `window`: the last split remembers what it reads, from its lower
+        bound on, or goes on with what generation `window_of` remembers; all else that was remembered is forgotten.
+        `holds`: the step stays leased, for the sake of what its holder keeps open, and is done with its last split (a
+        directive that has `ended`)."""
 
     async def end_plan(self, lease: Lease) -> None:
         """The generation was planned before, and nothing has to be kept open for it any more: the step is done."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from service.domain.dead_letters import DeadLetter, Retried
     from service.domain.errors import Cause
     from service.domain.states import Desired, State
+    from service.domain.window import SeenKeys, WindowState
 
 Key = tuple[str, ...]
 """A row's key as texts; only Postgres compares keys."""
@@ -104,6 +105,10 @@ class ChunkRecord:
     run_id: str
     retried: Retried | None = None
     """Only of a retry's chunk: the dead letters that it is about."""
+    late: bool = False
+    """Its rows came behind the position, which it does not move: it is the keys in `seen`, not a range."""
+    seen: Sequence[SeenKeys] = ()
+    """Of a split with a window: what was read for it, dead letters too. Known while it is prepared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +132,8 @@ class SplitState:
     prepared: Sequence[ChunkRecord]
     """Every stored try of the one prepared, unsettled chunk."""
     done: bool = False
+    window: WindowState | None = None
+    """Only of the one split that looks back for rows that arrive late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +220,8 @@ class Run:
     rows_sent: int
     rows_dead: int
     rows_maybe_doubled: int
+    rows_late: int
+    """Of the rows read: those that were found behind the position."""
     bytes_sent: int
     last_id: Key | None
     splits_done: int
@@ -240,6 +249,7 @@ class Totals:
     rows_read: int
     rows_sent: int
     rows_dead: int
+    rows_late: int
     bytes_sent: int
     runs: int
 

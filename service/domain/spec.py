@@ -26,6 +26,7 @@ from pydantic import (
 from service.domain.cron import Dialect, parse
 from service.domain.schedules import is_zone
 from service.domain.shape import ALL, ColumnEntry, SoftDelete, names_of
+from service.domain.window import MOST_LATE_KEYS, refuse_window
 
 Mode = Literal["once", "full", "incremental", "continuous"]
 
@@ -207,6 +208,9 @@ class Options(Strict):
     rate: RateOptions = RateOptions()
     ease: EaseOptions | None = None
     safety: SafetyOptions = SafetyOptions()
+    late_window: int | None = Field(
+        default=None, ge=1, le=MOST_LATE_KEYS, description="this many rows behind the last are looked at again"
+    )
     poll_seconds: Annotated[float, Field(ge=0.05, le=3600, strict=False)] = 1.0
     stop_timeout_seconds: Annotated[float, Field(ge=0.1, le=3600, strict=False)] = 30.0
     dead_letters: DeadLetterOptions = DeadLetterOptions()
@@ -305,6 +309,13 @@ class JobSpec(Strict):
     options: Options = Options()
     schedule: ScheduleSpec | None = None
     labels: dict[str, str] = Field(default_factory=dict, max_length=64)
+
+    @field_validator("options")
+    @classmethod
+    def _looks_back(cls, value: Options, info: ValidationInfo) -> Options:
+        if value.late_window is not None and {"source", "mode"} <= info.data.keys():
+            refuse_window(info.data["source"], info.data["mode"])
+        return value
 
     @field_validator("schedule")
     @classmethod

@@ -233,6 +233,10 @@ class VerifySteps(Protocol):
     async def verify_dead(self, lease: Lease, ordinal: int, sequence: int) -> frozenset[Key]:
         """The keys of a chunk's dead letters that are still kept: some may have been deleted, or sent by a retry."""
 
+    async def verify_late(self, lease: Lease, ordinal: int) -> int:
+        """Rows of the split that arrived late: in chunks of their own, and by now in the source within the ranges of
+        the others."""
+
     async def verify_progress(self, lease: Lease, progress: VerifyProgress) -> None:
         """Keep it: whoever leases the step next goes on there."""
 

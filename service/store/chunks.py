@@ -8,7 +8,7 @@ from service.domain.dead_letters import Retried
 from service.domain.errors import Conflict
 from service.domain.records import ChunkRecord, SplitState, StepKind
 from service.domain.states import State
-from service.store import letters, retries
+from service.store import letters, retries, window
 from service.store.held import SQL as LEASES
 from service.store.held import (
     Held,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from service.domain.dead_letters import DeadLetter
     from service.domain.records import Directive, Key, Lease, Settlement
+    from service.domain.window import SeenKeys
     from service.store.letters import Place
     from service.store.pool import Connection, Row
 
@@ -50,7 +51,10 @@ class Chunks(Held):
             row = await connection.fetchrow(state, *split_key(lease))
             assert row is not None, "a step of a split has its split"
             prepared = await connection.fetch(SQL["prepared"], *split_key(lease))
-            return split_state(row, prepared)
+            split = split_state(row, prepared)
+            if lease.kind is StepKind.RETRY:
+                return split
+            return (await window.with_windows(connection, *split_key(lease), [(split, row)]))[0]
 
     async def anchored(self, lease: Lease) -> None:
         """As `StepStore.anchored`."""
@@ -101,7 +105,14 @@ class Chunks(Held):
             await letters.refuse_beyond(connection, lease, dead=dead, read=read)
 
     async def bury(
-        self, lease: Lease, dead: Sequence[DeadLetter], *, last_key: Key, scanned_to: Key | None = None
+        self,
+        lease: Lease,
+        dead: Sequence[DeadLetter],
+        *,
+        last_key: Key,
+        scanned_to: Key | None = None,
+        seen: Sequence[SeenKeys] = (),
+        late: bool = False,
     ) -> Directive:
         """As `StepStore.bury`."""
         count, place = len(dead), split_key(lease)
@@ -109,7 +120,10 @@ class Chunks(Held):
             await refuse_prepared(connection, lease)
             await letters.refuse_beyond(connection, lease, dead=count, read=count)
             await letters.insert(connection, (*place, None, lease.epoch, 1), str(lease.run_id), dead, final=True)
-            await connection.execute(SQL["bury"], *place, key_in(last_key), key_in(scanned_to or last_key), count)
+            await window.insert(connection, (*place, None, lease.epoch, 1), seen, final=True)
+            await connection.execute(SQL["bury"], *place, key_in(last_key), key_in(scanned_to or last_key), count, late)
+            if late:
+                await window.count(connection, lease.job_id, lease.run_id, count)
             await connection.execute(SQL["count_job"], lease.job_id, count, 0, count, 0)
             await connection.execute(SQL["count_run"], lease.run_id, count, 0, count, 0, 0)
             return await _moved(connection, lease)
@@ -193,6 +207,7 @@ def chunk_record(row: Row) -> ChunkRecord:
         details=row["details"],
         run_id=row["run_id"],
         retried=None if row["letters"] is None else Retried.of(row["letters"]),
+        late=row["late"],
     )
 
 
@@ -218,10 +233,12 @@ async def store_try(
         chunk.checksum,
         dict(chunk.details),
         None if chunk.retried is None else chunk.retried.to_json(),
+        chunk.late,
     )
     stored = await connection.execute(SQL["prepare"], *mine, chunk.run_id, *content)
     if stored != "INSERT 0 0":
         await letters.insert(connection, mine, chunk.run_id, dead, final=False)
+        await window.insert(connection, mine, chunk.seen, final=False)
     elif not await connection.fetchval(SQL["same_try"], *mine, *content):
         raise Conflict(
             "try_exists", f"try {chunk.attempt} of chunk {chunk.sequence} in epoch {chunk.epoch} is another one"
@@ -263,7 +280,10 @@ async def settle_try(connection: Connection, place: Place, settlement: Settlemen
     else:
         await letters.insert(connection, mine, row["run_id"], settlement.refused, final=True)
         scanned_to = row["last_key"] if settlement.scanned_to is None else key_in(settlement.scanned_to)
-        await connection.execute(SQL["advance"], *place, row["last_key"], scanned_to, given.sequence, row["rows_read"])
+        moved = (row["last_key"], scanned_to, given.sequence, row["rows_read"], row["late"])
+        await connection.execute(SQL["advance"], *place, *moved)
+        if row["late"]:
+            await window.count(connection, place[0], row["run_id"], row["rows_read"])
         counts = (row["rows_read"], row["rows"], row["rows_dead"], row["bytes"])
         await connection.execute(SQL["count_job"], place[0], *counts)
         await connection.execute(SQL["count_run"], row["run_id"], *counts, settlement.rows_maybe_doubled)

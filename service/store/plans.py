@@ -14,6 +14,7 @@ from service.store.held import SQL as LEASES
 from service.store.held import Held, by_holder, end_step, key_in, key_out
 from service.store.sql import load
 from service.store.transitions import end_if_idle, record_event
+from service.store.window import open_window, with_windows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,6 +46,8 @@ class Plans(Held):
             splits = await connection.fetch(CHUNKS["splits"], lease.job_id, number)
             prepared = await connection.fetch(CHUNKS["prepared"], lease.job_id, number, None)
             epochs = await connection.fetch(SQL["epochs"], lease.job_id, number)
+            found = [(split_state(split, prepared), split) for split in splits]
+            states = await with_windows(connection, lease.job_id, number, None, found)
         ranges = row["ranges"]
         return GenerationState(
             number=row["number"],
@@ -55,7 +58,7 @@ class Plans(Held):
             closed=row["closed"],
             spec=row["spec"],
             secrets=self._box.open(row["secrets"]),
-            splits=[split_state(split, prepared) for split in splits],
+            splits=states,
             target=row["target"],
             epochs={epoch["ordinal"]: epoch["epoch"] for epoch in epochs if epoch["kind"] == "split"},
             retries={epoch["ordinal"]: epoch["epoch"] for epoch in epochs if epoch["kind"] == "retry"},
@@ -117,6 +120,8 @@ class Plans(Held):
         estimated_rows: int | None,
         target: Mapping[str, object] | None = None,
         promise: tuple[str, str] | None = None,
+        window: bool = False,
+        window_of: int | None = None,
         holds: bool = False,
     ) -> None:
         """As `StepStore.save_plan`; ordinals are places in `splits`."""
@@ -127,6 +132,8 @@ class Plans(Held):
             await connection.execute(SQL["insert_split_steps"], *generation)
             await connection.execute(SQL["insert_finish_step"], *generation, len(splits))
             await connection.execute(SQL["planned"], *generation, key_in(bound), estimated_rows, dict(target or {}))
+            if window:
+                await open_window(connection, *generation, of=window_of)
             if promise is not None:
                 await connection.execute(SQL["promised"], lease.job_id, *promise)
             await connection.execute(SQL["plan_of_run"], lease.run_id, len(splits), estimated_rows)

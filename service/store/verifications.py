@@ -79,6 +79,12 @@ class VerifySteps(Held):
             rows = await connection.fetch(SQL["dead_keys"], *place)
         return frozenset(tuple(row["key"]) for row in rows)
 
+    async def verify_late(self, lease: Lease, ordinal: int) -> int:
+        """As the protocol says."""
+        async with self._held(lease, StepKind.VERIFY) as (connection, _):
+            rows: int = await connection.fetchval(SQL["late_rows"], lease.job_id, lease.generation, ordinal)
+            return rows
+
     async def verify_progress(self, lease: Lease, progress: VerifyProgress) -> None:
         """As the protocol says."""
         async with self._held(lease, StepKind.VERIFY) as (connection, _):

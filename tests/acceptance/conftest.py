@@ -1,4 +1,4 @@
-"""One service for all acceptance tests of a module, on a control database server of its own, which tests may stop."""
+"""One service for all acceptance tests of a module, on a server of control databases alone, which tests may stop."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from tests.support.kafka import KafkaServer
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def control_server() -> Iterator[PostgresServer]:
-    """Postgres for the control database alone."""
+    """Postgres for the control databases alone."""
     with closing(PostgresServer()) as server:
         yield server.start()
 
@@ -30,6 +30,8 @@ def control_server() -> Iterator[PostgresServer]:
 @pytest.fixture(scope="module")
 def service(control_server: PostgresServer) -> Iterator[ServiceProcess]:
     """The service, ready."""
+    if not control_server.process.running:
+        control_server.start()
     with ThreadPoolExecutor(1) as beside:  # fixtures of a module run outside the tests' event loops
         control = beside.submit(asyncio.run, control_server.create_database()).result()
     process = ServiceProcess(control, settings={"ROWFERRY_MAX_SPLITS": "8"})

@@ -208,3 +208,46 @@ async def test_the_clock_is_the_sources_and_closing_twice_is_fine(case) -> None:
         await opened.reader().close()
         await opened.close()
         await opened.close()
+
+
+async def test_keys_without_rows_are_those_of_every_row_and_say_which_are_let_through(case) -> None:
+    dsn, made, keys = case
+    async with source(dsn, **made.spec) as opened:
+        reader = opened.reader()
+        found, after = [], keys[10]
+        while True:
+            page = await reader.keys(after, keys[-10])
+            found += [(page.key(index), value) for index, value in enumerate(page.values)]
+            if page.end:
+                break
+            after = found[-1][0]
+        assert [key for key, _ in found] == keys[11:-9]
+        assert {value for _, value in found} == {b"t"}
+        await reader.close()
+
+
+async def test_rows_are_read_by_their_keys_alone(case) -> None:
+    dsn, made, keys = case
+    async with source(dsn, **made.spec) as opened:
+        reader = opened.reader()
+        wanted = keys[5:ROWS:37]
+        page = await reader.among(wanted)
+        found = [page.key(index) for index in range(len(page.values))]
+        while not page.end:
+            page = await reader.among(wanted, found[-1])
+            found += [page.key(index) for index in range(len(page.values))]
+        assert found == wanted
+        page = await reader.among(wanted[:3], wanted[1])
+        assert [page.key(index) for index in range(len(page.values))] == [wanted[2]]
+        await reader.close()
+
+
+async def test_a_key_so_many_rows_back_is_found_and_compared_by_the_source(case) -> None:
+    dsn, made, keys = case
+    async with source(dsn, **made.spec) as opened:
+        assert await opened.back(None, keys[-1], 100) == keys[-101]
+        assert await opened.back(keys[-101], keys[-1], 100) is None
+        assert await opened.back(keys[-102], keys[-1], 100) == keys[-101]
+        assert await opened.back(None, keys[-1], len(keys)) is None
+        assert await opened.at_or_below([keys[2], keys[7], keys[8], keys[-1]], keys[7]) == [True, True, False, False]
+        assert await opened.at_or_below([], keys[7]) == []

@@ -6,6 +6,7 @@ import asyncio
 import json
 from dataclasses import replace
 from datetime import UTC, date, datetime
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +15,7 @@ from service.domain.errors import Aborted, Cause, Conflict, LeaseLost, Stopped, 
 from service.domain.records import Condition, OpenRange, StepKind
 from service.domain.states import Event, State
 from service.domain.verification import Difference, DifferenceKind, Findings, VerifyProgress
+from service.domain.window import SeenKeys, WindowState
 from service.store.held import SQL
 from service.store.ids import uuid7
 from service.store.pool import Pool
@@ -286,6 +288,7 @@ WRITES: dict[str, Callable[[StepStore, Lease], Awaitable[Any]]] = {
     "prepare_and_settle": lambda store, lease: store.prepare_and_settle(lease, settlement(chunk(lease))),
     "drop_prepared": lambda store, lease: store.drop_prepared(lease, maybe_doubled=3),
     "scan": lambda store, lease: store.scan(lease, ("7",), rows_read=7),
+    "move_window": lambda store, lease: store.move_window(lease, ("7",), [1]),
     "finish_split": lambda store, lease: store.finish_split(lease, ("7",)),
     "check_dead_letters": lambda store, lease: store.check_dead_letters(lease, dead=1, read=1),
     "bury": lambda store, lease: store.bury(lease, dead("7"), last_key=("7",)),
@@ -304,6 +307,7 @@ WRITES: dict[str, Callable[[StepStore, Lease], Awaitable[Any]]] = {
     "verify_task": lambda store, lease: store.verify_task(lease),
     "verify_chunks": lambda store, lease: anext(store.verify_chunks(lease, 0, 0)),
     "verify_dead": lambda store, lease: store.verify_dead(lease, 0, 1),
+    "verify_late": lambda store, lease: store.verify_late(lease, 0),
     "verify_progress": lambda store, lease: store.verify_progress(lease, PROGRESS),
     "verify_ended": lambda store, lease: store.verify_ended(lease, PROGRESS),
     "verify_failed": lambda store, lease: store.verify_failed(lease, [FAILURE]),
@@ -329,6 +333,7 @@ TABLES = (
     "dead_letters",
     "retries",
     "verifications",
+    "window_keys",
 )
 OF_VERIFY = {name for name in WRITES if name.startswith("verify_")}
 
@@ -1248,3 +1253,90 @@ async def test_a_control_database_that_is_away_is_said_and_nothing_is_retried(
         assert (await store.split(lease)).sequence == 0
     finally:
         await pool.close()
+
+
+# Late window
+
+
+def part(number: int, last: str = "50", keys: int = 10) -> SeenKeys:
+    return SeenKeys(number, (last,), keys, b"packed %d" % number)
+
+
+async def windowed(control: Control, *bounds: str) -> Lease:
+    """The one split of a job that looks back from its first bound on."""
+    job_id = await control.job(options={"dead_letters": {"max_rows": 5}})
+    await control.verb(job_id, Event.START)
+    lease = (await control.claimed(StepKind.PLAN)).lease
+    ranges = [OpenRange((low,), (high,)) for low, high in pairwise(bounds)]
+    await control.store.save_plan(
+        lease, ranges, bound=(bounds[-1],), tail=False, estimated_rows=None, window=True, window_of=None
+    )
+    while (lease := (await control.claimed(StepKind.SPLIT)).lease).ordinal < len(ranges) - 1:
+        assert (await control.store.split(lease)).window is None, "only the last one looks back"
+    return lease
+
+
+async def test_what_a_split_has_seen_is_kept_with_a_try_and_final_with_its_settle(control: Control) -> None:
+    lease = await windowed(control, "0", "10", "99")
+    assert (await control.store.split(lease)).window == WindowState(("10",), (), 1)
+    first = chunk(lease, seen=[part(1)])
+    other = chunk(lease, attempt=2, seen=[part(2), part(3)])
+    await control.store.prepare(lease, first)
+    await control.store.prepare(lease, first)
+    await control.store.prepare(lease, other)
+    split = await control.store.split(lease)
+    assert split.window == WindowState(("10",), (), 4)
+    assert [list(one.seen) for one in split.prepared] == [[part(1)], [part(2), part(3)]]
+    with pytest.raises(Conflict) as refused:
+        await control.store.move_window(lease, ("20",), [1])
+    assert refused.value.code == "chunk_unsettled"
+    await control.store.settle(lease, settlement(other))
+    assert (await control.store.split(lease)).window == WindowState(("10",), (part(2), part(3)), 4)
+    await control.store.prepare(lease, chunk(lease, 2, seen=[part(4)]))
+    await control.store.drop_prepared(lease)
+    await control.store.bury(lease, dead("60"), last_key=("60",), seen=[part(5, "60", 1)])
+    await control.store.move_window(lease, ("40",), [2])
+    assert (await control.store.split(lease)).window == WindowState(("40",), (part(3), part(5, "60", 1)), 6)
+
+
+async def test_late_rows_move_nothing_and_are_counted_once(control: Control) -> None:
+    lease = await windowed(control, "0", "99")
+    await control.store.prepare_and_settle(lease, settlement(chunk(lease), scanned_to=("70",)))
+    late = chunk(lease, 2, rows=3, last="7", late=True, seen=[part(1, "7", 3)])
+    await control.store.prepare(lease, late)
+    (prepared,) = (await control.store.split(lease)).prepared
+    assert prepared.late
+    await control.store.settle(lease, settlement(late))
+    with pytest.raises(Conflict):
+        await control.store.settle(lease, settlement(late))
+    await control.store.bury(lease, dead("8"), last_key=("8",), seen=[part(2, "8", 1)], late=True)
+    split = await control.store.split(lease)
+    assert (split.position, split.scanned_to, split.sequence, split.rows_read) == (("50",), ("70",), 2, 14)
+    (row,) = await control.sql(
+        "SELECT totals_rows_read, totals_rows_sent, totals_rows_dead, totals_rows_late, last_id FROM jobs"
+    )
+    assert tuple(row) == (14, 13, 1, 4, ["50"])
+    assert await control.value("SELECT rows_late FROM runs") == 4
+
+
+async def test_what_was_seen_goes_on_with_the_next_generation_or_is_forgotten(control: Control) -> None:
+    lease = await windowed(control, "0", "99")
+    await control.store.prepare_and_settle(lease, settlement(chunk(lease, seen=[part(1)])))
+    await control.store.move_window(lease, ("20",), [])
+    await control.store.finish_split(lease, ("99",))
+    await control.store.finish_run((await control.claimed(StepKind.FINISH)).lease)
+    for number, of in ((2, 1), (3, None)):
+        await control.generation(lease.job_id, number, "keep")
+        await control.verb(lease.job_id, Event.START)
+        plan = (await control.claimed(StepKind.PLAN)).lease
+        assert (await control.store.generation(plan, 1)).splits[0].window is not None
+        given = [OpenRange(("99",), ("99",))]
+        await control.store.save_plan(
+            plan, given, bound=("99",), tail=False, estimated_rows=0, window=True, window_of=of
+        )
+        lease = (await control.claimed(StepKind.SPLIT)).lease
+        window = (await control.store.split(lease)).window
+        assert window == (WindowState(("20",), (part(1),), 2) if of else WindowState(("99",), (), 1))
+        assert await control.value("SELECT count(*) FROM window_keys WHERE generation <> $1", number) == 0
+        await control.store.finish_split(lease, ("99",))
+        await control.store.finish_run((await control.claimed(StepKind.FINISH)).lease)

@@ -1,6 +1,7 @@
 """Eight writers that commit out of order against continuous jobs that are stopped, aborted, resumed and killed.
 
-Every committed row arrives, once; beside it the same jobs with `safety: none` lose rows, or else this could not fail.
+Every committed row arrives, once, with the barrier, and without it within a late window that no transaction outlives;
+beside them the same jobs with `safety: none` lose rows, or else this could not fail.
 `make commit-order SECONDS=600 SEED=7` is the long form; this file alone takes 20 seconds of it.
 """
 
@@ -28,12 +29,18 @@ if TYPE_CHECKING:
 SECONDS = float(os.environ.get("ROWFERRY_COMMIT_ORDER_SECONDS") or 20)
 SEED = int(os.environ.get("ROWFERRY_FAULT_SEED") or random.randrange(10**6))
 CATCHES_UP_SECONDS = 120.0
+JOBS: dict[str, dict[str, Any]] = {
+    "commit": {"safety": {"kind": "commit"}},
+    # more rows than are written while the longest transaction is prepared
+    "late": {"safety": {"kind": "none"}, "late_window": 50_000},
+    "none": {"safety": {"kind": "none"}},
+}
 
 pytestmark = [pytest.mark.kafka, pytest.mark.fault, pytest.mark.timeout(300 + 3 * SECONDS)]
 
 
 class Jobs:
-    """For each table one job that waits for commits and one that does not, on one service."""
+    """For each table one job that waits for commits, one that looks back and one that does neither, on one service."""
 
     def __init__(self, service: ServiceProcess, kafka: KafkaServer) -> None:
         self._service, self._kafka = service, kafka
@@ -43,10 +50,10 @@ class Jobs:
         async with self._service.client() as api:
             await api.put_datasource("shop", dsn)
             for table in TABLES:
-                for safety in ("commit", "none"):
+                for safety, how in JOBS.items():
                     topic = self.topics[table, safety] = await asyncio.to_thread(self._kafka.create_topic)
                     sink = {"kind": "kafka", "bootstrap_servers": self._kafka.bootstrap, "topic": topic}
-                    options = {"safety": {"kind": safety}, "poll_seconds": 0.05, "chunk": {"seconds": 0.1}}
+                    options = {**how, "poll_seconds": 0.05, "chunk": {"seconds": 0.1}}
                     spec = {"name": f"{table}-{safety}", "mode": "continuous", "sink": sink, "options": options}
                     source = {"datasource": "shop", "table": f"public.{table}"}
                     await api.create({**spec, "source": source}, start=True)
@@ -80,19 +87,31 @@ class Jobs:
 
             await until(moved, CATCHES_UP_SECONDS, "every job delivers")
 
-    async def caught_up(self, last: dict[str, str]) -> None:
-        """Every job has read to the last key of its table."""
+    async def caught_up(self, committed: dict[str, set[str]]) -> dict[str, int]:
+        """Every job has read to the last key of its table, and who looks back has found every row; how many of them
+        late, by table."""
+        late: dict[str, int] = {}
 
         async def reached() -> bool:
             async with self._service.client() as api:
-                return all([(await api.get(f"{t}-{s}"))["last_id"] == last[t] for t, s in self.topics])
+                for table, safety in self.topics:
+                    answer = await api.get(f"{table}-{safety}")
+                    if answer["last_id"] != max(committed[table], key=int):
+                        return False
+                    if safety == "late":
+                        late[table] = answer["totals"]["rows_late"]
+                        if answer["totals"]["rows_sent"] < len(committed[table]):
+                            return False
+            return True
 
         await until(reached, CATCHES_UP_SECONDS, "every job has read its table to the end")
         async with self._service.client() as api:
             for table, safety in self.topics:
                 answer = await api.get(f"{table}-{safety}")
                 assert {"bound", "held_by", "ahead_of_generator"} <= (answer["horizon"] or {}).keys(), answer
-                assert ("safety none" in answer["guarantee_note"]) is (safety == "none"), answer
+                assert ("safety none" in answer["guarantee_note"]) is (safety != "commit"), answer
+                assert ("late_window 50000" in answer["guarantee_note"]) is (safety == "late"), answer
+        return late
 
     def delivered(self, table: str, safety: str) -> Counter[str | None]:
         rows = kafka_rows(self._kafka.bootstrap, self.topics[table, safety])
@@ -134,7 +153,7 @@ async def test_every_committed_row_arrives_once_and_without_the_barrier_rows_are
         undisturbed = racers.transactions + 300
         await until(lambda: racers.transactions >= undisturbed, 120, "300 more transactions")
         committed = await racers.stop()
-        await jobs.caught_up({table: max(keys, key=int) for table, keys in committed.items()})
+        late = await jobs.caught_up(committed)
         await jobs.each("stop")
         found = {pair: await asyncio.to_thread(jobs.delivered, *pair) for pair in jobs.topics}
     lost = {}
@@ -143,6 +162,7 @@ async def test_every_committed_row_arrives_once_and_without_the_barrier_rows_are
         assert not doubled, f"{table}-{safety}: {doubled[:5]} came more than once"
         assert not keys.keys() - committed[table], f"{table}-{safety}: rows that were never committed"
         lost[table, safety] = len(committed[table] - keys.keys())
-    print(f"{racers.transactions} transactions, {disturber.done}; lost: {lost}")  # noqa: T201 -- the proof in numbers
-    assert [lost[table, "commit"] for table in TABLES] == [0, 0]
+    print(f"{racers.transactions} transactions, {disturber.done}; late: {late}; lost: {lost}")  # noqa: T201 -- the proof in numbers
+    assert [lost[table, safety] for safety in ("commit", "late") for table in TABLES] == [0, 0, 0, 0]
+    assert sum(late.values()) > 0, "no row was late: nothing was looked back for"
     assert sum(lost[table, "none"] for table in TABLES) > 0, "the test can not see a lost row: it proves nothing"

@@ -29,7 +29,7 @@ LARGER = {
     "service/domain/records.py": (460, "the records of the ports, and no code"),
     "sinks/base.py": (370, "the contracts of sinks and writers with their promises, and no code"),
     "service/api/answers.py": (545, "the models of every answer: OpenAPI is made from them"),
-    "workers/planner.py": (330, "the plan step, from the end of what was before to a plan that is saved"),
+    "workers/planner.py": (340, "the plan step, from the end of what was before to a plan that is saved"),
     "workers/sources/definition.py": (410, "a definition turned into SQL, in one place because of quoting"),
     "workers/sources/postgres.py": (400, "the Source protocol over the reader, the barrier and the catalog"),
     "workers/sources/connection.py": (410, "the pinned session and everything that may be sent on it"),

@@ -89,6 +89,13 @@ def test_no_problem_shows_a_registered_secret() -> None:
         (job(mode="twice"), "/mode", ["mode 'twice'", "once"]),
         (job(options={"splits": 0}), "/options/splits", ["options.splits 0", "greater than or equal to 1"]),
         (job(options={"splits": "4"}), "/options/splits", ["options.splits '4'", "integer"]),
+        (job(mode="continuous", options={"late_window": 0}), "/options/late_window", ["options.late_window 0", "than"]),
+        (job(mode="continuous", options={"late_window": 100_001}), "/options/late_window", ["100001", "100000"]),
+        (job(mode="continuous", options={"late_window": "9"}), "/options/late_window", ["'9'", "integer"]),
+        (job(options={"late_window": 9}), "/options", ["late_window", "mode once", "leave late_window out"]),
+        (job(mode="full", options={"late_window": 9}), "/options", ["late_window", "incremental or continuous"]),
+        (job(mode="incremental", source={"datasource": "d", "table": "t", "limit": 5}, options={"late_window": 9}),
+         "/options", ["late_window", "source.limit", "leave one"]),
         (job(sink={"kind": "ftp"}), "/sink/kind", ["sink.kind 'ftp'", "'kafka'"]),
         (job(sink={}), "/sink/kind", ["sink.kind"]),
         (job(sink={"kind": "file"}), "/sink/path", ["sink.path", "required"]),
@@ -125,17 +132,13 @@ def test_a_secret_of_the_wrong_kind_is_not_repeated() -> None:
     assert "hunter2" not in errors(job(sink=sink)).detail
 
 
-@pytest.mark.parametrize(
-    ("part", "pointer"),
-    [
-        ({"options": {"late_window": 10}}, "/options/late_window"),
-    ],
-)
-def test_what_is_not_available_is_not_called_unknown(part, pointer: str) -> None:
+def test_what_is_not_available_is_not_called_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is while the page promises something that is not built yet."""
+    monkeypatch.setattr(not_available, "OPTIONS", frozenset({"snapshot"}))
     with pytest.raises(Problem) as refused:
-        not_available.refuse(job(**part))
+        not_available.refuse(job(options={"snapshot": True}))
     assert (refused.value.status, refused.value.code) == (422, "not_available")
-    assert [entry.pointer for entry in refused.value.errors] == [pointer]
+    assert [entry.pointer for entry in refused.value.errors] == ["/options/snapshot"]
 
 
 def test_what_is_available_passes() -> None:

@@ -36,6 +36,7 @@ RUN = Run(
     rows_sent=2,
     rows_dead=1,
     rows_maybe_doubled=0,
+    rows_late=0,
     bytes_sent=0,
     last_id=("7",),
     splits_done=1,

@@ -150,6 +150,13 @@ class Reader(Protocol):
         """The row with this key as a page of its own, by itself; empty where there is none, or none that the definition
         lets through. Raises as `read`."""
 
+    async def keys(self, after: Key | None, upper: Key) -> Page:
+        """The next keys above `after` and up to `upper`, of whatever rows are there, as a page whose values are b"t"
+        where the definition lets the row through. At least one unless `end`. Raises as `read`."""
+
+    async def among(self, keys: Sequence[Key], after: Key | None = None) -> Page:
+        """The rows that have one of these keys, above `after`: pages as `read` gives them. Raises as `read`."""
+
     async def close(self) -> None:
         """Give the connection back; cancels a running query. Never raises."""
 
@@ -221,6 +228,13 @@ class Source(Protocol):
 
     async def later(self, one: Key, other: Key) -> Key:
         """The larger of two keys, compared by Postgres with the key's own types and collations."""
+
+    async def back(self, lower: Key | None, upper: Key, rows: int) -> Key | None:
+        """The key above `lower` that has so many rows above it, up to `upper`, whatever `where` says of them; None
+        where there are no more."""
+
+    async def at_or_below(self, keys: Sequence[Key], bound: Key) -> list[bool]:
+        """Of each key whether it is not above `bound`, compared as `later` does."""
 
     async def check_keys(self, keys: Sequence[Key]) -> None:
         """Raises Permanent `key_invalid`, naming the text and the type, unless every key can be read as the key's

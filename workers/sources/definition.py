@@ -204,6 +204,14 @@ class Definition:
             f" ORDER BY {self.key.order(alias=page)}"
         )
 
+    def keys_sql(self, after: Key | None, upper: Key, limit: int) -> str:
+        """The keys of a range as COPY wants them, each with t where `where` lets its row through: what it leaves out
+        is walked over a page at a time too."""
+        passes = f"CASE WHEN {' AND '.join(self.filters)} THEN 't' ELSE 'f' END" if self.filters else "'t'"
+        select, order = f"{self.key.texts()}, {passes}", self.key.order()
+        rows = self.rows_sql(select, after, upper, order=order, filtered=False, guarded=True)
+        return f"{rows} LIMIT {limit}"
+
     def first_too_large_sql(self, after: Key | None, upper: Key | None, limit: int, max_row_bytes: int) -> str:
         """The place, counted from 1, of the first row for which the statement of `page_sql` fails. Rows come in the
         order of their numbers; ORDER BY would look at all of them first."""

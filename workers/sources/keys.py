@@ -13,6 +13,8 @@ from workers.sources.base import KeyColumn
 from workers.sources.sql import quote_ident, quote_literal
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from workers.sources.base import Key
 
 
@@ -75,6 +77,14 @@ class KeyColumns:
             return f"{columns[0]} {operator} {self.literal(0, key[0])}"
         values = ", ".join(self.literal(index, text) for index, text in enumerate(key))
         return f"({', '.join(columns)}) {operator} ({values})"
+
+    def among(self, keys: Sequence[Key]) -> str:
+        """The condition that the key's columns are one of `keys`, of which there is one at least."""
+        columns = self.ordered()
+        if len(columns) == 1:
+            return f"{columns[0]} IN ({', '.join(self.literal(0, key[0]) for key in keys)})"
+        rows = (f"({', '.join(self.literal(index, text) for index, text in enumerate(key))})" for key in keys)
+        return f"({', '.join(columns)}) IN ({', '.join(rows)})"
 
     def between(self, after: Key | None, upper: Key | None) -> list[str]:
         """Conditions for `after < key <= upper`."""

@@ -17,7 +17,7 @@ import structlog
 from config.names import LogEvent
 from service.domain.errors import Permanent
 from service.domain.inspection import Finding, TableColumn
-from workers.sources import drift, failures, snapshot
+from workers.sources import drift, failures, key_reader, snapshot
 from workers.sources.base import Inspection, Plan, Size, SourceChanged, SplitRange
 from workers.sources.checks import check_datasource
 from workers.sources.connection import STATEMENT_SECONDS, Session
@@ -222,6 +222,14 @@ class PostgresSource:
         """See the protocol."""
         key = (await self._required()).key
         return one if await self._session.fetchval(f"SELECT {key.row(one)} >= {key.row(other)}") else other
+
+    async def back(self, lower: Key | None, upper: Key, rows: int) -> Key | None:
+        """See the protocol."""
+        return await key_reader.back(self._session, await self._required(), lower, upper, rows)
+
+    async def at_or_below(self, keys: Sequence[Key], bound: Key) -> list[bool]:
+        """See the protocol."""
+        return await key_reader.at_or_below(self._session, (await self._required()).key, keys, bound)
 
     async def check_keys(self, keys: Sequence[Key]) -> None:
         """See the protocol."""

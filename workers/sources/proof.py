@@ -40,8 +40,8 @@ _OWN_WORD = (
     "or, where its keys do rise in the order of commits, say so with options.key_is_monotonic (and barrier_sequences)"
 )
 REMEDY: Final = (
-    "set options.safety to delay (with delay_seconds) or none, and know what may be lost; key the job by an identity "
-    f"column; {_OWN_WORD}"
+    "set options.safety to delay (with delay_seconds) or none, or options.late_window, and know what may be lost; key "
+    f"the job by an identity column; {_OWN_WORD}"
 )
 
 
@@ -78,6 +78,8 @@ class Proof:
     reasons: tuple[str, ...] = ()
     remedies: tuple[str, ...] = ()
     ceiling: Ceiling = Ceiling()
+    key_alone: bool = False
+    """Nothing stands against it but what numbers the key: a window may stand in for the barrier."""
 
     def refusal(self, what: str) -> Permanent:
         """The error that says all of it."""
@@ -97,9 +99,9 @@ class _Reasons:
     def add(self, reason: str, remedy: str = "") -> None:
         self.found.setdefault(reason, remedy)
 
-    def proof(self, ceiling: Ceiling) -> Proof:
+    def proof(self, ceiling: Ceiling, *, seen: bool) -> Proof:
         remedies = tuple(dict.fromkeys(remedy for remedy in self.found.values() if remedy))
-        return Proof(tuple(self.found), remedies, ceiling)
+        return Proof(tuple(self.found), remedies, ceiling, key_alone=seen and bool(self.found))
 
 
 async def examine(
@@ -109,14 +111,15 @@ async def examine(
     primary of a standby. What nobody can see is refused whatever the owner says."""
     reasons = _Reasons()
     await _unseen(session, definition, members, reasons, authority)
+    seen = not reasons.found
     generated, ceiling = await _generated(session, definition)
     if not generated.found:
-        return reasons.proof(ceiling)
+        return reasons.proof(ceiling, seen=seen)
     if not word.monotonic:
         for reason, remedy in generated.found.items():
             reasons.add(reason, remedy)
-        return reasons.proof(Ceiling())
-    return reasons.proof(await _at_your_word(session, definition, word, reasons, authority))
+        return reasons.proof(Ceiling(), seen=seen)
+    return reasons.proof(await _at_your_word(session, definition, word, reasons, authority), seen=seen)
 
 
 async def _unseen(

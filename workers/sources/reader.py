@@ -19,10 +19,11 @@ from workers.sources import failures
 from workers.sources.connection import STATEMENT_SECONDS
 from workers.sources.csv_page import CsvPageBuilder
 from workers.sources.estimate import walks
+from workers.sources.key_reader import KeyReader, pace
 from workers.sources.page import NULL, TRUE, PageBuilder, decode_key
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from service.domain.errors import RowferryError
     from workers.sources.base import Key, Page
@@ -33,8 +34,6 @@ _FIRST_ROWS = 500
 _MOST_ROWS = 200_000
 _FILL = 0.92
 """Of `page_bytes` that a page aims at: a cut costs a cancelled statement."""
-_EASY_SECONDS = 0.3
-"""A statement under this may take more rows next time."""
 _MOST_DRIFTS = 5
 """Changes of a table within one page, after which somebody else has to look."""
 _FIRST_SPAN = 2_000
@@ -64,6 +63,7 @@ class PostgresReader:
         self._single_row_seconds = single_row_seconds
         self._rows = _FIRST_ROWS
         self._span = _FIRST_SPAN
+        self._keys = KeyReader(session)
         self._stretch: tuple[Key | None, Key | None] | None = None
         """Where the stretch under way is read from next, and its end."""
         self.long_rows = 0
@@ -82,13 +82,26 @@ class PostgresReader:
 
     async def one(self, key: Key) -> Page:
         """The row with this key, as the protocol says."""
-        return await self._undrifted(lambda definition: self._one(definition, key))
+        return await self._undrifted(
+            lambda definition: self._chosen(definition, definition.key.compared("=", key), most=1)
+        )
 
-    async def _one(self, definition: Definition, key: Key) -> Page:
-        alone = replace(definition, filters=(definition.key.compared("=", key), *definition.filters))
-        page = await self._read_rows(alone, None, None, 1)
+    async def _chosen(
+        self, definition: Definition, condition: str, after: Key | None = None, *, most: int | None = None
+    ) -> Page:
+        """Rows that a condition on the key chooses."""
+        chosen = replace(definition, filters=(condition, *definition.filters))
+        page = await self._read_rows(chosen, after, None, most)
         assert page is not None, "only a stretch asks to be made shorter"
         return page
+
+    async def keys(self, after: Key | None, upper: Key) -> Page:
+        """The next keys of a range, as the protocol says."""
+        return await self._undrifted(lambda definition: self._keys.read(definition, after, upper))
+
+    async def among(self, keys: Sequence[Key], after: Key | None = None) -> Page:
+        """The rows with these keys, as the protocol says."""
+        return await self._undrifted(lambda definition: self._chosen(definition, definition.key.among(keys), after))
 
     async def _undrifted(self, read: Callable[[Definition], Awaitable[Page]]) -> Page:
         """What `read` reads, again where the table was rewritten under the statement, or was changed and the job goes
@@ -129,7 +142,7 @@ class PostgresReader:
                 return page
             page.end = False
             self._stretch = None
-            self._span = min(_MOST_SPAN, max(1, int(self._span * _pace(time.monotonic() - started))))
+            self._span = min(_MOST_SPAN, max(1, int(self._span * pace(time.monotonic() - started))))
             return page
 
     async def _stretch_end(self, definition: Definition, after: Key | None, upper: Key | None) -> Key | None:
@@ -296,7 +309,7 @@ class PostgresReader:
         if not builder.values:
             return
         fitting = int(_FILL * self._page_bytes * len(builder.values) / max(1, builder.bytes))
-        timely = int(max(rows, self._rows) * _pace(took))
+        timely = int(max(rows, self._rows) * pace(took))
         self._rows = max(1, min(fitting, timely, _MOST_ROWS))
 
     async def _refuse_repeat(self, definition: Definition, after: Key | None, upper: Key | None) -> None:
@@ -335,10 +348,3 @@ def _check_unique(definition: Definition, builder: PageBuilder) -> None:
             f"{definition.what}: a row has NULL in its key ({', '.join(definition.key.names)})",
             hint="leave such rows out in `where`, or name another key",
         )
-
-
-def _pace(took: float) -> float:
-    """By how much more, or less, the next statement may do than one that took so long."""
-    if took > STATEMENT_SECONDS / 2:
-        return STATEMENT_SECONDS / (2 * took)
-    return 8 if took < _EASY_SECONDS / 3 else 2 if took < _EASY_SECONDS else 1

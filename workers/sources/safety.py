@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from workers.sources.base import Key
     from workers.sources.connection import Session
     from workers.sources.definition import Definition
+    from workers.sources.proof import Proof
 
 
 class Safety:
@@ -32,21 +33,31 @@ class Safety:
         self._options, self._zone = options, zone
         self.follows = mode in {"incremental", "continuous"}
         """The position moves on from run to run, so a row that commits late would be lost."""
+        self.window_alone = False
+        """Known once it was looked at: no barrier can be kept for the key, and the window stands in for it."""
 
     @property
     def _commit(self) -> bool:
-        return self._options.safety.kind == "commit"
+        return self._options.safety.kind == "commit" and not self.window_alone
+
+    async def _examined(self, definition: Definition) -> Proof:
+        members = await catalog.relation_set(self._session, definition.relations)
+        proof = await examine(self._session, definition, members, self._word(), authority=self._authority)
+        self.window_alone = proof.key_alone and self._options.late_window is not None
+        return proof
 
     async def findings(self, definition: Definition) -> list[Finding]:
         """What stands in the way, and what a person should know."""
         found = []
         if self.follows and self._commit:
-            members = await catalog.relation_set(self._session, definition.relations)
-            proof = await examine(self._session, definition, members, self._word(), authority=self._authority)
+            proof = await self._examined(definition)
             if proof.reasons:
                 refused = proof.refusal(definition.what)
-                found.append(Finding("/options/safety", "error", refused.code, refused.message, refused.hint))
-            found += await self._holders_not_visible()
+                severity = "warning" if self.window_alone else "error"
+                message = f"{refused.message}; {self._lost()}" if self.window_alone else refused.message
+                found.append(Finding("/options/safety", severity, refused.code, message, refused.hint))
+            if self._commit:
+                found += await self._holders_not_visible()
         if self.follows and (what := _may_match_late(definition, self._options)):
             found.append(
                 Finding(
@@ -54,7 +65,7 @@ class Safety:
                     "warning",
                     "late_match",
                     f"rows are delivered if they match when their key becomes final ({what}); what matches later is "
-                    "not",
+                    "not" + (", but within late_window" if self._options.late_window else ""),
                     "filter on columns that never change after the insert, and join with what is there before the row",
                 )
             )
@@ -75,9 +86,8 @@ class Safety:
     async def refuse(self, definition: Definition) -> None:
         """Raises Permanent `safety_not_provable`."""
         if self.follows and self._commit:
-            members = await catalog.relation_set(self._session, definition.relations)
-            proof = await examine(self._session, definition, members, self._word(), authority=self._authority)
-            if proof.reasons:
+            proof = await self._examined(definition)
+            if proof.reasons and not self.window_alone:
                 raise proof.refusal(definition.what)
 
     def note(self, definition: Definition) -> str:
@@ -85,7 +95,9 @@ class Safety:
         notes = []
         safety, options = self._options.safety, self._options
         if self.follows:
-            if safety.kind == "delay":
+            if self._options.late_window is not None and (safety.kind != "commit" or self.window_alone):
+                notes.append(self._lost())
+            elif safety.kind == "delay":
                 notes.append(
                     f"rows that commit more than {safety.delay_seconds:g} s after larger keys are lost (safety delay)"
                 )
@@ -107,6 +119,11 @@ class Safety:
             notes.append(KEY_AT_WORD)
         return "; ".join(notes)
 
+    def _lost(self) -> str:
+        safety, window = self._options.safety, self._options.late_window
+        late = f" and more than {safety.delay_seconds:g} s after them" if safety.kind == "delay" else ""
+        return f"rows that commit after more than {window} larger keys were read{late} are lost (late_window)"
+
     async def bound(
         self, definition: Definition, lower: Key | None, waiting: Callable[[Horizon | None], None]
     ) -> Key | None:
@@ -119,7 +136,7 @@ class Safety:
             return None
         if self._options.snapshot:
             return drawn.key
-        if safety.kind == "commit":
+        if self._commit:
             await barrier.wait(waiting)
         elif safety.kind == "delay" and self.follows:
             waiting(Horizon(None))
@@ -131,8 +148,8 @@ class Safety:
 
     async def frontier(self, definition: Definition, position: Key | None) -> CommitFrontier | DelayFrontier:
         """The moving bound that begins at `position`. Raises Permanent `safety_not_provable`."""
+        await self.refuse(definition)
         if self._commit:
-            await self.refuse(definition)
             return CommitFrontier(self._barrier(definition), position)
         return DelayFrontier(self._barrier(definition), position, self._options.safety.delay_seconds or 0.0)
 

@@ -1,9 +1,11 @@
 -- name: split
-SELECT ordinal, lower, upper, tail, position, scanned_to, sequence, rows_read, anchored_at, done_at
+SELECT ordinal, lower, upper, tail, position, scanned_to, sequence, rows_read, anchored_at, done_at, windowed,
+    window_floor
 FROM splits WHERE job_id = $1 AND generation = $2 AND ordinal = $3;
 
 -- name: splits
-SELECT ordinal, lower, upper, tail, position, scanned_to, sequence, rows_read, anchored_at, done_at
+SELECT ordinal, lower, upper, tail, position, scanned_to, sequence, rows_read, anchored_at, done_at, windowed,
+    window_floor
 FROM splits WHERE job_id = $1 AND generation = $2 ORDER BY ordinal;
 
 -- name: sequence
@@ -15,7 +17,7 @@ SELECT sequence FROM retries WHERE job_id = $1 AND generation = $2 AND number = 
 -- name: prepared
 -- Every stored try, in the order in which they were made. $3 null: of every split.
 SELECT ordinal, sequence, epoch, attempt, rows, bytes, first_key, last_key, lower, target, checksum, details, run_id,
-    letters
+    letters, late
 FROM chunks
 WHERE job_id = $1 AND generation = $2 AND ordinal = coalesce($3, ordinal) AND state = 'prepared'
 ORDER BY ordinal, sequence, epoch, attempt;
@@ -25,8 +27,8 @@ UPDATE splits SET anchored_at = clock_timestamp() WHERE job_id = $1 AND generati
 
 -- name: prepare
 INSERT INTO chunks (job_id, generation, ordinal, sequence, epoch, attempt, run_id, rows, bytes, first_key, last_key, lower,
-    target, checksum, details, letters)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+    target, checksum, details, letters, late)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
 ON CONFLICT DO NOTHING;
 
 -- name: draw_number
@@ -51,14 +53,18 @@ SELECT EXISTS (
     SELECT FROM chunks
     WHERE job_id = $1 AND generation = $2 AND ordinal = $3 AND sequence = $4 AND epoch = $5 AND attempt = $6
         AND state = 'prepared'
-        AND (rows, bytes, first_key, last_key, lower, target, checksum, details, letters)
-            IS NOT DISTINCT FROM ($7, $8, $9::jsonb, $10::jsonb, $11::jsonb, $12, $13, $14::jsonb, $15::jsonb)
+        AND (rows, bytes, first_key, last_key, lower, target, checksum, details, letters, late)
+            IS NOT DISTINCT FROM ($7, $8, $9::jsonb, $10::jsonb, $11::jsonb, $12, $13, $14::jsonb, $15::jsonb, $16)
 );
 
 -- name: settle_chunk
 -- $7 the run that counts it; without one (clean-up) the run that prepared it. $8 rows that were dead when the try was
 -- prepared, $9 rows of it that the target refused since: those are not visible, whatever the try says. A clock that is
 -- set back must not let a chunk fall into a day that is listed already.
+WITH seen AS (
+    UPDATE window_keys SET final = true
+    WHERE job_id = $1 AND generation = $2 AND ordinal = $3 AND sequence = $4 AND epoch = $5 AND attempt = $6
+)
 UPDATE chunks SET state = 'settled', settled_at = greatest(clock_timestamp(), (
         SELECT (listed_through + 1)::timestamp AT TIME ZONE 'UTC' FROM generations
         WHERE job_id = $1 AND number = $2 AND finished_at IS NULL AND closed_at IS NULL
@@ -66,22 +72,28 @@ UPDATE chunks SET state = 'settled', settled_at = greatest(clock_timestamp(), (
     rows_maybe_doubled = $10, "partition" = $11, first_offset = $12, last_offset = $13, etag = $14
 WHERE job_id = $1 AND generation = $2 AND ordinal = $3 AND sequence = $4 AND epoch = $5 AND attempt = $6
     AND state = 'prepared'
-RETURNING rows, rows_read, rows_dead, bytes, last_key, run_id, letters;
+RETURNING rows, rows_read, rows_dead, bytes, last_key, run_id, letters, late;
 
 -- name: drop_tries
+WITH seen AS (
+    DELETE FROM window_keys WHERE job_id = $1 AND generation = $2 AND ordinal = $3 AND NOT final
+)
 UPDATE chunks SET state = 'dropped', rows_maybe_doubled = $4
 WHERE job_id = $1 AND generation = $2 AND ordinal = $3 AND state = 'prepared'
 RETURNING run_id;
 
 -- name: advance
 -- A sink that keeps a position of its own has just written it with the chunk; one that was never anchored has none.
-UPDATE splits SET position = $4, scanned_to = $5, sequence = $6, rows_read = rows_read + $7,
+-- $8 rows that arrived late: they move nothing.
+UPDATE splits SET position = CASE WHEN $8 THEN position ELSE $4 END,
+    scanned_to = CASE WHEN $8 THEN scanned_to ELSE $5 END, sequence = $6, rows_read = rows_read + $7,
     anchored_at = CASE WHEN anchored_at IS NOT NULL THEN clock_timestamp() END
 WHERE job_id = $1 AND generation = $2 AND ordinal = $3;
 
 -- name: bury
--- Rows that were all set aside: no sequence is taken for them.
-UPDATE splits SET position = $4, scanned_to = $5, rows_read = rows_read + $6
+-- Rows that were all set aside: no sequence is taken for them. $7 rows that arrived late: they move nothing.
+UPDATE splits SET position = CASE WHEN $7 THEN position ELSE $4 END,
+    scanned_to = CASE WHEN $7 THEN scanned_to ELSE $5 END, rows_read = rows_read + $6
 WHERE job_id = $1 AND generation = $2 AND ordinal = $3;
 
 -- name: scan
@@ -145,7 +157,7 @@ WHERE s.job_id = $1 AND s.generation = $2 AND s.state = 'waiting'
 -- name: settled_page
 -- Of the splits: what retries have sent is no part of it.
 SELECT ordinal, sequence, epoch, attempt, rows, bytes, first_key, last_key, lower, target, checksum, details, run_id,
-    letters
+    letters, late
 FROM chunks
 WHERE job_id = $1 AND generation = $2 AND state = 'settled' AND (ordinal, sequence) > ($3, $4)
 ORDER BY ordinal, sequence LIMIT $5;

@@ -17,7 +17,7 @@ WHERE g.job_id = $1 AND g.number = $2 AND c.state = 'settled'
 -- name: day_page
 -- Of the splits: what retries have sent is no part of it.
 SELECT ordinal, sequence, epoch, attempt, rows, bytes, first_key, last_key, lower, target, checksum, details, run_id,
-    letters, settled_at
+    letters, late, settled_at
 FROM chunks
 WHERE job_id = $1 AND generation = $2 AND state = 'settled' AND ordinal >= 0
     AND settled_at >= $3::date::timestamp AT TIME ZONE 'UTC'

@@ -18,14 +18,16 @@ SELECT j.id, j.name
      , ROW(j.xmin, j.status_revision, j.updated_at, s.stalled, k.parked, h.snapshot, r.version, v.versions)::text AS mark  --? mark
      , :account::text AS account, j.owner, j.spec, j.secret_pointers, j.spec_revision, j.status_revision  --? whole
      , j.state, j.desired, j.reason, j.generation, j.generation_unrun, j.guarantee, j.guarantee_note  --? whole
-     , j.totals_rows_read, j.totals_rows_sent, j.totals_rows_dead, j.totals_bytes_sent, j.totals_runs  --? whole
+     , j.totals_rows_read, j.totals_rows_sent, j.totals_rows_dead, j.totals_rows_late  --? whole
+     , j.totals_bytes_sent, j.totals_runs  --? whole
      , j.last_id, j.waiting_for, j.retrying, j.horizon, j.lag, s.stalled, j.last_progress_at, j.errors  --? whole
      , j.labels, j.created_at, j.updated_at, j.state_changed_at, j.next_run_at, k.parked, l.splits, h.snapshot  --? whole
      , r.id AS r_id, r.job_id AS r_job_id, r.job_name AS r_job_name, r.number AS r_number  --? whole
      , r.generation AS r_generation, r.trigger AS r_trigger, r.state AS r_state, r.sink AS r_sink  --? whole
      , r.datasource AS r_datasource, r.started_at AS r_started_at, r.ended_at AS r_ended_at  --? whole
      , r.rows_read AS r_rows_read, r.rows_sent AS r_rows_sent, r.rows_dead AS r_rows_dead  --? whole
-     , r.rows_maybe_doubled AS r_rows_maybe_doubled, r.bytes_sent AS r_bytes_sent, r.last_id AS r_last_id  --? whole
+     , r.rows_maybe_doubled AS r_rows_maybe_doubled, r.rows_late AS r_rows_late  --? whole
+     , r.bytes_sent AS r_bytes_sent, r.last_id AS r_last_id  --? whole
      , r.splits_done AS r_splits_done, r.splits_total AS r_splits_total  --? whole
      , r.estimated_rows AS r_estimated_rows, r.errors AS r_errors, r.labels AS r_labels  --? whole
   FROM jobs j

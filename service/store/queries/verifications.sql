@@ -53,9 +53,13 @@ ORDER BY ordinal;
 SELECT key FROM dead_letters
 WHERE job_id = $1 AND generation = $2 AND ordinal = $3 AND sequence = $4 AND final_at IS NOT NULL;
 
+-- name: late_rows
+SELECT coalesce(sum(rows_read), 0)::bigint FROM chunks
+WHERE job_id = $1 AND generation = $2 AND ordinal = $3 AND state = 'settled' AND late;
+
 -- name: chunks
 SELECT c.ordinal, c.sequence, c.epoch, c.attempt, c.rows, c.bytes, c.first_key, c.last_key, c.lower, c.target,
-    c.checksum, c.details, c.run_id, c.letters, coalesce(c.rows_dead, 0) AS rows_dead
+    c.checksum, c.details, c.run_id, c.letters, c.late, coalesce(c.rows_dead, 0) AS rows_dead
 FROM chunks c JOIN verifications v ON v.job_id = c.job_id AND v.generation = c.generation AND v.state = 'running'
 WHERE c.job_id = $1 AND c.generation = $2 AND c.ordinal = $3 AND c.sequence > $4 AND c.state = 'settled'
     AND c.settled_at <= v.created_at AND (v.run_id IS NULL OR c.run_id = v.run_id)
