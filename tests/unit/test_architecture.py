@@ -26,6 +26,7 @@ LONGEST_MODULE, LONGEST_FUNCTION = 320, 45
 # The aim is 300 and 40. What is longer says why, and how long it may get.
 LARGER = {
     "service/domain/ports.py": (535, "every method of the ports with its promise, and no code"),
+    "service/domain/spec.py": (340, "the models of a definition: OpenAPI is made from them"),
     "service/domain/records.py": (460, "the records of the ports, and no code"),
     "sinks/base.py": (370, "the contracts of sinks and writers with their promises, and no code"),
     "service/api/answers.py": (545, "the models of every answer: OpenAPI is made from them"),
