@@ -210,6 +210,8 @@ def _session(*, ambient: bool) -> AioSession:
     """Blocks for a second the first time. Without `ambient` nothing of the host's own AWS settings is looked at."""
     from aiobotocore.session import AioSession  # noqa: PLC0415 - see the module's docstring
 
+    from sinks.s3_descriptions import Descriptions  # noqa: PLC0415 - as aiobotocore
+
     # At DEBUG they write whole requests, session tokens and signatures among them.
     for name in ("botocore", "aiobotocore"):
         logger = logging.getLogger(name)
@@ -217,6 +219,8 @@ def _session(*, ambient: bool) -> AioSession:
     # Name in the configuration, environment variable, default, conversion: without the first two nothing is looked up.
     foreign = dict.fromkeys(("config_file", "credentials_file"), (None, None, os.devnull, None))
     session = AioSession(session_vars=None if ambient else foreign | {"profile": (None, None, None, None)})
+
+    session.get_component("data_loader").file_loader = Descriptions()
 
     async def warm() -> None:
         keys = {"aws_access_key_id": "warm", "aws_secret_access_key": "warm"}

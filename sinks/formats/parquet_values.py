@@ -54,7 +54,7 @@ class Values:
         return pa.RecordBatch.from_arrays(self._arrays(values, self._read), schema=self.schema)
 
     def _arrays(self, values: Sequence[bytes], read: Sequence[pa.DataType]) -> list[pa.Array]:
-        read_columns = _parse(b"\n".join([*values, b""]), read, _ROWS, null="")
+        read_columns = _parse([*values, b""], read, _ROWS, null="")
         if len(read_columns[0]) != len(values):
             raise ValueError(f"{len(values)} rows are {len(read_columns[0])} records of CSV")
         return [self._kept(index, column) for index, column in enumerate(read_columns)]
@@ -80,7 +80,7 @@ class Values:
             newlines_in_values=True,
             ignore_empty_lines=False,
         )
-        (elements,) = _parse(taken.lines, [_read_as(kept)], dialect, null="NULL")
+        (elements,) = _parse([taken.lines], [_read_as(kept)], dialect, null="NULL")
         if len(elements) != taken.elements:
             raise ValueError(f"{taken.elements} elements of arrays were read as {len(elements)}")
         return _decoded(elements, kept)
@@ -99,12 +99,12 @@ class Values:
 
     def _rejected(self, values: Sequence[bytes], index: int) -> RowRejected:
         try:
-            texts = _parse(values[index] + b"\n", [pa.binary()] * len(self._columns), _ROWS, null="")
+            texts = _parse([values[index], b""], [pa.binary()] * len(self._columns), _ROWS, null="")
         except pa.ArrowInvalid as error:
             raise ValueError(f"row {index} is not a record of {len(self._columns)} values: {error}") from error
         for position, column in enumerate(self._columns):
             try:
-                given = _parse(values[index] + b"\n", self._only(position), _ROWS, null="")
+                given = _parse([values[index], b""], self._only(position), _ROWS, null="")
                 self._kept(position, given[position])
             except (pa.ArrowInvalid, arrays.Unfit):
                 return RowRejected(
@@ -131,11 +131,13 @@ def _message(column: Column, field: pa.Field, value: bytes | None) -> str:
     )
 
 
-def _parse(data: bytes, read: Sequence[pa.DataType], dialect: csv.ParseOptions, *, null: str) -> list[pa.Array]:
-    """The columns of some CSV lines, each one array."""
+def _parse(
+    lines: Sequence[bytes], read: Sequence[pa.DataType], dialect: csv.ParseOptions, *, null: str
+) -> list[pa.Array]:
+    """The columns of some CSV lines, each one array. The lines are joined here, once: a row may be a megabyte."""
     names = [str(number) for number in range(len(read))]
     # A line of names goes ahead: the reader would take a byte order mark for one, at the beginning of the first value.
-    data = dialect.delimiter.join(names).encode() + b"\n" + data
+    data = b"\n".join([dialect.delimiter.join(names).encode(), *lines])
     table = csv.read_csv(
         pa.BufferReader(data),
         # One block, one thread: who calls has a thread of its own for each split.

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from aiobotocore.session import AioSession  # type: ignore[import-untyped]
 
 from sinks.base import (
     Batch,
@@ -715,6 +716,19 @@ async def test_the_clients_of_many_jobs_that_begin_at_once_hold_no_event_loop(ma
     watching.cancel()
     assert max(turns) < 0.05
     assert _session.cache_info().misses == 1, "reading the descriptions takes a second"
+
+
+@pytest.mark.parametrize("region", ["us-east-1", "eu-central-1", "cn-north-1", "us-gov-west-1", "xx-new-9"])
+async def test_what_is_left_of_the_descriptions_leads_to_the_same_places(region: str):
+    session = _session(ambient=False)
+    loader = session.get_component("data_loader")
+    assert len(loader.load_data("endpoints")["partitions"][0]["services"]) < 10
+    keys = {"region_name": region, "aws_access_key_id": "a", "aws_secret_access_key": "b", "verify": False}
+    for service in ("s3", "sts"):
+        async with session.create_client(service, **keys) as ours, AioSession().create_client(service, **keys) as plain:
+            assert ours.meta.endpoint_url == plain.meta.endpoint_url
+            assert ours.meta.service_model.operation_names == plain.meta.service_model.operation_names
+    assert len(json.dumps(loader.load_service_model("s3", "service-2"))) < 700_000
 
 
 async def test_nothing_of_the_client_is_loaded_before_the_first_connection():

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
+from confluent_kafka import Producer
 
 from tests.integration.api_cases import ApiCase, definition
 from tests.support.service import ServiceProcess
 from tests.support.signalled import Points
+from tests.support.topics import read_topic
 from tests.support.waiting import happened, until
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from tests.support.client import Client
     from tests.support.elasticsearch import SearchServer
+    from tests.support.kafka import KafkaServer
     from tests.support.signalled import Hold
 
 FILES = {"kind": "file", "path": "out/orders"}
@@ -381,3 +384,68 @@ async def test_a_shutdown_gives_it_back_and_the_next_start_ends_it(
             found = await asked(api, made, "successful", "error")
     assert given_back == [0]
     assert (found["state"], found["chunks_done"], found["differences"]) == ("successful", 10, [])
+
+
+# -- what is compared -------------------------------------------------------------------------------------------------
+
+KINDS = ("missing", "doubled", "foreign", "checksum", "gone", "not_verifiable", "source_changed")
+
+
+def counts(found: dict[str, Any]) -> dict[str, int]:
+    return {kind: found[kind] for kind in KINDS if found[kind]}
+
+
+async def test_each_layout_is_read_back_through_each_of_its_compressions(api: ApiCase):
+    """Those that the sinks' own contract of verification has not."""
+    await api.rows(300)
+    await api.engine.start()
+    forms = [(kind, how) for kind in ("json", "csv") for how in ("none", "zstd", "zip")]
+    forms += [("csv", "gzip"), *(("parquet", how) for how in ("none", "gzip", "snappy"))]
+    for kind, how in forms:
+        sink = {"kind": "file", "path": f"out/{kind}-{how}"}
+        given = definition(f"{kind}-{how}", sink=sink, options={"chunk": {"rows": 100}})
+        given["format"] = {"kind": kind, "compression": how}
+        await api.ok("POST", "/v1/jobs?start=true", given, 201)
+    for name in (f"{kind}-{how}" for kind, how in forms):
+        await api.until_state(name, "successful")
+        asked = {"checksums": True}
+        found = await ended(api, await api.ok("POST", f"/v1/jobs/{name}/verify", asked, 202))
+        assert (counts(found), found["rows_done"], found["differences"]) == ({}, 300, []), name
+        folder = api.folder / "files" / "default" / "out" / name
+        file = min(one for one in folder.iterdir() if one.is_file() and not one.name.startswith("_"))
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 0x10
+        file.write_bytes(content)
+        found = await ended(api, await api.ok("POST", f"/v1/jobs/{name}/verify", asked, 202))
+        assert counts(found).get("checksum"), f"{name}: {counts(found)}"
+
+
+@pytest.mark.kafka
+async def test_what_a_compacted_topic_let_go_of_is_neither_missing_nor_the_sources_change(
+    api: ApiCase, kafka_server: KafkaServer
+):
+    """Of each key it keeps the last record. Where somebody has written a newer one the chunk can not be judged any
+    more, and is told so; the chunks beside it are compared as ever."""
+    quick = {"cleanup.policy": "compact", "segment.ms": "50", "min.cleanable.dirty.ratio": "0.0"}
+    topic = kafka_server.create_topic(config={**quick, "max.compaction.lag.ms": "100"})
+    await api.rows(300)
+    await api.engine.start()
+    sink = {"kind": "kafka", "bootstrap_servers": kafka_server.bootstrap, "topic": topic, "key": ["id"]}
+    await api.ok("POST", "/v1/jobs?start=true", definition(sink=sink, options={"chunk": {"rows": 100}}), 201)
+    await api.until_state("j", "successful")
+    producer = Producer({"bootstrap.servers": kafka_server.bootstrap})
+
+    def write_until_compacted() -> bool:
+        """A segment is closed by the next record, and only closed ones are compacted."""
+        for number in range(1, 51):
+            producer.produce(topic, key=str(number).encode(), value=b'{"id":%d,"note":"newer"}' % number)
+        assert producer.flush(20) == 0
+        old = [one for one in read_topic(kafka_server.bootstrap, topic) if one.offset < 50]
+        return not old
+
+    await until(lambda: asyncio.to_thread(write_until_compacted), 60, "the old records are compacted away")
+    found = await verified(api)
+    assert counts(found) == {"not_verifiable": 1}
+    (difference,) = found["differences"]
+    assert (difference["expected"], difference["found"]) == (100, 50)
+    assert "compacted" in difference["note"]
