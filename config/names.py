@@ -64,6 +64,13 @@ class LogEvent(StrEnum):
     """Somebody else owns the step now; this process left it."""
     PLANNED = "planned"
     """Bound and splits of a generation are known."""
+    SNAPSHOT_TAKEN = "snapshot_taken"
+    """A generation is read as of this moment; names the backend that holds it, and until when it may."""
+    SNAPSHOT_RELEASED = "snapshot_released"
+    """The source's transaction that held a snapshot has ended; says why and after how many seconds."""
+    CHUNK_OF_ANOTHER_MOMENT = "chunk_of_another_moment"
+    """A prepared chunk of an older generation had to be written again after its snapshot was gone: its rows are as they
+    are now. A new generation of the job begins, with a snapshot of its own."""
     OLD_GENERATION_NOT_FENCED = "old_generation_not_fenced"
     """The target of a predecessor generation was away, so a late transaction of it may still stall readers."""
     OLD_TARGET_GONE = "old_target_gone"
@@ -157,6 +164,13 @@ PAGE_SECONDS: Final = Metric("rowferry_source_page_duration_seconds", "histogram
 VERIFIED_ROWS: Final = Metric("rowferry_verified_rows_total", "counter", "Delivered rows that were compared", ("sink",))
 VERIFY_DIFFERENCES: Final = Metric(
     "rowferry_verify_differences_total", "counter", "Differences that verifications found", ("kind",)
+)
+SNAPSHOTS_HELD: Final = Metric("rowferry_snapshots_held", "gauge", "Snapshots of sources held open by this process")
+SNAPSHOTS_ENDED: Final = Metric(
+    "rowferry_snapshots_ended_total",
+    "counter",
+    "Snapshots of sources that were held here: released, lost, expired",
+    ("outcome",),
 )
 MEMORY_HELD: Final = Metric("rowferry_memory_held_bytes", "gauge", "Pages and chunks in flight")
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 # Whatever the container says: the services that tests start by the hundred would compile all their modules each time.
 os.environ["PYTHONDONTWRITEBYTECODE"] = ""
+NEWEST = 18
 
 
 settings.register_profile("rowferry", deadline=None)  # other tests run beside, and take the processor for a while
@@ -50,6 +51,27 @@ def postgres_server() -> Iterator[PostgresServer]:
     """One PostgreSQL for the whole session. A test that kills it starts it again."""
     with closing(PostgresServer()) as server:
         yield server.start()
+
+
+@pytest.fixture(scope="session")
+def newest_postgres_server() -> Iterator[PostgresServer]:
+    """The newest major that can be had, for what differs between majors."""
+    server = PostgresServer(version=NEWEST)
+    try:
+        yield server.start()
+    finally:
+        server.close()
+
+
+@pytest.fixture(params=["oldest", "newest"])
+async def database_of_each_major(request: pytest.FixtureRequest) -> AsyncIterator[str]:
+    """As `database`, of the session's server and of the newest one."""
+    server: PostgresServer = request.getfixturevalue(
+        "postgres_server" if request.param == "oldest" else "newest_postgres_server"
+    )
+    dsn = await server.create_database()
+    yield dsn
+    await server.drop_database(dsn)
 
 
 @pytest.fixture

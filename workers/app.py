@@ -27,6 +27,7 @@ from workers.signals import NoSignals
 from workers.sources.checks import check_datasource
 from workers.sources.postgres import PostgresSource
 from workers.sources.sample import first_rows
+from workers.sources.snapshot import hold
 from workers.sources.tables import list_tables
 
 if TYPE_CHECKING:
@@ -40,8 +41,9 @@ if TYPE_CHECKING:
     from service.domain.records import StoredCredential, StoredDatasource
     from sinks.base import Sink
     from workers.signals import Signals
-    from workers.sources.base import Source
+    from workers.sources.base import Snapshot, Source
     from workers.sources.budget import ConnectionBudget
+    from workers.sources.cut import Cut
 
 
 CREDENTIALS_PASSWORD = "/source/credentials/password"  # noqa: S105  a pointer
@@ -82,22 +84,12 @@ class StoredSources:
         origin: Mapping[str, object] | None = None,
         secrets: Mapping[str, str] | None = None,
         waiting: Callable[[bool], None] | None = None,
+        cut: Cut | None = None,
     ) -> Source:
         """See `workers.ports.Sources`."""
         source = rendering.as_query(SourceSpec.model_validate(spec["source"]), target)
-        stored = await self._things.datasource(account, source.datasource)
-        if stored is None:
-            raise Permanent(
-                "datasource_unknown",
-                f"source.datasource {source.datasource!r} does not exist; create it with "
-                f"PUT /v1/datasources/{source.datasource}",
-            )
         return PostgresSource(
-            self._as_asked(
-                await self._with_barrier(account, self.resolved(stored), stored.definition.get("barrier")),
-                source,
-                secrets or {},
-            ),
+            await self._datasource(account, source, secrets or {}),
             source,
             mode=str(spec.get("mode", "once")),
             options=Options.model_validate(spec.get("options", {})),
@@ -114,7 +106,41 @@ class StoredSources:
             origin=(origin or {"job": spec.get("name")}) if row_wishes.enveloped(spec) else None,
             guard=self._guard,
             waiting=waiting,
+            cut=cut,
         )
+
+    async def snapshot(
+        self,
+        account: str,
+        spec: Mapping[str, object],
+        *,
+        name: str,
+        secrets: Mapping[str, str] | None = None,
+        waiting: Callable[[bool], None] | None = None,
+    ) -> Snapshot:
+        """See `workers.ports.Sources`."""
+        source = SourceSpec.model_validate(spec["source"])
+        return await hold(
+            await self._datasource(account, source, secrets or {}),
+            what=source.table or "the query",
+            seconds=Options.model_validate(spec.get("options", {})).snapshot_max_age_seconds,
+            application_name=name,
+            connections=self._connections,
+            guard=self._guard,
+            waiting=waiting,
+        )
+
+    async def _datasource(self, account: str, source: SourceSpec, secrets: Mapping[str, str]) -> Datasource:
+        """What a definition reads from, and as whom."""
+        stored = await self._things.datasource(account, source.datasource)
+        if stored is None:
+            raise Permanent(
+                "datasource_unknown",
+                f"source.datasource {source.datasource!r} does not exist; create it with "
+                f"PUT /v1/datasources/{source.datasource}",
+            )
+        resolved = await self._with_barrier(account, self.resolved(stored), stored.definition.get("barrier"))
+        return self._as_asked(resolved, source, secrets)
 
     def _as_asked(self, datasource: Datasource, source: SourceSpec, secrets: Mapping[str, str]) -> Datasource:
         """The datasource as the definition's own user, where it names one."""

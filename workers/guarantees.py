@@ -20,6 +20,10 @@ KEY_AT_WORD: Final = (
     "key_is_unique: no index keeps the key unique; the run ends with key_not_unique where two rows with one key are "
     "read, and one that comes after its key was read is passed over"
 )
+SNAPSHOT: Final = (
+    "snapshot: the rows are those of one moment, and transactions that were open then do not count; one stays open on "
+    "the source meanwhile, for at most {:g} seconds; a run that loses the moment ends in error, not in another one"
+)
 
 
 def guaranteed(spec: Mapping[str, object], promise: Promise) -> tuple[str, str]:
@@ -27,7 +31,8 @@ def guaranteed(spec: Mapping[str, object], promise: Promise) -> tuple[str, str]:
     job = JobSpec.model_validate(spec)
     notes = _following_notes(job) if job.mode in FOLLOWING else ()
     at_word = KEY_AT_WORD if job.options.key_is_unique else ""
-    return promise.guarantee.value, "; ".join(filter(None, (promise.note, *notes, at_word)))
+    moment = SNAPSHOT.format(job.options.snapshot_max_age_seconds) if job.options.snapshot else ""
+    return promise.guarantee.value, "; ".join(filter(None, (promise.note, *notes, at_word, moment)))
 
 
 def _following_notes(job: JobSpec) -> Iterator[str]:

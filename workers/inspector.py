@@ -16,7 +16,7 @@ from service.domain.spec import JobSpec
 from sinks import registry
 from sinks.base import SinkError
 from workers import template_checks
-from workers.guarantees import guaranteed
+from workers.guarantees import FOLLOWING, guaranteed
 from workers.outlook import before_the_first_row
 from workers.retrying import from_sink
 from workers.rows import first_rows, rows
@@ -280,6 +280,16 @@ def _check_mode(spec: Mapping[str, object]) -> Sequence[Finding]:
                 f"options.splits {job.options.splits} does not go with sink.name: by such names splits can not be told "
                 "apart",
                 "set options.splits to 1, or leave sink.name out",
+            )
+        )
+    if job.options.snapshot and job.mode in FOLLOWING:
+        found.append(
+            Finding(
+                "/options/snapshot",
+                "error",
+                "snapshot_unbounded",
+                f"options.snapshot does not go with mode {job.mode}: one moment has no rows that come later",
+                "use mode once or full, or leave it out",
             )
         )
     if job.source.limit is not None and job.mode == "continuous":

@@ -33,6 +33,8 @@ VERIFY_DIFFERENCES: Final = _counter(names.VERIFY_DIFFERENCES)
 STEPS_ENDED: Final = _counter(names.STEPS_ENDED)
 STEPS_RUNNING: Final = Gauge(names.STEPS_RUNNING.name, names.STEPS_RUNNING.help, names.STEPS_RUNNING.labels)
 MEMORY_HELD: Final = Gauge(names.MEMORY_HELD.name, names.MEMORY_HELD.help)
+SNAPSHOTS_HELD: Final = Gauge(names.SNAPSHOTS_HELD.name, names.SNAPSHOTS_HELD.help)
+SNAPSHOTS_ENDED: Final = _counter(names.SNAPSHOTS_ENDED)
 PAGE_SECONDS: Final = Histogram(names.PAGE_SECONDS.name, names.PAGE_SECONDS.help)
 CHUNK_SECONDS: Final = Histogram(names.CHUNK_SECONDS.name, names.CHUNK_SECONDS.help, names.CHUNK_SECONDS.labels)
 

@@ -21,6 +21,7 @@ from sinks.registry import COLUMNS, TAKES_FORMATS
 from workers.beforehand import getting_ready
 from workers.changes import SEEN, repeatable, seen
 from workers.chunks import settlement, to_prepared, to_record
+from workers.cuts import Keeper, warn_of_another_moment
 from workers.days import list_days
 from workers.delivery import position_conflict, position_unknown, stage_again
 from workers.guarantees import guaranteed
@@ -61,17 +62,25 @@ class PlanWork:
         self._retry = Retry(control)
         self._next_report = 0.0
         self._inherited: int | None = None
+        self._keeper = Keeper(step, control, workplace)
 
     async def run(self) -> None:
-        """Returns when the plan is saved. Raises Stopped, LeaseLost, Permanent."""
-        known = self._spec.source.template is None  # else what is read is not known yet
-        async with getting_ready(self._source) if known else nullcontext():
-            await self._retry.run(self._plan)
+        """Returns when the plan is saved, or, where it is read as of one moment, when nobody reads any more. Raises
+        Stopped, LeaseLost, Permanent."""
+        # else what is read is not known yet
+        known = self._spec.source.template is None and not self._spec.options.snapshot
+        try:
+            async with getting_ready(self._source) if known else nullcontext():
+                await self._retry.run(self._plan)
+            await self._keeper.keep()
+        finally:
+            await self._keeper.close()
 
     async def _plan(self) -> None:
         store, lease = self._place.store, self._lease
         generation = await store.generation(lease, lease.generation)
         if generation.planned:
+            await self._keeper.take_up(generation)
             return
         by_itself = generation.begins in {"beginning", "given"}
         history = [
@@ -82,6 +91,7 @@ class PlanWork:
         ranges = ranges_of([*history, generation], self._spec)
         self._inherited = window_left([*history, generation], self._spec)
         ranges = ranges if self._inherited is None else read_by_one(ranges)
+        await self._keeper.take(target)
         async with reading(self._place, self._step, self._source, target, ranges, history) as source:
             target[SEEN] = await seen(self._step.spec, source)
             if self._spec.sink.kind in TAKES_FORMATS:
@@ -223,6 +233,7 @@ class PlanWork:
                 case Action.DROP | Action.SEND_AGAIN:
                     await store.drop_closed(lease, old.number, split.ordinal)
                 case Action.REPEAT if decision.chunk is not None:
+                    warn_of_another_moment(old)
                     attempt = 1 + max((c.attempt for c in split.prepared if c.epoch == epoch), default=0)
                     try:
                         await self._repeat(writer, source, (old.number, split), decision.chunk, attempt)
@@ -281,7 +292,8 @@ class PlanWork:
             splits = with_tail(splits, end, joined=window is not None and ranges[-1].upper is None)
         await self._reached(Point.BOUNDED)
         promise = await self._promise(target)
-        with self._control.last_write():
+        holds = self._keeper.holds(splits)
+        with nullcontext() if holds else self._control.last_write():
             await self._place.store.save_plan(
                 self._lease,
                 splits,
@@ -292,6 +304,7 @@ class PlanWork:
                 promise=promise,
                 window=window is not None,
                 window_of=self._inherited,
+                holds=holds,
             )
         log.info(LogEvent.PLANNED, splits=len(splits), bound=shown(end), estimated_rows=rows)
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from sinks.base import Sink
     from workers.limits import MemoryBudget, RateLimit
     from workers.signals import Signals
-    from workers.sources.base import Source
+    from workers.sources.base import Snapshot, Source
+    from workers.sources.cut import Cut
 
 
 class Sources(Protocol):
@@ -31,12 +32,26 @@ class Sources(Protocol):
         origin: Mapping[str, object] | None = None,
         secrets: Mapping[str, str] | None = None,
         waiting: Callable[[bool], None] | None = None,
+        cut: Cut | None = None,
     ) -> Source:
         """A source for the stored definition `spec`; `target` is what was kept when the generation was planned, its
         columns among it, and what its template gave; left out, the columns are those of now, and a template is as on
         a first run. `name` tells the source database who asks, `origin` an envelope which step reads. `secrets`: those
-        of the definition, by pointer. `waiting` hears whether a connection is being waited for. Raises Permanent
-        `datasource_unknown`, `salt_missing`, `template_refused` and what resolving a secret raises."""
+        of the definition, by pointer. `waiting` hears whether a connection is being waited for. `cut`: the rows are
+        those of that moment. Raises Permanent `datasource_unknown`, `salt_missing`, `template_refused` and what
+        resolving a secret raises."""
+
+    async def snapshot(
+        self,
+        account: str,
+        spec: Mapping[str, object],
+        *,
+        name: str,
+        secrets: Mapping[str, str] | None = None,
+        waiting: Callable[[bool], None] | None = None,
+    ) -> Snapshot:
+        """The present moment of the source of `spec`, held for at most as long as its options say; whoever called
+        closes it. Raises Permanent `snapshot_needs_connections`, what `source` raises and what connecting raises."""
 
     async def check(self, datasource: Datasource) -> Sequence[Finding]:
         """Connect and look: version, role, rights. Raises what connecting raises."""

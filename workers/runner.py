@@ -7,6 +7,7 @@
 | abort | release, with the reason when something may still become visible |
 | permanent error, too many rejected rows | fail, with the cause chain; a retry is given up |
 | lost lease | nothing: somebody else may own the step |
+| ended in its name (a snapshot that nobody reads any more) | nothing: it knows |
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from service.domain.spec import JobSpec
 from sinks.base import SinkError
 from sinks.registry import HOLDS_ITS_CHUNK
 from workers.closing import put_down
+from workers.cuts import cut_of
 from workers.days import listing_days
 from workers.finisher import CleanUpWork, FinishWork
 from workers.metrics import STEPS_ENDED, STEPS_RUNNING
@@ -135,6 +137,9 @@ class Runner:
         if control.ending is Ending.LOST:
             log.info(LogEvent.LEASE_LOST)
             return "lost"
+        if control.ending is Ending.DONE:
+            log.info(LogEvent.STEP_DONE)
+            return "done"
         return await self._give_back(step, control, work, park=False)
 
     async def _give_back(self, step: Step, control: Control, work: _Work, *, park: bool) -> str:
@@ -146,7 +151,8 @@ class Runner:
                 f"a chunk of split {step.lease.ordinal} is prepared and its outcome is not known; "
                 "the next start finds out"
             )
-        await self._tell(store.park(step.lease) if parked else store.release(step.lease, reason))
+        silent = parked and reason is None
+        await self._tell(store.park(step.lease) if silent else store.release(step.lease, reason))
         log.info(LogEvent.STEP_PARKED if parked else LogEvent.STEP_RELEASED, reason=reason)
         await self._place.signals.reached(Point.PARKED, step.lease)
         return "parked" if parked else "released"
@@ -243,6 +249,7 @@ class _Work:
                             origin=origin(step),
                             secrets=step.secrets,
                             waiting=self._waits_for_connection,
+                            cut=cut_of(step) if lease.kind is StepKind.SPLIT else None,
                         )
                     )
                     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC
 from decimal import Decimal
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 from service.domain.errors import Permanent, RowsRejected
 from service.domain.spec import JobSpec
 from workers import rendering
+from workers.cuts import cut_of
 from workers.owners import origin
 from workers.sources import template
 from workers.sources.sql import SqlError
@@ -36,16 +38,23 @@ async def reading(
     history: Sequence[GenerationState],
 ) -> AsyncIterator[Source]:
     """The source that the generation is read from: the step's own, or one of what its template gives, which `target`
-    keeps from then on. Raises Permanent `template_refused`."""
+    keeps from then on, or one of the moment that `target` has. Raises Permanent `template_refused`."""
     spec = JobSpec.model_validate(step.spec)
-    if spec.source.template is None:
+    if spec.source.template is None and not spec.options.snapshot:
         yield source
         return
-    lower = ranges[0].lower if ranges and spec.mode == "incremental" else None
-    variables = await _variables(place, step, spec.source.template, lower, history)
-    target[rendering.RENDERED] = rendering.kept(rendering.render(spec.source.template, variables), variables)
+    if spec.source.template is not None:
+        lower = ranges[0].lower if ranges and spec.mode == "incremental" else None
+        variables = await _variables(place, step, spec.source.template, lower, history)
+        target[rendering.RENDERED] = rendering.kept(rendering.render(spec.source.template, variables), variables)
     rendered = await place.sources.source(
-        step.account, step.spec, target, name=place.title(step), origin=origin(step), secrets=step.secrets
+        step.account,
+        step.spec,
+        target,
+        name=place.title(step),
+        origin=origin(step),
+        secrets=step.secrets,
+        cut=cut_of(replace(step, target=target)),
     )
     try:
         yield rendered

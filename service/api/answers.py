@@ -99,6 +99,15 @@ class PositionAnswer(Answer):
     splits: list[SplitAnswer]
 
 
+class SnapshotAnswer(Answer):
+    """The moment as of which a job's current generation is read."""
+
+    taken_at: Moment
+    until: Moment
+    pid: int
+    held: bool
+
+
 class JobAnswer(Answer):
     """A job as answered."""
 
@@ -119,6 +128,7 @@ class JobAnswer(Answer):
     last_id: KeyText
     position: PositionAnswer
     horizon: dict[str, Any] | None
+    snapshot: SnapshotAnswer | None
     lag: dict[str, Any] | None
     stalled: bool
     waiting_for: str | None

@@ -17,11 +17,7 @@ ROUTES: Final[tuple[tuple[str, str, str], ...]] = ()
 SINKS: Final[frozenset[str]] = frozenset()
 FORMATS: Final[frozenset[str]] = frozenset()
 FIELDS: Final[frozenset[str]] = frozenset()
-OPTIONS: Final = frozenset(
-    {
-        "snapshot",
-    }
-)
+OPTIONS: Final[frozenset[str]] = frozenset()
 SETTINGS: Final[frozenset[str]] = frozenset()
 """Unknown until the dialect, the sink or the engine they belong to exists."""
 

@@ -61,6 +61,7 @@ def job(record: Job, role: Role, now: datetime | None = None) -> answers.JobAnsw
         last_id=key_text(record.last_id),
         position=answers.PositionAnswer(generation=record.generation, splits=splits(record.splits)),
         horizon=_horizon(record.condition.horizon, role),
+        snapshot=_snapshot(record.snapshot),
         lag=dict(record.condition.lag) if record.condition.lag is not None else None,
         stalled=record.stalled,
         waiting_for=record.condition.waiting_for,
@@ -279,6 +280,13 @@ def token(record: Token) -> answers.TokenAnswer:
         created_at=record.created_at,
         expires_at=record.expires_at,
     )
+
+
+def _snapshot(kept: Any) -> answers.SnapshotAnswer | None:
+    if kept is None:
+        return None
+    taken_at, until = (datetime.fromisoformat(kept[name]) for name in ("taken_at", "until"))
+    return answers.SnapshotAnswer(taken_at=taken_at, until=until, pid=kept["pid"], held=kept["held"])
 
 
 def _horizon(horizon: Any, role: Role) -> dict[str, Any] | None:

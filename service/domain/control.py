@@ -33,6 +33,8 @@ class Ending(Enum):
 
     ABORT = auto()
     LOST = auto()
+    DONE = auto()
+    """The step was ended in our name, by what it was needed for."""
     OVERDUE = auto()
     """The time for settling what is in flight is over."""
 
@@ -92,7 +94,7 @@ class Control:
         """Renew now and take in the directive. Raises LeaseLost or Aborted; a stop is taken in silently."""
         sent = self._monotonic()
         self.apply(await self._renew(self.lease), sent)
-        if self.ending is Ending.LOST:
+        if self.ending in {Ending.LOST, Ending.DONE}:
             raise LeaseLost
         if self.ending is Ending.ABORT:
             raise Aborted
@@ -102,7 +104,7 @@ class Control:
         if self._over:
             return
         if not directive.valid:
-            self.end(Ending.LOST)
+            self.end(Ending.DONE if directive.ended else Ending.LOST)
             return
         if sent_at is not None:
             self._expires_at = max(self._expires_at, sent_at + self._lease_seconds)
@@ -133,7 +135,7 @@ class Control:
 
     def end(self, ending: Ending) -> None:
         """Cancel the step's task; the first reason stays, but a lost lease outweighs all."""
-        if self._over and ending is Ending.LOST:
+        if self._over and ending in {Ending.LOST, Ending.DONE}:
             return
         if self.ending is None or ending is Ending.LOST:
             first = self.ending is None

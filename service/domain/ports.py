@@ -115,11 +115,20 @@ class StepStore(DeadLetterSteps, VerifySteps, WindowSteps, Protocol):
         promise: tuple[str, str] | None = None,
         window: bool = False,
         window_of: int | None = None,
+        holds: bool = False,
     ) -> None:
         """The plan step is done: splits and their steps exist (`tail`: the last one waits until the others are done);
         without any split the finish step is ready. `target` is kept for the sinks of later steps; `promise` is the
         job's guarantee and its note from here on. `window`: the last split remembers what it reads, from its lower
-        bound on, or goes on with what generation `window_of` remembers; all else that was remembered is forgotten."""
+        bound on, or goes on with what generation `window_of` remembers; all else that was remembered is forgotten.
+        `holds`: the step stays leased, for the sake of what its holder keeps open, and is done with its last split (a
+        directive that has `ended`)."""
+
+    async def end_plan(self, lease: Lease) -> None:
+        """The generation was planned before, and nothing has to be kept open for it any more: the step is done."""
+
+    async def split_leased(self, lease: Lease) -> bool:
+        """Whether anybody works on a split of the lease's generation now."""
 
     async def keep_of_source(self, lease: Lease, kept: Mapping[str, object]) -> bool:
         """Put what the holder of a split saw of the source into the generation's `target`, for later leases. False

@@ -76,6 +76,8 @@ class Directive:
     lease: Lease
     valid: bool
     """False: the lease is lost; leave without a word."""
+    ended: bool = field(default=False, kw_only=True)
+    """With `valid` False: the step was ended in its holder's name, by what it was needed for."""
     state: State | None
     """The job's observed state: running goes on; stopping and failing: park; aborting: release at once."""
     stop_in_seconds: float | None
@@ -286,6 +288,8 @@ class Job:
     updated_at: datetime
     state_changed_at: datetime
     next_run_at: datetime | None
+    snapshot: Mapping[str, object] | None = None
+    """{"taken_at", "until", "pid", "held"}: the moment that the current generation is read as of."""
     parked: bool = False
     """It runs, and for seconds nobody has worked on it: a process ended, and no other has taken it up yet."""
 

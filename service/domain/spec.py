@@ -185,6 +185,8 @@ def _splits(value: object) -> object:
 
 
 _MOST_SPLITS = 64
+SNAPSHOT_SECONDS = 3600.0
+"""How old a snapshot may become where nobody says: what VACUUM can not remove meanwhile stays small."""
 Splits = Annotated[
     int | Literal["auto"],
     PlainValidator(_splits),
@@ -229,6 +231,10 @@ class Options(Strict):
     schema_change: Literal["fail", "continue"] = Field(
         default="fail", description="when the source's columns change while it is read"
     )
+    snapshot: bool = Field(default=False, description="read all splits as of one moment, in one exported snapshot")
+    snapshot_max_age_seconds: Annotated[float, Field(ge=1, le=86_400, strict=False)] = Field(
+        default=SNAPSHOT_SECONDS, description="how long that moment may be held open on the source"
+    )
     row_security: bool = Field(
         default=False, description="read what the role's policies let it see, instead of failing"
     )
@@ -240,6 +246,12 @@ class Options(Strict):
     def _at_your_word(self) -> Options:
         if self.barrier_sequences and not self.key_is_monotonic:
             raise ValueError("barrier_sequences needs key_is_monotonic: true, for it is at your word that they count")
+        return self
+
+    @model_validator(mode="after")
+    def _of_a_snapshot(self) -> Options:
+        if self.snapshot_max_age_seconds != SNAPSHOT_SECONDS and not self.snapshot:
+            raise ValueError("snapshot_max_age_seconds needs snapshot: true")
         return self
 
 

@@ -156,6 +156,7 @@ class Chunks(Held):
             await connection.execute(LEASES["note_progress"], lease.job_id)
             await end_step(connection, lease)
             await connection.execute(SQL["ready_next"], lease.job_id, lease.generation)
+            await connection.execute(SQL["end_plan_that_held"], lease.job_id, lease.generation)
             await end_if_idle(connection, lease.job_id, State(job["state"]), by_holder(lease))
 
     async def settled_chunks(self, lease: Lease) -> AsyncIterator[tuple[int, ChunkRecord]]:

@@ -80,6 +80,7 @@ def directive(lease: Lease, row: Row) -> Directive:
     return Directive(
         lease=lease,
         valid=valid,
+        ended=row["ended"],
         # A verification is no part of the run: what becomes of that does not end it.
         state=State(row["state"]) if valid and lease.kind is not StepKind.VERIFY else None,
         stop_in_seconds=None if in_time is None or row["state"] != "stopping" else max(0.0, in_time),

@@ -122,6 +122,7 @@ class Plans(Held):
         promise: tuple[str, str] | None = None,
         window: bool = False,
         window_of: int | None = None,
+        holds: bool = False,
     ) -> None:
         """As `StepStore.save_plan`; ordinals are places in `splits`."""
         async with self._held(lease, StepKind.PLAN) as (connection, job):
@@ -138,5 +139,17 @@ class Plans(Held):
             await connection.execute(SQL["plan_of_run"], lease.run_id, len(splits), estimated_rows)
             await show_last_id(connection, *generation, lease.run_id)
             await connection.execute(LEASES["note_progress"], lease.job_id)
+            if not holds:
+                await end_step(connection, lease)
+            await end_if_idle(connection, lease.job_id, State(job["state"]), by_holder(lease))
+
+    async def end_plan(self, lease: Lease) -> None:
+        """As `StepStore.end_plan`."""
+        async with self._held(lease, StepKind.PLAN) as (connection, job):
             await end_step(connection, lease)
             await end_if_idle(connection, lease.job_id, State(job["state"]), by_holder(lease))
+
+    async def split_leased(self, lease: Lease) -> bool:
+        """As `StepStore.split_leased`."""
+        async with self._held(lease) as (connection, _):
+            return bool(await connection.fetchval(SQL["split_leased"], lease.job_id, lease.generation))

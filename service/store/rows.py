@@ -113,6 +113,7 @@ def job_of(row: Row) -> Job:
         updated_at=row["updated_at"],
         state_changed_at=row["state_changed_at"],
         next_run_at=row["next_run_at"],
+        snapshot=row["snapshot"],
         parked=row["parked"],
     )
 

@@ -277,6 +277,8 @@ WRITES: dict[str, Callable[[StepStore, Lease], Awaitable[Any]]] = {
         lease, [OpenRange(None, None)], bound=None, tail=False, estimated_rows=None
     ),
     "keep_of_source": lambda store, lease: store.keep_of_source(lease, {"source_columns": "seen"}),
+    "end_plan": lambda store, lease: store.end_plan(lease),
+    "split_leased": lambda store, lease: store.split_leased(lease),
     "split": lambda store, lease: store.split(lease),
     "anchored": lambda store, lease: store.anchored(lease),
     "draw_number": lambda store, lease: store.draw_number(lease, 1),
@@ -313,9 +315,9 @@ WRITES: dict[str, Callable[[StepStore, Lease], Awaitable[Any]]] = {
 PROGRESS = VerifyProgress((0, 1), 1, 10, Findings())
 DAY = date(2026, 3, 29)
 FAILURE = Cause("broken", "it broke", at=None, retryable=False)  # type: ignore[arg-type]
-OF_PLAN = {"settle_closed", "drop_closed", "prepare_closed", "fence_epoch", "close_generation", "save_plan"}
+OF_PLAN = {"settle_closed", "drop_closed", "prepare_closed", "fence_epoch", "close_generation", "save_plan", "end_plan"}
 OF_EVERY_STEP = {
-    *("park", "release", "report", "generation", "settled_chunks"),
+    *("park", "release", "report", "generation", "settled_chunks", "split_leased"),
     *("day_to_list", "chunks_of_day", "day_listed"),
 }
 OF_CLEAN_UP = {"cleaned_up", "postpone"}

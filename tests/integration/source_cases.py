@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sinks.formats.columns import Column
     from workers.sources.base import Horizon, Key, Page, Reader
     from workers.sources.csv_page import Dialect
+    from workers.sources.cut import Cut
 
 
 def datasource(dsn: str, **changes: Any) -> Datasource:
@@ -53,6 +54,7 @@ async def source(
     fixed: Sequence[Column] = (),
     salts: dict[str, str] | None = None,
     origin: dict[str, object] | None = None,
+    cut: Cut | None = None,
     **spec: Any,
 ) -> AsyncIterator[PostgresSource]:
     """A source that is closed afterwards. What is not named here goes into `source` of the job."""
@@ -68,6 +70,7 @@ async def source(
         columns=fixed,
         salts=salts,
         origin=origin,
+        cut=cut,
     )
     try:
         yield made

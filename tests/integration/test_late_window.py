@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from service.domain.records import Job, Lease
+    from tests.support.elasticsearch import SearchServer
     from tests.support.kafka import KafkaServer
 
 
@@ -277,6 +279,19 @@ async def test_a_kill_at_any_step_neither_loses_nor_doubles_a_late_row_in_kafka(
     assert max(read().values()) == 1
 
 
+@pytest.mark.parametrize("point", [Point.PREPARED, Point.VISIBLE])
+async def test_a_kill_at_any_step_neither_loses_nor_doubles_a_late_row_in_a_target_without_positions(
+    shop, point, opensearch_server: SearchServer
+):
+    index = opensearch_server.index_name()
+    sink = {"kind": "elasticsearch", "url": opensearch_server.url, "index": index}
+
+    def read() -> Counter[int]:
+        return Counter(int(json.loads(key)[0]) for key in opensearch_server.documents(index))
+
+    await survived(shop, Dying(point), {"sink": sink}, read)
+
+
 async def test_a_filter_holds_for_late_rows_and_a_late_match_within_the_window_is_one(shop):
     await shop.engine().start()
     await shop.rows(20)
@@ -296,6 +311,33 @@ async def test_a_filter_holds_for_late_rows_and_a_late_match_within_the_window_i
     await looked(shop, job)
     job = await stopped(shop, job)
     assert job.totals.rows_sent == 27, "a key that was delivered is not delivered again"
+
+
+async def test_a_row_that_arrived_late_above_the_position_is_not_read_once_more_after_a_kill(
+    shop, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("workers.splits.SCAN_EVERY_SECONDS", 3600.0)  # the way over drafts is kept once, at the start
+    dying = Dying(Point.SETTLED)
+    await shop.engine(signals=dying).start()
+    await shop.rows(20)
+    source = {"datasource": "shop", "table": "public.orders", "where": "note <> 'draft'"}
+    job = await shop.job("orders", mode="continuous", source=source, options=options(100))
+    await shop.verb(job, Event.START)
+    await arrived(shop, job, 20, of_them_late=0)
+    await looked(shop, job)
+    for _ in range(2):
+        await shop.source.execute("INSERT INTO orders (note) SELECT 'draft' FROM generate_series(1, 5)")
+        await looked(shop, job)
+        await looked(shop, job)
+    assert (await shop.get(job)).last_id == ("20",)
+    dying.armed = True
+    await shop.source.execute("UPDATE orders SET note = 'done' WHERE id = 28")
+    await until(lambda: dying.deaths == 1, 20, "it dies when the late row is settled")
+    await shop.expire_leases()
+    await shop.rows(1)
+    await arrived(shop, job, 22, of_them_late=1)
+    await stopped(shop, job)
+    assert max(delivered(shop, job).values()) == 1
 
 
 async def test_keys_that_the_application_makes_are_followed_within_the_window(shop):

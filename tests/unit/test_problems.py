@@ -132,17 +132,13 @@ def test_a_secret_of_the_wrong_kind_is_not_repeated() -> None:
     assert "hunter2" not in errors(job(sink=sink)).detail
 
 
-@pytest.mark.parametrize(
-    ("part", "pointer"),
-    [
-        ({"options": {"snapshot": True}}, "/options/snapshot"),
-    ],
-)
-def test_what_is_not_available_is_not_called_unknown(part, pointer: str) -> None:
+def test_what_is_not_available_is_not_called_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is while the page promises something that is not built yet."""
+    monkeypatch.setattr(not_available, "OPTIONS", frozenset({"snapshot"}))
     with pytest.raises(Problem) as refused:
-        not_available.refuse(job(**part))
+        not_available.refuse(job(options={"snapshot": True}))
     assert (refused.value.status, refused.value.code) == (422, "not_available")
-    assert [entry.pointer for entry in refused.value.errors] == [pointer]
+    assert [entry.pointer for entry in refused.value.errors] == ["/options/snapshot"]
 
 
 def test_what_is_available_passes() -> None:

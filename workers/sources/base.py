@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
 
+    from service.domain.errors import RowferryError
     from service.domain.inspection import Finding, TableColumn
     from sinks.formats.columns import Column
+    from workers.sources.cut import Cut
 
 Key = tuple[str, ...]
 
@@ -168,6 +170,20 @@ class Frontier(Protocol):
 
     async def close(self) -> None:
         """Give the connection back. Never raises."""
+
+
+class Snapshot(Protocol):
+    """One moment of a source, held open for all who read it."""
+
+    cut: Cut
+    """What they enter it by."""
+
+    async def over(self) -> RowferryError:
+        """Returns when nobody can enter any more, with why: `snapshot_lost`, or `snapshot_expired` when it is as old as
+        it may become."""
+
+    async def close(self) -> None:
+        """Let go of the moment and of its connection. Never raises; more often does nothing."""
 
 
 class Source(Protocol):

@@ -29,9 +29,12 @@ class _Account:
 class Slot:
     """The right to hold one connection. `release` once, at any time; more often does nothing."""
 
-    def __init__(self, budget: ConnectionBudget, key: tuple[str, str]) -> None:
+    def __init__(
+        self, budget: ConnectionBudget, key: tuple[str, str], released: Callable[[], None] | None = None
+    ) -> None:
         self._budget = budget
         self._key = key
+        self._told = released
         self._released = False
 
     def idle(self, give_back: Callable[[], None]) -> None:
@@ -47,6 +50,8 @@ class Slot:
         if not self._released:
             self._released = True
             self._budget._release(self._key, self)  # noqa: SLF001  # as idle
+            if self._told is not None:
+                self._told()
 
 
 class ConnectionBudget:
@@ -57,6 +62,7 @@ class ConnectionBudget:
             raise ValueError("max_connections_per_datasource must be at least 1")
         self._default = default
         self._accounts: dict[tuple[str, str], _Account] = {}
+        self._lasting: dict[tuple[str, str, int], asyncio.Semaphore] = {}
 
     def held(self, datasource: Datasource) -> int:
         """Connections held now."""
@@ -69,11 +75,40 @@ class ConnectionBudget:
 
     async def acquire(self, datasource: Datasource, waiting: Callable[[bool], None] | None = None) -> Slot:
         """A slot; calls `waiting(True)` when it has to wait and `waiting(False)` afterwards, cancelled or not."""
+        return await self._acquire(datasource, waiting)
+
+    async def acquire_lasting(self, datasource: Datasource, waiting: Callable[[bool], None] | None = None) -> Slot:
+        """As `acquire`, for a connection that is held for as long as a run reads by others, and is never idle. All of
+        these together leave one to the others, or each run would wait for the end of another. Needs a limit of 2."""
+        limit = self.limit(datasource)
+        if limit < 2:  # as said
+            raise ValueError("a lasting connection needs another beside it")
+        gate = self._lasting.setdefault((datasource.account, datasource.name, limit), asyncio.Semaphore(limit - 1))
+        waits = waiting is not None and gate.locked()
+        if waits and waiting is not None:
+            waiting(True)
+        try:
+            await gate.acquire()
+        finally:
+            if waits and waiting is not None:
+                waiting(False)
+        try:
+            return await self._acquire(datasource, waiting, gate.release)
+        except BaseException:
+            gate.release()
+            raise
+
+    async def _acquire(
+        self,
+        datasource: Datasource,
+        waiting: Callable[[bool], None] | None,
+        released: Callable[[], None] | None = None,
+    ) -> Slot:
         key = (datasource.account, datasource.name)
         account = self._accounts.setdefault(key, _Account())
         if account.held < self.limit(datasource) and not account.waiters:
             account.held += 1
-            return Slot(self, key)
+            return Slot(self, key, released)
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         account.waiters.append(turn)
         self._ask_back(account)
@@ -90,7 +125,7 @@ class ConnectionBudget:
         finally:
             if waiting:
                 waiting(False)
-        return Slot(self, key)
+        return Slot(self, key, released)
 
     @staticmethod
     def _ask_back(account: _Account) -> None:

@@ -1,9 +1,9 @@
 """One connection to a source: pinned settings, errors as ours, one statement at a time, nothing held between two.
 
 What is pinned changes what Postgres writes, or protects it. A session is read-only; each statement is a transaction
-of its own. Names without schema are looked up in `public`: a role's own search_path could make the same job read
-another table tomorrow. `row_security` is off unless the job asks for it, so a policy that would leave rows out fails
-the statement instead.
+of its own, which may see the source as of an earlier moment (`workers.sources.cut`). Names without schema are looked up
+in `public`: a role's own search_path could make the same job read another table tomorrow. `row_security` is off unless
+the job asks for it, so a policy that would leave rows out fails the statement instead.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sinks.guarded import Guard
     from workers.sources.budget import ConnectionBudget, Slot
     from workers.sources.csv_page import Dialect
+    from workers.sources.cut import Cut
 
 CONNECT_SECONDS = 10.0
 STATEMENT_SECONDS = 0.9
@@ -87,12 +88,14 @@ class Session:
         seconds: float = STATEMENT_SECONDS,
         long_is_permanent: bool = False,
         row_security: bool = False,
+        cut: Cut | None = None,
     ) -> None:
         """`seconds` each statement may take. `long_is_permanent`: one that takes longer would again. `row_security`:
-        policies leave rows out instead of failing the statement."""
+        policies leave rows out instead of failing the statement. `cut`: every statement sees the source as of then."""
         self.seconds = seconds
         self.long_is_permanent = long_is_permanent
         self._row_security = row_security
+        self._cut = cut
         self._datasource = datasource
         self._application_name = application_name
         self._connections = connections
@@ -110,8 +113,9 @@ class Session:
         """The catalog was looked at: what is unknown from now on has changed meanwhile."""
 
     @asynccontextmanager
-    async def in_use(self) -> AsyncIterator[asyncpg.Connection]:
-        """The connection, for one statement after another by one user at a time."""
+    async def in_use(self, *, now: bool = False) -> AsyncIterator[asyncpg.Connection]:
+        """The connection, for one statement after another by one user at a time. `now`: they see the source as it is,
+        whatever the session's cut."""
         async with self._lock:
             if self._closed:
                 raise Transient("source_closed", f"{self.what}: the source was closed")
@@ -122,7 +126,11 @@ class Session:
                 await self._discard()
                 connection = await self._open()
             try:
-                yield connection
+                if self._cut is None or now:
+                    yield connection
+                else:
+                    async with self._cut.entered(connection, self.what):
+                        yield connection
             except asyncpg.QueryCanceledError:
                 raise
             except (RowferryError, asyncio.CancelledError):
@@ -155,6 +163,14 @@ class Session:
         """The first column of the first row, or None."""
         row = await self.fetchrow(query, *arguments)
         return None if row is None else row[0]
+
+    async def fetchval_now(self, query: str, *arguments: Any) -> Any:
+        """As `fetchval`, of the source as it is, whatever the session's cut."""
+        try:
+            async with self.in_use(now=True) as connection:
+                return await connection.fetchval(query, *arguments)
+        except asyncpg.QueryCanceledError as error:
+            raise failures.of_statement(error, self.what) from error
 
     async def copy(
         self,
@@ -190,6 +206,10 @@ class Session:
     @asynccontextmanager
     async def _limit(self, connection: asyncpg.Connection, seconds: float) -> AsyncIterator[None]:
         if seconds == self.seconds:
+            yield
+            return
+        if self._cut is not None:  # its transaction takes the limit with it
+            await connection.execute(f"SET LOCAL statement_timeout = {int(seconds * 1000)}")
             yield
             return
         await connection.execute(f"SET statement_timeout = {int(seconds * 1000)}")

@@ -49,6 +49,7 @@ _PERMANENT = {
     "42703": ("column_unknown", "check the column names of the job"),
     "42501": ("permission_denied", "GRANT SELECT on it to the datasource's role"),
     "42": ("sql_refused", "Postgres refuses the statement: check query and where"),
+    "72": ("snapshot_lost", "old_snapshot_threshold of the server is shorter than the run: start with from=beginning"),
     "0A": ("sql_refused", "Postgres refuses the statement: check columns, query and where"),
     "22": ("expression_failed", "an expression failed on a row: check query and where"),
     "P0": ("expression_failed", "a function failed on a row: check query and where"),

@@ -17,10 +17,11 @@ import structlog
 from config.names import LogEvent
 from service.domain.errors import Permanent
 from service.domain.inspection import Finding, TableColumn
-from workers.sources import drift, failures, key_reader
+from workers.sources import drift, failures, key_reader, snapshot
 from workers.sources.base import Inspection, Plan, Size, SourceChanged, SplitRange
 from workers.sources.checks import check_datasource
 from workers.sources.connection import STATEMENT_SECONDS, Session
+from workers.sources.cut_reader import CutReader, Tables
 from workers.sources.definition import MessageKey
 from workers.sources.estimate import estimate
 from workers.sources.lag import lag
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from workers.sources.base import Frontier, Horizon, Key
     from workers.sources.budget import ConnectionBudget
     from workers.sources.csv_page import Dialect
+    from workers.sources.cut import Cut
     from workers.sources.definition import Definition
 
 __all__ = ["PostgresSource", "check_datasource"]
@@ -75,10 +77,12 @@ class PostgresSource:
         origin: Mapping[str, object] | None = None,
         guard: Guard | None = None,
         waiting: Callable[[bool], None] | None = None,
+        cut: Cut | None = None,
     ) -> None:
         """`csv`: rows are CSV records, else JSON. `columns`: those that the generation was planned with; `renews`: who
         reads begins anew where they change and the job goes on. `salts`: of each credential that a mask names.
-        `origin`: what the step says of itself in an envelope; None: rows are bare."""
+        `origin`: what the step says of itself in an envelope; None: rows are bare. `cut`: the moment whose rows these
+        are; None: each page shows its own."""
         self._salts = {name: SALT_SETTING.format(number) for number, name in enumerate(sorted(salts or {}))}
         private = {self._salts[name]: salt for name, salt in (salts or {}).items()}
         self._datasource = datasource = replace(datasource, private=private)
@@ -96,7 +100,9 @@ class PostgresSource:
             seconds=_LONG_SECONDS if long else STATEMENT_SECONDS,
             long_is_permanent=spec.query is not None,
             row_security=options.row_security,
+            cut=cut,
         )
+        self._tables = None if cut is None else Tables(self._session)
         self._session.what = spec.table or "the query"
         self._authority = self._session
         if datasource.barrier is not None:
@@ -142,6 +148,9 @@ class PostgresSource:
             found += await slow_beginning(self._session, definition, size, self._options.max_row_bytes)
         if self._options.safety.kind == "commit":
             found += await unseen_holders(self._session, self._datasource, "/source/datasource")
+        if self._options.snapshot:
+            seconds = self._options.snapshot_max_age_seconds
+            found += await snapshot.findings(self._session, self._datasource, self._connections, seconds)
         return found
 
     async def columns(self, *, of_now: bool = False) -> tuple[Column, ...]:
@@ -170,6 +179,8 @@ class PostgresSource:
         await self._safety.refuse(definition)
         await self._refuse_null_keys(definition)
         bound = given_upper or await self._safety.bound(definition, lower, waiting)
+        if self._tables is not None:  # an emptied table has no bound
+            await self._tables.look(definition)
         if bound is None:
             return Plan(None, (), 0)
         ranges: list[SplitRange] = [SplitRange(lower, bound)]
@@ -183,7 +194,8 @@ class PostgresSource:
 
     def reader(self) -> PostgresReader:
         """See the protocol."""
-        return PostgresReader(
+        made = PostgresReader if self._tables is None else partial(CutReader, self._tables)
+        return made(
             self._session,
             self._required,
             page_bytes=self._options.page_bytes,

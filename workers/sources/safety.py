@@ -69,7 +69,7 @@ class Safety:
                     "filter on columns that never change after the insert, and join with what is there before the row",
                 )
             )
-        if not self.follows and definition.key.parts[0].type in TIMES:
+        if not self.follows and not self._options.snapshot and definition.key.parts[0].type in TIMES:
             found.append(
                 Finding(
                     "/source/key",
@@ -77,7 +77,8 @@ class Safety:
                     "key_moves",
                     f"a row whose {definition.key.names[0]} is updated while the run reads may come twice, or not at "
                     "all",
-                    "key the job by a column that never changes, or follow the changes with mode incremental",
+                    "key the job by a column that never changes, read one moment with options.snapshot, or follow the "
+                    "changes with mode incremental",
                 )
             )
         return found
@@ -106,6 +107,8 @@ class Safety:
                 notes.append("at your word that keys rise in the order of commits (key_is_monotonic)")
             if what := _may_match_late(definition, options):
                 notes.append(f"a row counts if it matches the conditions when its key becomes final ({what})")
+        elif options.snapshot:
+            pass  # the guarantee itself says what a snapshot shows
         elif safety.kind == "none":
             notes.append("rows whose transactions were open when the run began may be missing (safety none)")
         elif definition.relation is not None and definition.relation.standby and self._authority is self._session:
@@ -124,12 +127,15 @@ class Safety:
     async def bound(
         self, definition: Definition, lower: Key | None, waiting: Callable[[Horizon | None], None]
     ) -> Key | None:
-        """The largest key of this run, once everybody has ended who may still write below it."""
+        """The largest key of this run, once everybody has ended who may still write below it. In one snapshot nobody
+        has to be waited for: it shows all that was committed, and never anything else."""
         safety = self._options.safety
         barrier = self._barrier(definition)
         drawn = await barrier.draw(lower)
         if drawn.key is None:
             return None
+        if self._options.snapshot:
+            return drawn.key
         if self._commit:
             await barrier.wait(waiting)
         elif safety.kind == "delay" and self.follows:

@@ -136,6 +136,13 @@ WHERE job_id = $1 AND generation = $2 AND ordinal = $3;
 -- name: count_split
 UPDATE runs SET splits_done = splits_done + 1 WHERE id = $1;
 
+-- name: end_plan_that_held
+-- The plan step of a generation that is read in one snapshot holds it until nobody reads by it any more. The epoch
+-- stays: so its holder hears that the step was ended, not lost.
+UPDATE steps SET state = 'done', owner = NULL, leased_until = NULL, condition = NULL
+WHERE job_id = $1 AND generation = $2 AND kind = 'plan' AND state <> 'done'
+    AND NOT EXISTS (SELECT FROM splits WHERE job_id = $1 AND generation = $2 AND done_at IS NULL);
+
 -- name: ready_next
 -- With every bounded split done the tail is ready; with every split done, the finish step.
 WITH left_over AS (

@@ -15,13 +15,13 @@ SELECT * FROM jobs
 -- alone changes. An `xmin` comes again after 4 billion transactions, or in a database that was set back to a backup; a
 -- job's row says its own time too.
 SELECT j.id, j.name
-     , ROW(j.xmin, j.status_revision, j.updated_at, s.stalled, k.parked, r.version, v.versions)::text AS mark  --? mark
+     , ROW(j.xmin, j.status_revision, j.updated_at, s.stalled, k.parked, h.snapshot, r.version, v.versions)::text AS mark  --? mark
      , :account::text AS account, j.owner, j.spec, j.secret_pointers, j.spec_revision, j.status_revision  --? whole
      , j.state, j.desired, j.reason, j.generation, j.generation_unrun, j.guarantee, j.guarantee_note  --? whole
      , j.totals_rows_read, j.totals_rows_sent, j.totals_rows_dead, j.totals_rows_late  --? whole
      , j.totals_bytes_sent, j.totals_runs  --? whole
      , j.last_id, j.waiting_for, j.retrying, j.horizon, j.lag, s.stalled, j.last_progress_at, j.errors  --? whole
-     , j.labels, j.created_at, j.updated_at, j.state_changed_at, j.next_run_at, k.parked, l.splits  --? whole
+     , j.labels, j.created_at, j.updated_at, j.state_changed_at, j.next_run_at, k.parked, l.splits, h.snapshot  --? whole
      , r.id AS r_id, r.job_id AS r_job_id, r.job_name AS r_job_name, r.number AS r_number  --? whole
      , r.generation AS r_generation, r.trigger AS r_trigger, r.state AS r_state, r.sink AS r_sink  --? whole
      , r.datasource AS r_datasource, r.started_at AS r_started_at, r.ended_at AS r_ended_at  --? whole
@@ -34,6 +34,13 @@ SELECT j.id, j.name
  CROSS JOIN LATERAL (
        SELECT j.state IN ('running', 'stopping', 'aborting', 'failing') AND j.waiting_for IS NULL
               AND greatest(j.last_progress_at, j.state_changed_at) < now() - interval '60 seconds' AS stalled) s
+  -- The moment that the current generation is read as of, once its plan is saved.
+ CROSS JOIN LATERAL (
+       SELECT CASE WHEN (j.spec #>> '{options,snapshot}')::boolean THEN (
+           SELECT g.target -> 'snapshot' || jsonb_build_object('held', EXISTS (
+                      SELECT FROM steps t WHERE t.job_id = g.job_id AND t.generation = g.number AND t.kind = 'plan'
+                          AND t.state = 'leased'))
+             FROM generations g WHERE g.job_id = j.id AND g.number = j.generation) END AS snapshot) h
   -- Between two steps nothing is leased for a moment.
  CROSS JOIN LATERAL (
        SELECT CASE WHEN j.state = 'running' AND j.updated_at < now() - interval '2 seconds'

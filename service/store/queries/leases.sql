@@ -82,7 +82,11 @@ SELECT r.place IS NOT NULL AS valid, j.state, extract(epoch FROM j.stop_deadline
     (j.spec #>> '{options,rate,rows_per_second}')::float8 AS rows_per_second,
     (j.spec #>> '{options,rate,bytes_per_second}')::float8 AS bytes_per_second,
     (j.spec #>> '{options,retry,max_without_progress_seconds}')::float8 AS patience,
-    share.own, share.of_all
+    share.own, share.of_all,
+    r.place IS NULL AND EXISTS (
+        SELECT FROM steps d WHERE d.job_id = a.job_id AND d.generation = a.generation AND d.kind = a.kind
+            AND d.ordinal = a.ordinal AND d.state = 'done' AND d.epoch = a.epoch
+    ) AS ended
 FROM asked a LEFT JOIN renewed r USING (place) LEFT JOIN jobs j ON j.id = a.job_id
 CROSS JOIN LATERAL (
     SELECT count(*) FILTER (WHERE l.owner = a.owner) AS own, count(*) AS of_all
@@ -96,7 +100,7 @@ SELECT true AS valid, j.state, extract(epoch FROM j.stop_deadline - clock_timest
     (j.spec #>> '{options,rate,rows_per_second}')::float8 AS rows_per_second,
     (j.spec #>> '{options,rate,bytes_per_second}')::float8 AS bytes_per_second,
     (j.spec #>> '{options,retry,max_without_progress_seconds}')::float8 AS patience,
-    share.own, share.of_all
+    share.own, share.of_all, false AS ended
 FROM jobs j
 CROSS JOIN LATERAL (
     SELECT count(*) FILTER (WHERE l.owner = $2) AS own, count(*) AS of_all

@@ -62,3 +62,6 @@ SELECT EXISTS (
 ) AND NOT EXISTS (
     SELECT FROM generations WHERE job_id = $1 AND number > $3 AND number < $2 AND planned_at IS NOT NULL
 );
+
+-- name: split_leased
+SELECT EXISTS (SELECT FROM steps WHERE job_id = $1 AND generation = $2 AND kind = 'split' AND state = 'leased');
