@@ -145,8 +145,8 @@ async def _check(made: PostgresSource, keys: list[Key]) -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
-async def test_a_key_is_read_in_its_own_order_by_its_index(database: str, name: str) -> None:
-    kind = KINDS[name]
+async def test_a_key_is_read_in_its_own_order_by_its_index(database_of_each_major: str, name: str) -> None:
+    database, kind = database_of_each_major, KINDS[name]
     names = ", ".join('"' + one.replace('"', '""') + '"' for one in kind.key)
     order = ", ".join('t."' + one.replace('"', '""') + '"' for one in kind.key)
     if name == "an index in another collation":

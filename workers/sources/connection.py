@@ -335,7 +335,7 @@ async def connect(
                 raise
     except RowferryError:
         raise
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError) as error:
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, ValueError) as error:
         raise failures.of_connecting(error, datasource) from error
     return connection
 
