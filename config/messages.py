@@ -26,6 +26,7 @@ SENTENCES: Final[Mapping[LogEvent, str]] = {
     LogEvent.OLD_TARGET_GONE: "the target of generation {generation} is gone: {cause}",
     LogEvent.NOT_REPEATABLE: "a chunk of generation {generation} that nobody sees can not be repeated: {cause}",
     LogEvent.SCHEMA_CHANGED: "{table} has changed, and the job goes on: {cause}",
+    LogEvent.PARTITION_DETACHED: "a partition was detached, or dropped: {table}",
     LogEvent.PARTITION_ATTACHED: "{table} was attached; rows below what was read: {rows_below}",
     LogEvent.CHUNK_SETTLED: "{where}: chunk {sequence} is visible in {target}; rows: {rows}",
     LogEvent.CHUNK_RECOVERED: "{where}: chunk {sequence} of an earlier owner: {action}",

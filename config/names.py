@@ -80,8 +80,11 @@ class LogEvent(StrEnum):
     dropped."""
     SCHEMA_CHANGED = "schema_changed"
     """The columns of a table changed since it was last read, and the job goes on; says which."""
+    PARTITION_DETACHED = "partition_detached"
+    """A partition or child no longer belongs to a table that a job follows: what was not read of it yet never will be.
+    Without a name it was dropped."""
     PARTITION_ATTACHED = "partition_attached"
-    """A partition or child came to a table that a continuous job follows; holds how many rows it has below the bound,
+    """A partition or child came to a table that a job follows; holds how many rows it has below the bound,
     which end the job (null: not known)."""
     CHUNK_SETTLED = "chunk_settled"
     """A chunk is visible and its position is stored."""

@@ -20,7 +20,7 @@ from service.domain.errors import Permanent
 from service.domain.spec import OpenFormat, Options, SourceSpec
 from sinks.formats import columns
 from sinks.registry import COLUMNS
-from workers.sources.base import SourceChanged
+from workers.sources.base import KnownTables, SourceChanged
 from workers.sources.drift import differences
 from workers.sources.failures import GO_ON, SCHEMA_CHANGED
 from workers.sources.fixed_columns import COLUMN_CHANGED, COLUMN_GONE
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 SEEN: Final = "source_columns"
 """Under which name a generation keeps what its source consisted of, beside what its sink said."""
 
+TABLES: Final = "source_tables"
+"""Under which name it keeps the tables whose rows it read, where a barrier watches them."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -42,6 +45,16 @@ async def seen(spec: Mapping[str, object], source: Source) -> dict[str, object]:
     """What a generation keeps under `SEEN`: the source's columns, and the definition that they were seen through. One
     that names other columns since begins to look anew."""
     return {"of": _mark(spec), "columns": columns.to_json(await source.all_columns())}
+
+
+def known_tables(step: Step, place: Workplace, before: Mapping[str, object] | None = None) -> KnownTables:
+    """The tables that the step's generation knows, or the target `before` it."""
+    kept: Any = step.target.get(TABLES, (before or {}).get(TABLES))
+
+    async def keep(oids: frozenset[int]) -> None:
+        await place.store.keep_of_source(step.lease, {TABLES: sorted(oids)})
+
+    return KnownTables(None if kept is None else frozenset(kept), keep)
 
 
 def _form(spec: Mapping[str, object]) -> OpenFormat:
@@ -55,15 +68,15 @@ def _names_columns(spec: Mapping[str, object]) -> bool:
 
 
 def renews(spec: Mapping[str, object], target: Mapping[str, object] | None) -> bool:
-    """Whether a split that meets a change while it reads goes on with new files, by its next lease. (A JSON row names
-    its columns by itself: the next one has others.)"""
-    return SEEN in (target or {}) and _form(spec).kind != "json" and _names_columns(spec)
+    """Whether a step that meets a change while it reads goes on by its next lease, which keeps what is there now and
+    has sink and source of it."""
+    return SEEN in (target or {}) and _names_columns(spec)
 
 
 async def repeatable(old: GenerationState, source: Source) -> Mapping[str, object]:
     """The target of a generation that is closed, with the columns that a file of it can be repeated with: its own, or
     those of now where the source has its own no more. Raises what asking the source raises."""
-    if not renews(old.spec, old.target):
+    if not renews(old.spec, old.target) or COLUMNS not in old.target:
         return old.target
     try:
         await source.columns()
@@ -91,7 +104,7 @@ async def look(step: Step, place: Workplace, source: Source) -> None:
             kept[COLUMNS] = columns.to_json(await source.columns(of_now=True))
     if await place.store.keep_of_source(step.lease, kept) and said:
         log.warning(LogEvent.SCHEMA_CHANGED, table=_what(step), cause=said)
-    if kept.get(COLUMNS) not in (None, step.target.get(COLUMNS)) and renews(step.spec, step.target):
+    if kept.get(COLUMNS) not in (None, step.target.get(COLUMNS)) and _form(step.spec).kind != "json":
         raise SourceChanged
 
 

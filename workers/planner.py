@@ -19,15 +19,16 @@ from sinks.base import SinkError, TargetGone
 from sinks.formats import columns
 from sinks.registry import COLUMNS, TAKES_FORMATS
 from workers.beforehand import getting_ready
-from workers.changes import SEEN, repeatable, seen
+from workers.changes import SEEN, TABLES, known_tables, seen
 from workers.chunks import settlement, to_prepared, to_record
 from workers.cuts import Keeper, warn_of_another_moment
 from workers.days import list_days
 from workers.delivery import position_conflict, position_unknown, stage_again
 from workers.guarantees import guaranteed
-from workers.owners import origin, owner
+from workers.owners import owner
 from workers.ranges import limit_of, ranges_of
 from workers.recovery import Action, decide
+from workers.reopening import reopened
 from workers.retrying import Retry
 from workers.shown import described, shown
 from workers.signals import Point
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from service.domain.records import ChunkRecord, GenerationState, Lease, SplitState, Step
     from sinks.base import Sink, Writer
     from workers.ports import Workplace
-    from workers.sources.base import Horizon, Size, Source
+    from workers.sources.base import Horizon, KnownTables, Size, Source
 
 HORIZON_REPORT_SECONDS = 1.0
 LONGEST_FENCING_SECONDS = 60.0
@@ -98,7 +99,8 @@ class PlanWork:
                 # Whatever the format is now: a definition that is replaced meanwhile may name another.
                 target[COLUMNS] = columns.to_json(await source.columns())
             await self._retry.recovered()
-            await self._bound(source, ranges, target)
+            tables = known_tables(self._step, self._place, None if by_itself or not history else history[0].target)
+            await self._bound(source, ranges, target, tables)
         await self._reached(Point.PLANNED)
 
     async def _prepare_target(self, before: GenerationState | None) -> Mapping[str, object]:
@@ -146,7 +148,7 @@ class PlanWork:
         generation as it is then."""
         same_target = _same_sink(old, self._step)
         fenced = True
-        sink, source = await self._both(old)
+        sink, source = await reopened(self._place, self._step, old)
         try:
             async with asyncio.timeout(None if same_target else LONGEST_FENCING_SECONDS):
                 try:
@@ -178,33 +180,6 @@ class PlanWork:
             await list_days(self._step, self._place, sink, number, today=True)
         except SinkError as error:
             log.warning(LogEvent.DAY_NOT_LISTED, code=error.code, cause=str(error))
-
-    async def _both(self, old: GenerationState) -> tuple[Sink, Source]:
-        """What a generation wrote with and read from, such that a prepared chunk of it can be repeated."""
-        source = await self._read(old, old.target)
-        target = old.target
-        if any(split.prepared for split in old.splits):
-            try:
-                target = await repeatable(old, source)
-            except Permanent as error:  # there may be nothing to repeat; else it comes again
-                log.warning(LogEvent.NOT_REPEATABLE, generation=old.number, cause=str(error))
-            finally:
-                await source.close()
-            source = await self._read(old, target)
-        sink = await self._place.sinks.sink(
-            self._step.account, old.spec, old.secrets, target, job_id=self._lease.job_id, generation=old.number
-        )
-        return sink, source
-
-    async def _read(self, old: GenerationState, target: Mapping[str, object]) -> Source:
-        return await self._place.sources.source(
-            self._step.account,
-            old.spec,
-            target,
-            name=self._place.title(self._step),
-            origin=origin(self._step, generation=old.number),
-            secrets=old.secrets,
-        )
 
     async def _fence(
         self, sink: Sink, source: Source, old: GenerationState, split: SplitState, *, by_itself: bool
@@ -278,15 +253,21 @@ class PlanWork:
 
     # -- bounds and splits ---------------------------------------------------------------------------------------
 
-    async def _bound(self, source: Source, ranges: Sequence[OpenRange], target: Mapping[str, object]) -> None:
+    async def _bound(
+        self, source: Source, ranges: Sequence[OpenRange], target: dict[str, object], tables: KnownTables
+    ) -> None:
         splits: list[OpenRange] = []
         end, rows = None, 0
         limit, window = limit_of(self._step.spec, target), self._spec.options.late_window
         for given in ranges:
-            plan = await planned(source, given, self._wanted(given, limit), self._show_horizon, window, self._inherited)
+            plan = await planned(
+                source, given, self._wanted(given, limit), self._show_horizon, window, self._inherited, tables=tables
+            )
             splits.extend(OpenRange(s.lower, s.upper) for s in plan.splits)
             end = given.upper or plan.bound or given.lower
             rows += plan.estimated_rows or 0
+        if tables.oids is not None:
+            target[TABLES] = sorted(tables.oids)
         tail = self._spec.mode == "continuous"
         if tail:
             splits = with_tail(splits, end, joined=window is not None and ranges[-1].upper is None)

@@ -19,6 +19,7 @@ from sinks.base import Batch, Cut, Numbered
 from workers.chunks import SLICE_BYTES, canonical
 from workers.closing import put_down
 from workers.delivery import Delivery, Load, again, log
+from workers.easing import Easing
 from workers.limits import pay
 from workers.metrics import sent_again
 from workers.owners import drop_writer, owner, retry_split
@@ -63,6 +64,7 @@ class RetryWork:
         self._lease = step.lease
         self._retry = Retry(control, most_seconds=PATIENCE_SECONDS)
         self._owner = owner(step, split=retry_split(step.lease.ordinal))
+        self._easing = Easing(source, control)
         self._from_source = True
         self.delivery = Delivery(control, workplace, sink)
 
@@ -148,6 +150,8 @@ class RetryWork:
         waiting: list[_Row] = []
         size = staged = 0
         for one in letters:
+            if most_bytes is not None and self._from_source:
+                await self._easing.wait()
             row = await self._row(reader, one)
             if isinstance(row, Staying):
                 stays.append(row)

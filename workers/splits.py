@@ -19,7 +19,7 @@ from service.domain.records import Condition
 from service.domain.spec import JobSpec
 from sinks.base import CountsOverJob, Cut, Numbered
 from workers.beforehand import getting_ready
-from workers.changes import look
+from workers.changes import known_tables, look
 from workers.chunks import OpenChunk, batch
 from workers.closing import put_down
 from workers.delivery import Delivery, Load, caused_by, say_late, say_set_aside, stage_again
@@ -63,8 +63,8 @@ class SplitWork:
         self._spec = JobSpec.model_validate(step.spec)
         self._lease = step.lease
         self._retry = Retry(control)
-        self._easing = Easing(self._spec.options.ease, source, control)
-        self._look = partial(look, step, workplace, source)
+        self._easing = Easing(source, control)
+        self._look, self._tables = partial(look, step, workplace, source), known_tables(step, workplace)
         self.delivery = Delivery(control, workplace, sink)
         self._chunk = OpenChunk(self._spec.options.chunk, None)
         self._sequence = 0
@@ -100,7 +100,7 @@ class SplitWork:
             start = await start_of(split, self._source)
             self._window = window_of(split, self._spec.options, reader, self._source)
             if split.tail:
-                frontier = self._source.frontier(start)
+                frontier = self._source.frontier(start, self._tables)
                 over, poll = partial(is_over, self._source, self._spec), self._spec.options.poll_seconds
                 pages = following(reader, frontier, start, poll_seconds=poll, over=over)
             else:

@@ -21,6 +21,7 @@ from service.domain.verification import END_OF_SPLIT, Findings, VerifyProgress
 from sinks.reading import Wanted
 from workers.closing import put_down
 from workers.comparing import Comparison
+from workers.easing import Easing
 from workers.limits import pay
 from workers.metrics import VERIFIED_ROWS, VERIFY_DIFFERENCES
 from workers.owners import owner
@@ -71,6 +72,7 @@ class VerifyWork:
         self._findings = Findings()
         self._chunks_done = self._rows_done = 0
         self._next_keep = 0.0
+        self._easing: Easing | None = None
 
     async def run(self) -> None:
         """Returns when everything is compared. Raises Stopped when it was parked in between, LeaseLost, Permanent."""
@@ -82,6 +84,7 @@ class VerifyWork:
 
     async def _pass(self) -> None:
         assert self._task is not None, "set by run"
+        await self._control.renew()  # and hear of the job's limits before the first page
         key = await self._key_columns()
         held = held_as(self._spec.source.columns, key)
         if not self._sink.upserts and not _tells_deleted_apart(self._spec, key):
@@ -105,6 +108,7 @@ class VerifyWork:
         source = await self._source(
             _reading(self._step.spec, None if wanted.values else key, held), whole=wanted.values
         )
+        self._easing = Easing(source, self._control)
         try:
             comparison = Comparison(reader, source, wanted, self._control, self._rate, newest=self._task.newest)
             await self._compare_all(comparison)
@@ -183,7 +187,9 @@ class VerifyWork:
         return VerifyProgress(self._position, self._chunks_done, self._rows_done, self._findings)
 
     async def _rate(self, rows: int, size: int) -> None:
-        """As a run of the job: its limits are those of its source."""
+        """As a run of the job: its limits are those of its source, and it gives way as one."""
+        if self._easing is not None:
+            await self._easing.wait()
         await pay(self._place.rate(self._step.lease.job_id), self._control, rows, size)
 
     async def _key_columns(self) -> tuple[str, ...]:

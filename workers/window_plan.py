@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from service.domain.records import GenerationState, Key
     from service.domain.spec import JobSpec
-    from workers.sources.base import Horizon, Size, Source
+    from workers.sources.base import Horizon, KnownTables, Size, Source
 
 
 def window_left(history: Sequence[GenerationState], spec: JobSpec) -> int | None:
@@ -49,12 +49,14 @@ async def planned(
     waiting: Callable[[Horizon | None], None],
     rows: int | None,
     inherited: int | None,
+    *,
+    tables: KnownTables | None = None,
 ) -> Plan:
     """As `Source.plan`; of a range without end, where `options.late_window` is `rows`, with a last range of so many
     rows below the bound: one range where a memory is inherited, an empty one where nothing has come since."""
     if rows is None or given.upper is not None:
-        return await source.plan(given.lower, splits, waiting=waiting, given_upper=given.upper)
-    plan = await source.plan(given.lower, 1, waiting=waiting)
+        return await source.plan(given.lower, splits, waiting=waiting, given_upper=given.upper, tables=tables)
+    plan = await source.plan(given.lower, 1, waiting=waiting, tables=tables)
     if inherited is not None:
         end = plan.bound or given.lower
         return Plan(end, () if end is None else (SplitRange(given.lower, end),), plan.estimated_rows)

@@ -231,7 +231,7 @@ class JobPatch(Strict):
 
     labels: dict[str, str | None] | None = None
     schedule: dict[Literal["dialect", "cron", "time_zone", "enabled", "missed"], Any] | None = None
-    options: dict[Literal["rate", "retry", "dead_letters"], dict[str, Any] | None] | None = None
+    options: dict[Literal["rate", "ease", "retry", "dead_letters"], dict[str, Any] | None] | None = None
 
 
 class DeadLettersRetryRequest(Strict):

@@ -59,6 +59,7 @@ class Control:
         self.rows_per_second: float | None = None
         self.bytes_per_second: float | None = None
         self.max_without_progress_seconds = 900.0
+        self.active_sessions: int | None = None
         self.stop_at: float | None = None
         self.reason: str | None = None
         """What the job should say about an abort that could not take everything back."""
@@ -111,6 +112,7 @@ class Control:
         self.rows_per_second = directive.rows_per_second
         self.bytes_per_second = directive.bytes_per_second
         self.max_without_progress_seconds = directive.max_without_progress_seconds
+        self.active_sessions = directive.active_sessions
         if directive.state is State.ABORTING:
             self.end(Ending.ABORT)
         elif directive.state in {State.STOPPING, State.FAILING}:

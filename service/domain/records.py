@@ -85,6 +85,8 @@ class Directive:
     rows_per_second: float | None
     bytes_per_second: float | None
     max_without_progress_seconds: float
+    active_sessions: int | None = None
+    """Above so many statements of others the source is left alone; None: never."""
 
 
 @dataclass(frozen=True, slots=True)

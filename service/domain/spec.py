@@ -135,7 +135,8 @@ class RateOptions(Strict):
 
 
 class EaseOptions(Strict):
-    """Reading waits while the source's server has more than this to do for others."""
+    """Reading waits while the source's server has more than this to do for others. Can be changed while the job
+    runs."""
 
     active_sessions: int = Field(ge=1, le=10_000, description="statements under way that are not this product's")
 

@@ -28,7 +28,7 @@ LOOK_SECONDS: Final = 20.0
 """Beyond what an inspector promises: a bound for one that does not keep its promise."""
 
 PATCHABLE: Final = ("labels", "options", "schedule")
-PATCHABLE_OPTIONS: Final = ("rate", "retry", "dead_letters")
+PATCHABLE_OPTIONS: Final = ("rate", "ease", "retry", "dead_letters")
 
 # A change of one of these makes a position doubtful. Of the sink: what tells one target from another.
 _SOURCE_TARGET: Final = ("datasource", "table", "query", "template", "key", "where", "time")

@@ -87,6 +87,7 @@ def directive(lease: Lease, row: Row) -> Directive:
         rows_per_second=_part(row["rows_per_second"], share),
         bytes_per_second=_part(row["bytes_per_second"], share),
         max_without_progress_seconds=_PATIENCE_SECONDS if row["patience"] is None else row["patience"],
+        active_sessions=row["active_sessions"],
     )
 
 

@@ -248,7 +248,7 @@ async def _follow(
 
 def _with_live_parts(stored: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     options = {**stored.get("options", {})}
-    for part in ("rate", "retry", "dead_letters"):
+    for part in ("rate", "ease", "retry", "dead_letters"):
         if part in given.get("options", {}):
             options[part] = given["options"][part]
     parts = {part: given[part] for part in ("labels", "schedule") if part in given}

@@ -106,7 +106,7 @@ class Plans(Held):
 
     async def keep_of_source(self, lease: Lease, kept: Mapping[str, object]) -> bool:
         """As `StepStore.keep_of_source`; what is there under other names stays."""
-        async with self._held(lease, StepKind.SPLIT) as (connection, _):
+        async with self._held(lease, StepKind.PLAN, StepKind.SPLIT) as (connection, _):
             changed = await connection.execute(SQL["keep_of_source"], lease.job_id, lease.generation, dict(kept))
             return bool(changed != "UPDATE 0")
 

@@ -57,6 +57,8 @@ class SinkCase(ABC):
     """A record that the case's format can not hold, where there is one."""
     takes_large_rows = True
     """False where one row of 20 MB is over a limit of the target."""
+    takes_tombstones = False
+    """Whether an empty value takes a row back; of the others definitions ask for none."""
     can_be_lost = True
     """False where the target has no way of being away (`lose` is then never called)."""
 
@@ -82,6 +84,10 @@ class SinkCase(ABC):
     @abstractmethod
     async def read(self) -> list[bytes]:
         """The values that readers of the target see, in order within each split, by a client that is not ours."""
+
+    async def last(self) -> dict[int, bytes | None]:
+        """By number, what a reader keeps of each row that was ever there and is not known to be gone; None: it is."""
+        raise NotImplementedError
 
     async def manifest(self, name: str, content: bytes | None = None) -> tuple[bytes, str] | None:
         """A manifest of the job, by a client that is not ours, and what tells it from a new one with the same bytes;
@@ -115,6 +121,7 @@ class KafkaCase(SinkCase):
     delivery = "exactly_once"
     rejected = b'{"id":0,"text":"%s"}' % (b"x" * 2_000_000)  # the topic takes a megabyte
     takes_large_rows = False
+    takes_tombstones = True
 
     async def start(self) -> None:
         self.server: KafkaServer = self.request.getfixturevalue("kafka_server")
@@ -131,6 +138,10 @@ class KafkaCase(SinkCase):
 
     async def read(self) -> list[bytes]:
         return [record.value or b"" for record in read_topic(self.server.bootstrap, self.topic)]
+
+    async def last(self) -> dict[int, bytes | None]:
+        """What compaction leaves, before it drops the keys without a value."""
+        return {int(record.key or b""): record.value for record in read_topic(self.server.bootstrap, self.topic)}
 
     def needs_a_limit(self) -> None:
         pytest.skip("a broker whose disk is full ends itself, and is then a target that is away")
@@ -280,6 +291,7 @@ class OpenSearchCase(SinkCase):
     """One index behind a fault proxy, read back by searches; documents in the order of their key."""
 
     server_fixture = "opensearch_server"
+    takes_tombstones = True
 
     async def start(self) -> None:
         self.server: SearchServer = self.request.getfixturevalue(self.server_fixture)
@@ -299,6 +311,10 @@ class OpenSearchCase(SinkCase):
     async def read(self) -> list[bytes]:
         found = await asyncio.to_thread(self.server.documents, self.index)
         return [found[key] for key in sorted(found, key=lambda key: int(json.loads(key)[0]))]
+
+    async def last(self) -> dict[int, bytes | None]:
+        found = await asyncio.to_thread(self.server.documents, self.index)
+        return {int(json.loads(key)[0]): document for key, document in found.items()}
 
     def needs_a_limit(self) -> None:
         """It has one."""

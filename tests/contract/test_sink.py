@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from sinks import registry
 from sinks.base import Batch, Cut, Guarantee, ListsDays, Mark, Owner, RowRejected, Shows, SinkError
 from tests.contract.sink_cases import CASES, SinkCase
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Container, Iterable
 
     from sinks.base import Prepared, Sink, Writer
 
@@ -564,3 +565,54 @@ async def test_a_row_that_the_format_can_not_hold_is_named_and_the_others_go_on(
     await writer.make_visible(await writer.prepare(cut(1, 1, 15)))
     await writer.close()
     await shows(case, rows(case, 1, 15))
+
+
+def marked(case: SinkCase, numbers: Iterable[int], gone: Container[int] = ()) -> Batch:
+    """The rows with message keys and ids; those that are `gone` are tombstones."""
+    numbers = list(numbers)
+    return Batch(
+        [b"" if number in gone else case.row(number) for number in numbers],
+        [b"%d" % number for number in numbers],
+        [b'["%d"]' % number for number in numbers],
+    )
+
+
+@pytest.mark.parametrize("case", sorted(name for name in CASES if CASES[name].takes_tombstones), indirect=True)  # type: ignore[attr-defined]
+async def test_a_tombstone_takes_its_row_back_and_what_was_never_there_is_as_good_as_gone(case: SinkCase):
+    sink = case.sink(**({"key": ["id"]} if case.__class__.__name__.startswith("Kafka") else {}))
+    await sink.prepare_target()
+    writer = await opened(sink, OWNER)
+    late = replace(cut(2, 1, 3), version=next(VERSIONS))  # drawn before those that follow
+    await writer.stage(marked(case, range(1, 6)))
+    await writer.make_visible(await writer.prepare(cut(1, 1, 5)))
+    await writer.stage(marked(case, range(2, 8), gone={2, 3, 7}))
+    prepared = await writer.prepare(cut(2, 2, 7))
+    assert prepared.rows == 6, "a tombstone is a row like any other"
+    receipt = await writer.make_visible(prepared)
+    assert not receipt.rejected
+    live = {number: case.row(number) for number in (1, 4, 5, 6)}
+
+    async def as_expected() -> bool:
+        return {number: value for number, value in (await case.last()).items() if value} == live
+
+    await until(as_expected, 10, "rows 2 and 3 are gone")
+    await writer.close()
+    if sink.upserts:  # a bulk of an owner that was frozen: it carries an older version
+        writer = await opened(sink, replace(OWNER, epoch=6))
+        await writer.stage(marked(case, range(1, 4)))
+        assert not (await writer.make_visible(await writer.prepare(replace(late, sequence=3)))).rejected
+        await sink.prepare_target()
+        assert await as_expected(), await case.last()
+        await writer.close()
+    else:
+        gone = {number for number, value in (await case.last()).items() if value is None}
+        assert gone == {2, 3, 7}, "null values, and not empty ones"
+    await sink.close()
+
+
+def test_every_kind_of_sink_takes_tombstones_or_is_refused_with_them():
+    """What `source.soft_delete` is refused for is what can not take a row back (tests/integration/test_tombstones)."""
+    taking = {name for name in CASES if CASES[name].takes_tombstones}  # type: ignore[attr-defined]
+    assert taking == {"kafka", "kafka-at-least-once", "opensearch", "elasticsearch"}
+    assert set(registry.TAKES_TOMBSTONES) == {"kafka", "elasticsearch"}
+    assert set(registry.KINDS) - set(registry.TAKES_TOMBSTONES) == {"file", "s3", "hdfs", "donothing"}

@@ -316,6 +316,7 @@ PROGRESS = VerifyProgress((0, 1), 1, 10, Findings())
 DAY = date(2026, 3, 29)
 FAILURE = Cause("broken", "it broke", at=None, retryable=False)  # type: ignore[arg-type]
 OF_PLAN = {"settle_closed", "drop_closed", "prepare_closed", "fence_epoch", "close_generation", "save_plan", "end_plan"}
+OF_PLAN_AND_SPLIT = {"fail", "keep_of_source"}
 OF_EVERY_STEP = {
     *("park", "release", "report", "generation", "settled_chunks", "split_leased"),
     *("day_to_list", "chunks_of_day", "day_listed"),
@@ -451,7 +452,7 @@ async def test_who_does_not_hold_the_step_writes_nothing(control: Control, metho
 
 @pytest.mark.parametrize("method", sorted(set(WRITES) - OF_EVERY_STEP))
 async def test_a_step_of_another_kind_can_not_do_it(control: Control, method: str) -> None:
-    other = "save_plan" if method not in OF_PLAN | {"fail"} else "cleaned_up" if method == "fail" else "split"
+    other = "cleaned_up" if method in OF_PLAN_AND_SPLIT else "split" if method in OF_PLAN else "save_plan"
     lease = await lease_for(control, other)
     before = await everything(control)
     with pytest.raises(Conflict) as refused:

@@ -162,6 +162,53 @@ async def test_numbers_drawn_in_subtransactions_that_were_rolled_back_are_waited
             assert await read_keys(made, ("1",), ("3",)) == [("2",), ("3",)]
 
 
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ("WITH o AS (SELECT * FROM orders) SELECT * FROM o", "a query with WITH, whose id"),
+        ("SELECT id FROM orders UNION SELECT id + 1 FROM orders", "a query with UNION, INTERSECT or EXCEPT, whose id"),
+        ("SELECT DISTINCT id FROM orders", "a query with DISTINCT, whose id"),
+        (
+            "SELECT id, count(*) FROM orders GROUP BY id LIMIT 5",
+            "a query with GROUP BY, LIMIT or OFFSET, whose id",
+        ),
+        ("SELECT id + 1 AS id FROM orders", "a query, whose id"),
+    ],
+)
+async def test_a_query_whose_rows_are_not_a_tables_is_refused_in_its_own_words(
+    database: str, query: str, named: str
+) -> None:
+    async with connected(database) as one:
+        await one.execute(TABLE)
+    async with source(database, query=query, key=["id"], mode="incremental") as made:
+        (refused,) = [finding for finding in (await made.inspect()).findings if finding.code == "safety_not_provable"]
+    assert f"it is {named} is not simply a column of one table" in refused.message
+    assert ("JOIN and WHERE alone" in refused.hint) == (" with " in named)
+
+
+async def test_inspection_lists_the_sequences_behind_the_key(database: str) -> None:
+    async with connected(database) as one:
+        await one.execute(
+            f"{TABLE}; CREATE SEQUENCE numbers INCREMENT 10;"
+            "CREATE TABLE more (id bigint PRIMARY KEY DEFAULT nextval('numbers'));"
+            "CREATE TABLE hand_made (id bigint PRIMARY KEY)"
+        )
+
+    async def listed(table: str, mode: str = "incremental") -> list[str]:
+        async with source(database, table, mode=mode) as made:
+            findings = (await made.inspect()).findings
+        return [finding.message for finding in findings if finding.code == "key_sequences"]
+
+    assert await listed("orders") == [
+        "id of public.orders is numbered by orders_id_seq (cache 1, increment 1, owned by orders.id)"
+    ]
+    assert await listed("more") == [
+        "id of public.more is numbered by numbers (cache 1, increment 10, owned by no column)"
+    ]
+    assert await listed("hand_made") == []
+    assert await listed("orders", "once") == [], "nothing waits for them"
+
+
 # -- partitions that come -----------------------------------------------------------------------------------------
 
 

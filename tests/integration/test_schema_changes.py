@@ -12,6 +12,7 @@ from service.domain.errors import Permanent
 from tests.integration.source_cases import connected, pages, read_all, source
 from tests.support.waiting import until
 from workers.sources.csv_page import Dialect
+from workers.sources.resolver import Resolver
 
 ROWS = 40
 GO_ON = {"options": {"schema_change": "continue"}}
@@ -115,6 +116,24 @@ async def test_files_of_one_generation_keep_their_columns(moving: str) -> None:
     assert (len(rows), rows[-1]) == (ROWS, b"40,a40,40")
     with pytest.raises(Permanent, match="no column 'a' any more"):
         await altered(moving, "ALTER TABLE t DROP COLUMN a", **kept)
+
+
+async def test_a_change_between_two_looks_at_the_table_is_looked_at_again(
+    moving: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare = Resolver._prepare
+    late = ["ALTER TABLE t RENAME b TO bee"]
+
+    async def prepared(resolver: Resolver) -> None:
+        async with connected(moving) as connection:
+            for statement in late:
+                await connection.execute(statement)
+        late.clear()
+        await prepare(resolver)
+
+    monkeypatch.setattr(Resolver, "_prepare", prepared)
+    async with source(moving, "t") as made:
+        assert [column.name for column in await made.columns()] == ["id", "a", "bee"]
 
 
 async def test_what_is_not_a_change_of_the_columns_disturbs_nobody(moving: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -14,6 +15,8 @@ from tests.integration.source_cases import connected, datasource, read_keys, sou
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from tests.support.postgres import PostgresServer
 
 CONFLICT = """
@@ -41,14 +44,80 @@ async def test_a_conflict_with_recovery_is_met_with_smaller_pages(database: str)
         assert caught.value.code == "source_conflict"
 
 
+@asynccontextmanager
+async def busy(api: ApiCase, others: int) -> AsyncIterator[None]:
+    """So many sessions of others have something to do."""
+    sessions = [await asyncpg.connect(api.source_dsn) for _ in range(others)]
+    work = [asyncio.create_task(session.execute("SELECT pg_sleep(120)")) for session in sessions]
+    try:
+        yield
+    finally:
+        for session in sessions:
+            session.terminate()
+        await asyncio.gather(*work, return_exceptions=True)
+        await api.source.fetch(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(120)'"
+        )
+
+
+async def test_it_is_asked_for_while_the_job_runs_and_holds_retries_and_verifications_too(
+    control_database: str, database: str
+) -> None:
+    async with ApiCase(control_database, database) as api:
+        await api.shop()
+        await api.rows(3000)
+        await api.source.execute("UPDATE orders SET amount = 'NaN' WHERE id = 7")
+        await api.engine.start()
+
+        async def ease(most: int | None) -> None:
+            options = {"ease": None if most is None else {"active_sessions": most}, "rate": {"rows_per_second": None}}
+            merge = "application/merge-patch+json"
+            await api.ok("PATCH", "/v1/jobs/j", {"options": options}, Content_Type=merge)
+
+        async def waits() -> bool:
+            job = await api.ok("GET", "/v1/jobs/j")
+            assert job["state"] in {"queued", "running"}, (job["totals"], job["errors"])
+            return bool(job["waiting_for"] == "source")
+
+        options = {"rate": {"rows_per_second": 50}, "dead_letters": {"max_rows": 1}, "chunk": {"rows": 100}}
+        given = definition(sink={"kind": "file", "path": "out"}, format={"kind": "parquet"}, options=options)
+        async with busy(api, 5):
+            await api.ok("POST", "/v1/jobs?start=true", given, 201)
+            await ease(3)
+            await until(waits, 20, "the running job waits for its source")
+            assert (await api.ok("GET", "/v1/jobs/j"))["state"] == "running"
+            await ease(None)
+            ended = await api.until_state("j", "successful", "error")
+            assert (ended["state"], ended["totals"]["rows_sent"], ended["waiting_for"]) == ("successful", 2999, None)
+
+            await api.source.execute("UPDATE orders SET amount = 7 WHERE id = 7")
+            for kind, path in (("verify", "verify"), ("retry", "dead-letters:retry")):
+                await ease(3)
+                await api.ok("POST", f"/v1/jobs/j/{path}", {}, 202)
+
+                async def held(kind: str = kind) -> bool:
+                    steps = await api.control(
+                        "SELECT kind FROM rowferry.steps WHERE condition ->> 'waiting_for' = 'source'"
+                    )
+                    return [step["kind"] for step in steps] == [kind]
+
+                await until(held, 20, f"{kind} waits for the source")
+                await ease(None)
+
+                async def ended(kind: str = kind) -> bool:
+                    found = await api.control(f"SELECT FROM rowferry.steps WHERE kind = '{kind}' AND state = 'leased'")
+                    return not found
+
+                await until(ended, 30, f"{kind} goes on by itself")
+            assert (await api.ok("GET", "/v1/jobs/j/dead-letters"))["dead_letters"] == []
+
+
 async def test_a_job_waits_while_its_source_has_much_else_to_do(control_database: str, database: str) -> None:
     async with ApiCase(control_database, database) as api:
         await api.shop()
         await api.rows(3000)
         await api.engine.start()
-        others = [await asyncpg.connect(database) for _ in range(5)]
-        work = [asyncio.create_task(other.execute("SELECT pg_sleep(120)")) for other in others]
-        try:
+        async with busy(api, 5):
             given = definition(sink={"kind": "donothing"}, options={"ease": {"active_sessions": 3}})
             await api.ok("POST", "/v1/jobs?start=true", given, 201)
 
@@ -63,13 +132,6 @@ async def test_a_job_waits_while_its_source_has_much_else_to_do(control_database
                 " AND xact_start IS NOT NULL AND state <> 'active' AND datname = current_database()"
             )
             assert open_ones == 0
-        finally:
-            for other in others:
-                other.terminate()
-            await asyncio.gather(*work, return_exceptions=True)
-            await api.source.fetch(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(120)'"
-            )
         ended = await api.until_state("j", "successful", "error")
     assert (ended["state"], ended["totals"]["rows_sent"]) == ("successful", 3000)
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.integration.api_cases import ApiCase, definition
+from tests.integration.source_cases import connected
 from tests.support.kafka_rows import read_settled
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -96,6 +98,54 @@ async def test_updates_and_deletes_come_by_updated_at_and_the_last_record_of_a_k
     assert state == {row["id"]: row["row"] and row["row"].encode() for row in rows}
 
 
+@pytest.mark.kafka
+@pytest.mark.parametrize("mode", ["incremental", "continuous"])
+async def test_changes_by_updated_at_wait_for_those_that_began_before_them(
+    api: ApiCase, kafka_server: KafkaServer, topic: str, mode: str
+) -> None:
+    """`safety: commit` on `(updated_at, id)`: a row of a long transaction is dated before others that are long there,
+    and one that is dated in the future passes over nobody."""
+    kafka = {"kind": "kafka", "bootstrap_servers": kafka_server.bootstrap, "topic": topic, "key": ["id"]}
+    options = {"safety": {"kind": "commit"}, "key_is_monotonic": True, "poll_seconds": 0.05, "chunk": {"seconds": 0.1}}
+    made = given(kafka, key=["updated_at", "id"], mode=mode, options=options)
+    job = await api.ok("POST", "/v1/jobs?start=true", made, 201)
+    assert "at your word" in job["guarantee_note"]
+
+    async def sent(rows: int) -> bool:
+        job = await api.ok("GET", "/v1/jobs/j")
+        assert job["totals"]["rows_sent"] <= rows, job["totals"]
+        if job["state"] == "successful" and job["totals"]["rows_sent"] < rows:
+            await api.ok("POST", "/v1/jobs/j/start", status=202)
+        return bool(job["totals"]["rows_sent"] == rows and (mode == "continuous" or job["state"] == "successful"))
+
+    await until(lambda: sent(100), 30, "the first rows")
+    async with connected(api.source_dsn) as slow:
+        transaction = slow.transaction()
+        await transaction.start()
+        await slow.execute("UPDATE orders SET note = 'late', updated_at = now() WHERE id = 1")
+        await api.source.execute(
+            """
+            UPDATE orders SET deleted_at = now(), updated_at = now() WHERE id = 2;
+            UPDATE orders SET note = 'not yet', updated_at = now() + interval '1 day' WHERE id = 3;
+            """
+        )
+
+        async def waits() -> bool:
+            job = await api.ok("GET", "/v1/jobs/j")
+            return bool(job["horizon"] and job["horizon"]["ahead_of_generator"] == 2)
+
+        if mode == "continuous":
+            await until(waits, 20, "both rows wait")
+        else:
+            assert (await ran(api, start=True))["totals"]["rows_sent"] == 100
+        await transaction.commit()
+    await until(lambda: sent(102), 30, "both changes")
+    records = (await read_settled(kafka_server, topic))[100:]
+    assert [int(one.key or b"") for one in records] == [1, 2], "in the order of their times"
+    assert json.loads(records[0].value or b"")["note"] == "late"
+    assert records[1].value is None
+
+
 async def test_documents_of_deleted_rows_go_and_come_back_with_the_row(
     api: ApiCase, opensearch_server: SearchServer
 ) -> None:
@@ -148,6 +198,12 @@ async def test_a_document_stays_with_its_row_while_the_key_moves_with_each_updat
     [
         ({"kind": "file", "path": "x"}, "/source/soft_delete", "soft_delete_not_supported"),
         ({"kind": "donothing"}, "/source/soft_delete", "soft_delete_not_supported"),
+        ({"kind": "s3", "bucket": "rows"}, "/source/soft_delete", "soft_delete_not_supported"),
+        (
+            {"kind": "hdfs", "url": "http://127.0.0.1:1", "path": "/x"},
+            "/source/soft_delete",
+            "soft_delete_not_supported",
+        ),
         ({"kind": "kafka", "bootstrap_servers": "127.0.0.1:1", "topic": "t"}, "/sink/key", "tombstone_without_key"),
     ],
 )

@@ -29,9 +29,9 @@ from workers.sources.queries import load
 from workers.sources.sql import quote_literal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from workers.sources.base import Key
+    from workers.sources.base import Key, KnownTables
     from workers.sources.catalog import Member
     from workers.sources.connection import Session
     from workers.sources.definition import Definition
@@ -70,9 +70,16 @@ class Barrier:
     """Draws candidates and watches their holders."""
 
     def __init__(
-        self, session: Session, definition: Definition, rules: Rules, *, authority: Session | None = None
+        self,
+        session: Session,
+        definition: Definition,
+        rules: Rules,
+        *,
+        authority: Session | None = None,
+        tables: KnownTables | None = None,
     ) -> None:
-        """`authority` knows the writers where `session` is of a standby."""
+        """`authority` knows the writers where `session` is of a standby. `tables`: what was read before."""
+        self._tables = tables
         self._session = session
         self._authority = authority or session
         self._definition = definition
@@ -94,12 +101,27 @@ class Barrier:
             if proof.reasons:
                 raise proof.refusal(self._definition.what)
             self._ceiling = proof.ceiling
-        if self._members and final is not None and self._rules.word is not None:
-            known = {member.oid for member in self._members}
-            for member in members:
-                if member.oid not in known and member.kind == "r":
-                    await self._came(member, final)
+            await self._compare(members, final)
         self._members = members
+
+    async def _compare(self, members: Sequence[Member], final: Key | None) -> None:
+        """Tell of tables that came or went since the last look: our own, or that of who read before us."""
+        before = {member.oid for member in self._members}
+        now = frozenset(member.oid for member in members if member.kind == "r")
+        if not before and self._tables is not None:
+            before = set(self._tables.oids or ())
+        if self._tables is not None and self._tables.oids != now:
+            await self._tables.keep(now)
+            self._tables.oids = now
+        if not before:
+            return
+        if gone := before - {member.oid for member in members}:
+            rows = await self._session.fetch(load("names"), sorted(gone))
+            for row in rows:
+                log.warning(LogEvent.PARTITION_DETACHED, table=row["name"])
+        for member in members:
+            if member.oid not in before and member.kind == "r" and final is not None:
+                await self._came(member, final)
 
     async def _came(self, member: Member, final: Key) -> None:
         """A partition or child that was not there before."""

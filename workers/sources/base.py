@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 from service.domain.errors import Interrupted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from datetime import datetime
 
     from service.domain.errors import RowferryError
@@ -135,6 +135,17 @@ class Page:
         return self.decode(self.raw_keys[index])
 
 
+@dataclass(slots=True)
+class KnownTables:
+    """The tables whose rows were read so far, from run to run and from lease to lease: one that came meanwhile may hold
+    rows at or below the position."""
+
+    oids: frozenset[int] | None
+    """None: nobody has kept them."""
+    keep: Callable[[frozenset[int]], Awaitable[object]]
+    """Told of others before anything is read under them."""
+
+
 class Reader(Protocol):
     """Reads one split in key order; owns one connection, given back by `close`."""
 
@@ -213,18 +224,21 @@ class Source(Protocol):
         *,
         waiting: Callable[[Horizon | None], None],
         given_upper: Key | None = None,
+        tables: KnownTables | None = None,
     ) -> Plan:
         """Bound and at most so many ranges above `lower`, as many as the size of what is to be read is worth where
         `splits` is asked about it. Passes the commit barrier where the mode asks for one, telling `waiting`
         what it waits for (None: no longer); waits without holding a transaction. Cancellation is safe at any time.
-        Refuses (Permanent) what inspection calls an error."""
+        Refuses (Permanent) what inspection calls an error, and where the barrier is passed a table that is none of
+        `tables` and holds rows at or below `lower` (`partition_attached`)."""
 
     def reader(self) -> Reader:
         """A reader for one split."""
 
-    def frontier(self, position: Key | None = None) -> Frontier:
+    def frontier(self, position: Key | None = None, tables: KnownTables | None = None) -> Frontier:
         """The moving bound, for `continuous`; it begins at `position`, where reading stands. A sequence below it is
-        Permanent `key_went_back` on the first `advance`."""
+        Permanent `key_went_back` on the first `advance`, a table that is none of `tables` and holds rows at or below
+        it `partition_attached`."""
 
     async def later(self, one: Key, other: Key) -> Key:
         """The larger of two keys, compared by Postgres with the key's own types and collations."""

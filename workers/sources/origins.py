@@ -46,6 +46,19 @@ async def of_query(session: Session, text: str, column: str, *, depth: int = 0) 
     return await _of_select(session, statement, column, depth)
 
 
+def clauses(text: str) -> list[str]:
+    """What in the SELECT `text` makes its rows others than those of its tables, in SQL's words."""
+    statement = postgast.parse(text).stmts[0].stmt.select_stmt
+    there = {
+        "WITH": statement.HasField("with_clause"),
+        "UNION, INTERSECT or EXCEPT": statement.op > 1,
+        "DISTINCT": bool(statement.distinct_clause),
+        "GROUP BY": bool(statement.group_clause or statement.HasField("having_clause")),
+        "LIMIT or OFFSET": statement.HasField("limit_count") or statement.HasField("limit_offset"),
+    }
+    return [name for name, found in there.items() if found]
+
+
 async def of_view(session: Session, oid: int, column: str, *, depth: int = 0) -> Origin | None:
     """The same of a view."""
     text = await session.fetchval("SELECT pg_get_viewdef($1::oid)", oid)

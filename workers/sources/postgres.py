@@ -17,7 +17,7 @@ import structlog
 from config.names import LogEvent
 from service.domain.errors import Permanent
 from service.domain.inspection import Finding, TableColumn
-from workers.sources import drift, failures, key_reader, snapshot
+from workers.sources import catalog, drift, failures, key_reader, snapshot
 from workers.sources.base import Inspection, Plan, Size, SourceChanged, SplitRange
 from workers.sources.checks import check_datasource
 from workers.sources.connection import STATEMENT_SECONDS, Session
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from service.domain.spec import Options, SourceSpec
     from sinks.formats.columns import Column
     from sinks.guarded import Guard
-    from workers.sources.base import Frontier, Horizon, Key
+    from workers.sources.base import Frontier, Horizon, Key, KnownTables
     from workers.sources.budget import ConnectionBudget
     from workers.sources.csv_page import Dialect
     from workers.sources.cut import Cut
@@ -54,6 +54,10 @@ log = structlog.get_logger(__name__)
 
 _LONG_SECONDS = 300.0
 """A statement of a query whose owner said `allow_long_statements`."""
+
+
+_MOST_LOOKS = 4
+"""At a table that is changed while it is looked at."""
 
 
 class PostgresSource:
@@ -173,12 +177,13 @@ class PostgresSource:
         *,
         waiting: Callable[[Horizon | None], None],
         given_upper: Key | None = None,
+        tables: KnownTables | None = None,
     ) -> Plan:
         """See the protocol. With `given_upper` the bound was taken, and its barrier passed, before."""
         definition = await self._required()
         await self._safety.refuse(definition)
         await self._refuse_null_keys(definition)
-        bound = given_upper or await self._safety.bound(definition, lower, waiting)
+        bound = given_upper or await self._safety.bound(definition, lower, waiting, tables)
         if self._tables is not None:  # an emptied table has no bound
             await self._tables.look(definition)
         if bound is None:
@@ -204,13 +209,13 @@ class PostgresSource:
             changed=self._changed,
         )
 
-    def frontier(self, position: Key | None = None) -> _LazyFrontier:
+    def frontier(self, position: Key | None = None, tables: KnownTables | None = None) -> _LazyFrontier:
         """See the protocol."""
-        return _LazyFrontier(self, position)
+        return _LazyFrontier(self, position, tables)
 
-    async def make_frontier(self, position: Key | None) -> Frontier:
+    async def make_frontier(self, position: Key | None, tables: KnownTables | None) -> Frontier:
         """The frontier that `safety` asks for."""
-        return await self._safety.frontier(await self._required(), position)
+        return await self._safety.frontier(await self._required(), position, tables)
 
     async def lost(self, cause: Permanent) -> None:
         """A statement that is no page met a change: raises what a page would, with the change named."""
@@ -299,6 +304,17 @@ class PostgresSource:
             return self._definition
 
     async def _resolve(self, fixed: Sequence[Column]) -> Definition:
+        """The definition, looked up anew where the table was changed between two looks at it."""
+        for _ in range(_MOST_LOOKS):
+            definition = await self._resolve_once(fixed)
+            relation = definition.relation
+            if not definition.refused or relation is None:
+                break
+            if await catalog.columns_of(self._session, relation.oid) == definition.columns:
+                break
+        return definition
+
+    async def _resolve_once(self, fixed: Sequence[Column]) -> Definition:
         resolver = Resolver(
             self._session,
             self._datasource,
@@ -377,15 +393,15 @@ def _exact(definition: Definition) -> tuple[Column, ...]:
 class _LazyFrontier:
     """The frontier as the protocol hands it out: looked up on the first advance."""
 
-    def __init__(self, source: PostgresSource, position: Key | None) -> None:
+    def __init__(self, source: PostgresSource, position: Key | None, tables: KnownTables | None) -> None:
         self._source = source
-        self._position = position
+        self._position, self._tables = position, tables
         self._frontier: Frontier | None = None
 
     async def advance(self) -> Horizon:
         """See the protocol."""
         if self._frontier is None:
-            self._frontier = await self._source.make_frontier(self._position)
+            self._frontier = await self._source.make_frontier(self._position, self._tables)
         try:
             return await self._frontier.advance()
         except Permanent as error:

@@ -154,13 +154,37 @@ async def _generated(session: Session, definition: Definition) -> tuple[_Reasons
     origin = await _origin(session, definition, column)
     if origin is None:
         what = "a view" if definition.query is None else "a query"
-        reasons.add(f"it is {what}, whose {column} is not simply a column of one table")
+        with_what = [] if definition.query is None else origins.clauses(definition.query.text)
+        reasons.add(
+            f"it is {what}{' with ' + ', '.join(with_what) if with_what else ''}, whose {column} is not simply a column"
+            " of one table",
+            "read the table, or a query of its rows with JOIN and WHERE alone" if with_what else "",
+        )
         return reasons, Ceiling()
-    members = await catalog.relation_set(session, (origin.relation,))
-    rows = await session.fetch(load("feeds"), [member.oid for member in members], origin.column)
+    rows = await _feeds(session, origin)
     for row in rows:
         _judge(row, origin, reasons)
     return reasons, _of_sequences([row for row in rows if row["sequence"] is not None])
+
+
+async def numbering(session: Session, definition: Definition) -> list[str]:
+    """The sequences that number the key's first column, each in words; none where it is not a column of one table, or
+    nothing numbers it."""
+    origin = await _origin(session, definition, definition.key.names[0])
+    rows = [] if origin is None else await _feeds(session, origin)
+    told = {
+        row["sequence_name"]: f"{row['sequence_name']} (cache {row['cache']}, increment {row['increment']},"
+        f" {'owned by ' + row['owned_by'] if row['owned_by'] else 'owned by no column'})"
+        for row in rows
+        if row["sequence"] is not None
+    }
+    return list(told.values())
+
+
+async def _feeds(session: Session, origin: Origin) -> list[asyncpg.Record]:
+    """A row for each sequence behind a column, in each table of its tree."""
+    members = await catalog.relation_set(session, (origin.relation,))
+    return await session.fetch(load("feeds"), [member.oid for member in members], origin.column)
 
 
 async def _origin(session: Session, definition: Definition, column: str) -> Origin | None:

@@ -12,13 +12,13 @@ from workers.sources import catalog
 from workers.sources.barrier import Barrier, Rules
 from workers.sources.base import Horizon
 from workers.sources.frontiers import CommitFrontier, DelayFrontier
-from workers.sources.proof import TIMES, Word, examine
+from workers.sources.proof import TIMES, Word, examine, numbering
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from service.domain.spec import Options
-    from workers.sources.base import Key
+    from workers.sources.base import Key, KnownTables
     from workers.sources.connection import Session
     from workers.sources.definition import Definition
     from workers.sources.proof import Proof
@@ -57,6 +57,7 @@ class Safety:
                 message = f"{refused.message}; {self._lost()}" if self.window_alone else refused.message
                 found.append(Finding("/options/safety", severity, refused.code, message, refused.hint))
             if self._commit:
+                found += await self._numbered(definition)
                 found += await self._holders_not_visible()
         if self.follows and (what := _may_match_late(definition, self._options)):
             found.append(
@@ -82,6 +83,14 @@ class Safety:
                 )
             )
         return found
+
+    async def _numbered(self, definition: Definition) -> list[Finding]:
+        """What the barrier watches beside the tables."""
+        if not (sequences := await numbering(self._session, definition)):
+            return []
+        what = f"{definition.key.names[0]} of {definition.what} is numbered by {'; '.join(sequences)}"
+        hint = "each has to stay at cache 1 and to rise; numbers drawn by anything else are rows ahead of it"
+        return [Finding("/source/key", "info", "key_sequences", what, hint)]
 
     async def refuse(self, definition: Definition) -> None:
         """Raises Permanent `safety_not_provable`."""
@@ -125,13 +134,17 @@ class Safety:
         return f"rows that commit after more than {window} larger keys were read{late} are lost (late_window)"
 
     async def bound(
-        self, definition: Definition, lower: Key | None, waiting: Callable[[Horizon | None], None]
+        self,
+        definition: Definition,
+        lower: Key | None,
+        waiting: Callable[[Horizon | None], None],
+        tables: KnownTables | None = None,
     ) -> Key | None:
         """The largest key of this run, once everybody has ended who may still write below it. In one snapshot nobody
         has to be waited for: it shows all that was committed, and never anything else."""
         safety = self._options.safety
-        barrier = self._barrier(definition)
-        drawn = await barrier.draw(lower)
+        barrier = self._barrier(definition, tables)
+        drawn = await barrier.draw(lower, lower)
         if drawn.key is None:
             return None
         if self._options.snapshot:
@@ -146,17 +159,19 @@ class Safety:
                 waiting(None)
         return drawn.key
 
-    async def frontier(self, definition: Definition, position: Key | None) -> CommitFrontier | DelayFrontier:
+    async def frontier(
+        self, definition: Definition, position: Key | None, tables: KnownTables | None = None
+    ) -> CommitFrontier | DelayFrontier:
         """The moving bound that begins at `position`. Raises Permanent `safety_not_provable`."""
         await self.refuse(definition)
         if self._commit:
-            return CommitFrontier(self._barrier(definition), position)
+            return CommitFrontier(self._barrier(definition, tables), position)
         return DelayFrontier(self._barrier(definition), position, self._options.safety.delay_seconds or 0.0)
 
-    def _barrier(self, definition: Definition) -> Barrier:
+    def _barrier(self, definition: Definition, tables: KnownTables | None = None) -> Barrier:
         word = self._word() if self.follows and self._commit else None
         rules = Rules(word, timeout_seconds=self._options.barrier_timeout_seconds)
-        return Barrier(self._session, definition, rules, authority=self._authority)
+        return Barrier(self._session, definition, rules, authority=self._authority, tables=tables)
 
     def _word(self) -> Word:
         return Word(self._options.key_is_monotonic, tuple(self._options.barrier_sequences), self._zone)

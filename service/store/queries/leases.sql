@@ -82,6 +82,7 @@ SELECT r.place IS NOT NULL AS valid, j.state, extract(epoch FROM j.stop_deadline
     (j.spec #>> '{options,rate,rows_per_second}')::float8 AS rows_per_second,
     (j.spec #>> '{options,rate,bytes_per_second}')::float8 AS bytes_per_second,
     (j.spec #>> '{options,retry,max_without_progress_seconds}')::float8 AS patience,
+    (j.spec #>> '{options,ease,active_sessions}')::int AS active_sessions,
     share.own, share.of_all,
     r.place IS NULL AND EXISTS (
         SELECT FROM steps d WHERE d.job_id = a.job_id AND d.generation = a.generation AND d.kind = a.kind
@@ -100,6 +101,7 @@ SELECT true AS valid, j.state, extract(epoch FROM j.stop_deadline - clock_timest
     (j.spec #>> '{options,rate,rows_per_second}')::float8 AS rows_per_second,
     (j.spec #>> '{options,rate,bytes_per_second}')::float8 AS bytes_per_second,
     (j.spec #>> '{options,retry,max_without_progress_seconds}')::float8 AS patience,
+    (j.spec #>> '{options,ease,active_sessions}')::int AS active_sessions,
     share.own, share.of_all, false AS ended
 FROM jobs j
 CROSS JOIN LATERAL (

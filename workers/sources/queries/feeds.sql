@@ -10,6 +10,11 @@ SELECT a.attrelid::int8 AS relation,
        s.seqcache AS cache,
        s.seqincrement AS increment,
        s.seqcycle AS cycle,
+       (SELECT d.refobjid::regclass || '.' || quote_ident(a.attname)
+        FROM pg_depend d
+        JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+        WHERE d.classid = 'pg_class'::regclass AND d.objid = s.seqrelid AND d.refclassid = 'pg_class'::regclass
+          AND d.deptype IN ('a', 'i')) AS owned_by,
        has_sequence_privilege(s.seqrelid, 'SELECT') AS selectable,
        has_sequence_privilege(s.seqrelid, 'SELECT') OR has_sequence_privilege(s.seqrelid, 'USAGE') AS readable
 FROM pg_attribute a
