@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pydantic import ValidationError
 
+from config.allocator import keep_least
 from config.destinations import DestinationRefused
 from config.references import ReferenceRefused, References
 from service.domain.datasource import Datasource
@@ -253,6 +254,8 @@ class StoredSinks:
             await self._add_credential(account, str(name), sink)
         try:
             parsed = registry.parse(sink, section(definition, "format"))
+            if parsed.format.kind == "parquet":
+                keep_least()
             context = replace(self._context(account, parsed.sink.kind, target), key=key_of(definition))
             return registry.build(parsed, replace(context, job_id=job_id, generation=generation))
         except registry.DefinitionRefused as error:
