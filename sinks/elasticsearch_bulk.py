@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from sinks.base import Rejected, SinkUnavailable
-from sinks.elasticsearch_errors import Names, Told, concerns_all, refusal, row_code
+from sinks.elasticsearch_errors import Names, Told, concerns_all, lost_a_race, refusal, row_code
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -94,13 +94,16 @@ class Verdict:
 
     rejected: list[Rejected] = field(default_factory=list)
     again: list[int] = field(default_factory=list)
-    """The cluster had no room for them; nothing else is wrong."""
+    """The cluster had no room for them, or took another's mapping of a new field; nothing else is wrong."""
     reason: str = ""
 
 
-def judge(names: Names, rows: Rows, part: Sequence[int], answer: Mapping[str, Any]) -> Verdict:
-    """Read the answer item by item. 409 is done: what is there has a higher version. Raises SinkError for what is not
-    one row's fault; what the other rows of the request met is then unknown."""
+def judge(
+    names: Names, rows: Rows, part: Sequence[int], answer: Mapping[str, Any], *, races_again: bool = True
+) -> Verdict:
+    """Read the answer item by item. 409 is done: what is there has a higher version. `races_again`: a row that lost a
+    race for a new field's mapping comes again, or else is refused. Raises SinkError for what is not one row's fault;
+    what the other rows of the request met is then unknown."""
     items = answer.get("items")
     if not isinstance(items, list) or len(items) != len(part):
         raise SinkUnavailable("sink_unavailable", f"{names.url} answered a bulk request without an item for each row.")
@@ -115,7 +118,7 @@ def judge(names: Names, rows: Rows, part: Sequence[int], answer: Mapping[str, An
         if status == 404 and "error" not in outcome:
             continue  # a document to delete that was never there
         told = Told.of(outcome.get("error"))
-        if status == 429 and told.type != "cluster_block_exception":
+        if (status == 429 and told.type != "cluster_block_exception") or (races_again and lost_a_race(told)):
             verdict.again.append(number)
             verdict.reason = told.reason
         elif concerns_all(status, told):

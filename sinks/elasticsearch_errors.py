@@ -107,9 +107,15 @@ def _of_rights(names: Names, doing: str, status: int, told: Told) -> SinkError |
 
 def row_code(told: Told) -> str:
     """The code of a row that was refused by itself."""
-    if told.type in _MAPPING or "mapping" in told.reason or "Limit of total fields" in told.reason:
+    if told.type in _MAPPING or lost_a_race(told) or "mapping" in told.reason or "Limit of total fields" in told.reason:
         return "mapping_conflict"
     return "routing_missing" if told.type == _ROUTING else "document_refused"
+
+
+def lost_a_race(told: Told) -> bool:
+    """Two documents gave a new field different types at one moment, and the other's was taken. What the field is now
+    may well take this one (a number with decimals for a field of whole numbers): nobody knows before it comes again."""
+    return told.type == "illegal_argument_exception" and "cannot be changed from type" in told.reason
 
 
 def concerns_all(status: int, told: Told) -> bool:

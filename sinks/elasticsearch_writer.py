@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 BUSY_SECONDS: Final = 20.0
 """How long documents that the cluster had no room for are offered again before the runner backs off."""
+_MOST_RACES: Final = 5
+"""How often documents that lost a race for a new field's mapping are offered again: after the first time there is
+nothing left to race for, unless they bring several new fields."""
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 3.0
 _CLOSE_SECONDS: Final = 0.8
@@ -130,7 +133,8 @@ class ElasticsearchWriter:
                 return rejected + await self._send_smaller(rows, part, version)
             reason = answer.told.reason
             if answer.status != 429:
-                verdict = judge(self._client.names, rows, part, answer.body)
+                races_again = attempt < _MOST_RACES
+                verdict = judge(self._client.names, rows, part, answer.body, races_again=races_again)
                 rejected += verdict.rejected
                 part, reason = verdict.again, verdict.reason
             if part:

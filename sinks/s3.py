@@ -109,7 +109,9 @@ class S3Sink:
 
     async def finish(self, owner: Owner, chunks: AsyncIterator[Prepared]) -> None:
         """Compare every object with its chunk, then write `_manifest-<job>-g<generation>.json` into the folder that all
-        of them share and abort what is left of the generation's uploads. The same chunks give the same manifest."""
+        of them share and abort what is left of the generation's uploads: also of earlier tries at the manifest, which
+        fences them. The same chunks give the same manifest."""
+        await self._abort(owner, [naming.manifest_name(owner.job_id, owner.generation)])
         await Closing(self.client, self.spec, self.abilities, owner).run(chunks)
         await self._abort(owner, self._names(owner) or [naming.generation_prefix(owner.job_id, owner.generation) + "s"])
 

@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.acceptance.days import says, with_port, within
+from tests.support.disk import fill, make_room, mounted, unmounted
+from tests.support.kafka import KafkaServer
 from tests.support.proxy import FaultProxy
 from tests.support.service import ServiceProcess
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
     from tests.acceptance.days import Days
-    from tests.support.kafka import KafkaServer
     from tests.support.postgres import PostgresServer
 
 ROWS = 12_000
@@ -76,6 +77,37 @@ async def test_a_broker_that_dies_in_the_middle_is_waited_for(days: Days, kafka_
     assert job["state"] == "running"
     await kafka_server.start_async()
     await days.full_speed()
+    await days.succeeds(start=False)
+
+
+@pytest.fixture
+async def small_broker(tmp_path: Path) -> AsyncIterator[KafkaServer]:
+    """A broker with a disk of its own that can be filled."""
+    data = tmp_path / "kafka" / "data"
+    data.mkdir(parents=True)
+    if not mounted(data, size=256 << 20):
+        pytest.skip("no file system of our own can be mounted here: it takes root")
+    server = KafkaServer(folder=data.parent)
+    try:
+        yield await server.start_async()
+    finally:
+        await asyncio.to_thread(server.close)
+        unmounted(data)
+
+
+async def test_a_broker_whose_disk_is_full_ends_itself_and_is_waited_for(days: Days, small_broker: KafkaServer):
+    """What Kafka does itself: https://kafka.apache.org/documentation/#brokerconfigs_log.dirs"""
+    days = replace(days, kafka=small_broker)
+    await days.orders(ROWS)
+    small_broker.create_topic(days.name)
+    await days.in_the_middle(days.spec(sink=days.into_kafka()))
+    await asyncio.to_thread(fill, small_broker.folder / "data")
+    await days.full_speed()
+    await asyncio.to_thread(small_broker.process.wait_exit, 60)
+    job = await days.retrying("sink_unreachable", "outcome_unknown", "sink_unavailable")
+    assert job["state"] == "running"
+    make_room(small_broker.folder / "data")
+    await small_broker.start_async()
     await days.succeeds(start=False)
 
 

@@ -144,7 +144,7 @@ class KafkaCase(SinkCase):
         return {int(record.key or b""): record.value for record in read_topic(self.server.bootstrap, self.topic)}
 
     def needs_a_limit(self) -> None:
-        pytest.skip("a broker whose disk is full ends itself, and is then a target that is away")
+        pytest.skip("a broker whose disk is full ends itself, and is away (tests/acceptance/test_bad_days.py)")
 
     async def lose(self) -> None:
         await self.proxy.refuse()

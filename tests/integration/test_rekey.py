@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 OLD = "the old key: a sentence that is long enough"
 NEW = "the new key: a sentence that is long enough"
 # What is no secret, or not encrypted by us: a digest, an answer, and rows.
-PLAIN = {("tokens", "digest"), ("idempotency", "body"), ("dead_letters", "payload"), ("dead_letters", "message_key")}
+PLAIN = {
+    ("tokens", "digest"),
+    ("idempotency", "body"),
+    ("dead_letters", "payload"),
+    ("dead_letters", "message_key"),
+    ("window_keys", "packed"),
+}
 
 
 @pytest.fixture

@@ -435,6 +435,18 @@ async def test_the_manifest_names_every_object_and_comes_out_the_same_twice(
     assert s3_server.uploads(bucket) == []
 
 
+async def test_what_a_killed_finish_step_had_begun_is_gone_with_the_next(
+    make: Callable[..., S3Sink], s3_server: S3Server, bucket: str
+):
+    sink = make(prefix="exports")
+    chunks = await finished(sink)
+    for generation in ("0002", "0003"):
+        key = f"exports/_manifest-{JOB}-g{generation}.json"
+        s3_server.client().create_multipart_upload(Bucket=bucket, Key=key)
+    await sink.finish(replace(OWNER, split="finish"), settled(chunks))
+    assert s3_server.uploads(bucket) == [f"exports/_manifest-{JOB}-g0003.json"]
+
+
 @pytest.mark.parametrize("fault", ["output_missing", "output_differs", "replaced", "output_unknown"])
 async def test_the_finish_step_finds_what_is_not_as_recorded(
     make: Callable[..., S3Sink], s3_server: S3Server, bucket: str, fault: str

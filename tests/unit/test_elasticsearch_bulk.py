@@ -97,6 +97,15 @@ def test_409_is_done_429_comes_again_and_the_rest_of_4xx_is_the_rows_own_fault()
     assert "no number" in verdict.rejected[0].reason
 
 
+def test_a_row_that_lost_a_race_for_a_new_fields_mapping_comes_again_and_is_refused_in_the_end():
+    reason = "mapper [amount] cannot be changed from type [long] to [float]"
+    answer = {"errors": True, "items": [item(201), item(400, "illegal_argument_exception", reason)]}
+    verdict = judge(NAMES, rows('["a"]', '["b"]'), [0, 1], answer)
+    assert (verdict.again, verdict.rejected, verdict.reason) == ([1], [], reason)
+    verdict = judge(NAMES, rows('["a"]', '["b"]'), [0, 1], answer, races_again=False)
+    assert (verdict.again, [(one.id, one.code) for one in verdict.rejected]) == ([], [('["b"]', "mapping_conflict")])
+
+
 @pytest.mark.parametrize(
     ("outcome", "kind", "code"),
     [
