@@ -19,6 +19,8 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
+import asyncpg
+
 from bench.course import Course
 from service.api.dialects.devo_auth import signature
 from tests.support.ports import free_port
@@ -176,6 +178,15 @@ async def store(api: Client, source: str, count: int) -> list[tuple[str, str]]:
     return (await asyncio.gather(*(make(number) for number in range(count))))[:_RUN_JOBS]
 
 
+async def settled(control: str) -> None:
+    """The control database as one is that has stood for a while: what autovacuum would do in the middle of a lap."""
+    connection = await asyncpg.connect(control)
+    try:
+        await connection.execute("VACUUM ANALYZE", timeout=120)
+    finally:
+        await connection.close()
+
+
 def pin(pid: int, cores: set[int]) -> None:
     """Keep every thread of a process on these cores."""
     for thread in Path(f"/proc/{pid}/task").iterdir():
@@ -192,6 +203,7 @@ async def race(count: int, seconds: float, repeat: int) -> dict[str, list[Lap]]:
             async with service.client() as api:
                 jobs = await store(api, course.source, count)
                 asked = await languages(service, api, jobs)
+            await settled(control)
             port = free_port()
             empty = ChildProcess(_EMPTY, [sys.executable, "-c", _HANDLER, str(port)], log=course.folder / "empty.log")
             empty.launch()
