@@ -68,9 +68,9 @@ def differences(before: Sequence[Column], now: Sequence[Column]) -> list[str]:
     return found
 
 
-def only_nulls(before: Definition, now: Definition) -> bool:
-    """Whether all that changed is which columns may be NULL, or that other tables inherit from it now: nothing that
-    a reader of the rows would call a change."""
+def reads_alike(before: Definition, now: Definition) -> bool:
+    """Whether the same rows come in the same columns: all that changed is which columns may be NULL,
+    or that other tables inherit from it now."""
     if before.relation is None or now.relation is None or before.relation.oid != now.relation.oid:
         return False
     old, new = (

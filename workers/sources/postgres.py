@@ -334,7 +334,7 @@ class PostgresSource:
         if self._definition is before:
             self._definition, self._session.reading = None, False
         now = await self._resolved()
-        if drift.only_nulls(before, now) and not now.refused:
+        if drift.reads_alike(before, now) and not now.refused:
             return
         if now.columns and self._renews and self._options.schema_change == "continue":
             raise SourceChanged from cause

@@ -7,11 +7,16 @@ takes longer than all of these.
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from importlib import resources
+from typing import Final
+
+_PART: Final = re.compile(r"^--> (\w+)$", re.MULTILINE)
 
 
 @cache
 def load(name: str) -> str:
-    """The text of one statement."""
-    return resources.files(__package__).joinpath(f"{name}.sql").read_text(encoding="utf-8").strip()
+    """The text of one statement; where it has a line `--> name`, that file's text stands there."""
+    text = resources.files(__package__).joinpath(f"{name}.sql").read_text(encoding="utf-8").strip()
+    return _PART.sub(lambda part: load(part[1]), text)

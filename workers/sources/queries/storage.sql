@@ -6,18 +6,7 @@ WITH RECURSIVE found(oid) AS (
     FROM unnest($1::text[], $2::text[]) AS named(space, name)
     JOIN pg_namespace n ON n.nspname = named.space
     JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = named.name
-  UNION
-    SELECT next.oid
-    FROM found
-    JOIN LATERAL (
-        SELECT i.inhrelid AS oid FROM pg_inherits i WHERE i.inhparent = found.oid
-      UNION ALL
-        SELECT d.refobjid
-        FROM pg_rewrite r
-        JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
-                        AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> r.ev_class
-        WHERE r.ev_class = found.oid
-    ) AS next ON true
+--> below
 ), members AS (
     SELECT c.oid, c.relfilenode FROM found JOIN pg_class c ON c.oid = found.oid
     WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
