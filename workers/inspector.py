@@ -54,7 +54,7 @@ class DefinitionInspector:
 
     async def validate(self, account: str, spec: Mapping[str, object], secrets: Mapping[str, str]) -> Outlook:
         """See the port."""
-        found = list(self.check(spec))
+        found = list(await asyncio.to_thread(self.check, spec))
         if any(finding.severity == "error" for finding in found):
             return Outlook(found)
         seen: list[Outlook] = []
@@ -82,7 +82,7 @@ class DefinitionInspector:
                 inspection = await source.inspect()
                 _refuse_errors(inspection)
                 seen = await before_the_first_row(self.promise(spec), _parsed(spec), source, inspection)
-                outlook = replace(seen, findings=[*self.check(spec), *seen.findings])
+                outlook = replace(seen, findings=[*await asyncio.to_thread(self.check, spec), *seen.findings])
                 reader = source.reader()
                 try:
                     return Preview(await first_rows(reader, limit), outlook)
