@@ -13,8 +13,9 @@ from config.destinations import DestinationRefused
 from config.references import ReferenceRefused, References
 from service.domain.datasource import Datasource
 from service.domain.errors import Permanent, Transient
+from service.domain.options import Options
 from service.domain.shape import credentials_of
-from service.domain.spec import Options, SourceSpec
+from service.domain.spec import SourceSpec
 from sinks import registry
 from sinks.base import SinkRefused, SinkUnavailable
 from sinks.formats import columns
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
 
     from config.destinations import Destinations
     from service.domain.inspection import Finding, Sample, TableInfo
+    from service.domain.named import StoredCredential, StoredDatasource
     from service.domain.ports import StepStore
-    from service.domain.records import StoredCredential, StoredDatasource
     from sinks.base import Sink
     from workers.signals import Signals
     from workers.sources.base import Snapshot, Source

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from service.domain.control import Control
     from service.domain.dead_letters import DeadLetter, Retried
-    from service.domain.records import ChunkRecord, Directive, Key, SplitState
+    from service.domain.records import Key
+    from service.domain.steps import ChunkRecord, Directive, SplitState
     from service.domain.window import SeenKeys
     from sinks.base import Mark, Prepared, Receipt, Sink, Writer
     from workers.ports import Workplace

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from service.domain.control import Ending
 from service.domain.errors import Aborted, Stopped
-from service.domain.records import Condition
 from service.domain.spec import JobSpec
+from service.domain.steps import Condition
 from sinks.base import CountsOverJob, Cut, Numbered
 from workers.beforehand import getting_ready
 from workers.changes import known_tables, look
@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from service.domain.control import Control
-    from service.domain.records import ChunkRecord, Directive, Key, SplitState, Step
+    from service.domain.records import Key
+    from service.domain.steps import ChunkRecord, Directive, SplitState, Step
     from sinks.base import Sink, Writer
     from workers.feed import Item
     from workers.ports import Workplace

@@ -11,7 +11,8 @@ import asyncpg
 
 from service.domain.datasource import Datasource
 from service.domain.errors import RowferryError
-from service.domain.spec import Options, SourceSpec
+from service.domain.options import Options
+from service.domain.spec import SourceSpec
 from workers.sources.budget import ConnectionBudget
 from workers.sources.postgres import PostgresSource
 

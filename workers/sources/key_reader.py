@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from workers.sources.base import Key, Page
-    from workers.sources.connection import Session
     from workers.sources.definition import Definition
     from workers.sources.keys import KeyColumns
+    from workers.sources.session import Session
 
 _FIRST_KEYS = 10_000
 _MOST_KEYS = 200_000

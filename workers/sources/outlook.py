@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from service.domain.datasource import Datasource
     from workers.sources.base import Size
     from workers.sources.catalog import Relation
-    from workers.sources.connection import Session
     from workers.sources.definition import Definition
+    from workers.sources.session import Session
 
 _SMALL_ROWS = 10_000
 """A query over fewer is read in time however it is planned."""

@@ -20,7 +20,7 @@ from service.domain.inspection import Finding, TableColumn
 from workers.sources import catalog, drift, failures, key_reader, snapshot
 from workers.sources.base import Inspection, Plan, Size, SourceChanged, SplitRange
 from workers.sources.checks import check_datasource
-from workers.sources.connection import STATEMENT_SECONDS, Session
+from workers.sources.connection import STATEMENT_SECONDS
 from workers.sources.cut_reader import CutReader, Tables
 from workers.sources.definition import MessageKey
 from workers.sources.estimate import estimate
@@ -30,6 +30,7 @@ from workers.sources.queries import load
 from workers.sources.reader import PostgresReader
 from workers.sources.resolver import Resolver
 from workers.sources.safety import Safety
+from workers.sources.session import Session
 from workers.sources.shaping import SALT_SETTING
 from workers.sources.splits import split
 
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
 
     from service.domain.datasource import Datasource
     from service.domain.errors import RowferryError
-    from service.domain.spec import Options, SourceSpec
+    from service.domain.options import Options
+    from service.domain.spec import SourceSpec
     from sinks.formats.columns import Column
     from sinks.guarded import Guard
     from workers.sources.base import Frontier, Horizon, Key, KnownTables

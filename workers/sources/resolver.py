@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from service.domain.datasource import Datasource
     from service.domain.spec import SourceSpec
     from sinks.formats.columns import Column as ExactColumn
-    from workers.sources.connection import Session
     from workers.sources.csv_page import Dialect
     from workers.sources.definition import MessageKey
+    from workers.sources.session import Session
 
 
 class Resolver:
