@@ -66,6 +66,15 @@ async def unseen_holders(session: Session, datasource: Datasource, pointer: str)
     return [Finding(pointer, "info", "holders_not_visible", message, "GRANT pg_read_all_stats TO the role")]
 
 
+def unproven_key(definition: Definition) -> list[Finding]:
+    """A key that is unique at its owner's word, or by what a query is made of."""
+    if definition.key.proven:
+        return []
+    message = "no index proves this key unique; the reader checks every row and fails the run at a repeated key"
+    hint = "an index that proves it saves the surprise"
+    return [Finding("/source/key", "info", "key_checked_while_reading", message, hint)]
+
+
 def load_not_visible(datasource: Datasource) -> Finding:
     """What `options.ease` needs and the role has not."""
     return Finding(

@@ -43,6 +43,7 @@ class Session:
         *,
         application_name: str,
         connections: ConnectionBudget,
+        what: str | None = None,
         guard: Guard | None = None,
         waiting: Callable[[bool], None] | None = None,
         seconds: float = STATEMENT_SECONDS,
@@ -50,8 +51,9 @@ class Session:
         row_security: bool = False,
         cut: Cut | None = None,
     ) -> None:
-        """`seconds` each statement may take. `long_is_permanent`: one that takes longer would again. `row_security`:
-        policies leave rows out instead of failing the statement. `cut`: every statement sees the source as of then."""
+        """`what` is named in errors; left out, the datasource. `seconds` each statement may take. `long_is_permanent`:
+        one that takes longer would again. `row_security`: policies leave rows out instead of failing the statement.
+        `cut`: every statement sees the source as of then."""
         self.seconds = seconds
         self.long_is_permanent = long_is_permanent
         self._row_security = row_security
@@ -67,8 +69,7 @@ class Session:
         self._closed = False
         self.opened = 0
         """How often a connection was opened; who keeps knowledge of a session compares it."""
-        self.what = f"datasource {datasource.name!r}"
-        """Named in errors; the source sets it to its table."""
+        self.what = what or f"datasource {datasource.name!r}"
         self.reading = False
         """The catalog was looked at: what is unknown from now on has changed meanwhile."""
 
