@@ -22,7 +22,8 @@ KEY_AT_WORD: Final = (
 )
 SNAPSHOT: Final = (
     "snapshot: the rows are those of one moment, and transactions that were open then do not count; one stays open on "
-    "the source meanwhile, for at most {:g} seconds; a run that loses the moment ends in error, not in another one"
+    "the source meanwhile, for at most {:g} seconds; a run that loses the moment ends in error, not in another one; dead "
+    "letters that are sent again from the source are as they are by then"
 )
 
 

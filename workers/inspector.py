@@ -82,7 +82,7 @@ class DefinitionInspector:
                 inspection = await source.inspect()
                 _refuse_errors(inspection)
                 seen = await before_the_first_row(self.promise(spec), _parsed(spec), source, inspection)
-                outlook = replace(seen, findings=[*self.check(spec), *seen.findings])
+                outlook = replace(seen, findings=[*self.check(spec), *seen.findings, *_of_now(spec)])
                 reader = source.reader()
                 try:
                     return Preview(await first_rows(reader, limit), outlook)
@@ -201,6 +201,14 @@ async def _in_time(call: Awaitable[T]) -> T:
         raise Transient("timeout", f"no answer within {LIMIT_SECONDS:.0f} seconds; try again") from None
     except SinkError as error:
         raise from_sink(error) from None
+
+
+def _of_now(spec: Mapping[str, object]) -> list[Finding]:
+    """What a preview can not show of a job that reads one moment."""
+    if not JobSpec.model_validate(spec).options.snapshot:
+        return []
+    message = "these rows are as they are now; each run reads all of its own as of a moment that it takes at its start"
+    return [Finding("/options/snapshot", "info", "preview_is_of_now", message, "nothing is held open for a preview")]
 
 
 def _refuse_errors(inspection: Inspection) -> None:
