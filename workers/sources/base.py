@@ -229,7 +229,7 @@ class Source(Protocol):
         """Bound and at most so many ranges above `lower`, as many as the size of what is to be read is worth where
         `splits` is asked about it. Passes the commit barrier where the mode asks for one, telling `waiting`
         what it waits for (None: no longer); waits without holding a transaction. Cancellation is safe at any time.
-        Refuses (Permanent) what inspection calls an error, and where the barrier is passed a table that is none of
+        Refuses (Permanent) what inspection calls an error, and in modes that follow a table one that is none of
         `tables` and holds rows at or below `lower` (`partition_attached`)."""
 
     def reader(self) -> Reader:

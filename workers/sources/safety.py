@@ -166,11 +166,16 @@ class Safety:
         await self.refuse(definition)
         if self._commit:
             return CommitFrontier(self._barrier(definition, tables), position)
-        return DelayFrontier(self._barrier(definition), position, self._options.safety.delay_seconds or 0.0)
+        return DelayFrontier(self._barrier(definition, tables), position, self._options.safety.delay_seconds or 0.0)
 
     def _barrier(self, definition: Definition, tables: KnownTables | None = None) -> Barrier:
         word = self._word() if self.follows and self._commit else None
-        rules = Rules(word, timeout_seconds=self._options.barrier_timeout_seconds)
+        rules = Rules(
+            word,
+            timeout_seconds=self._options.barrier_timeout_seconds,
+            follows=self.follows,
+            looks_back=self._options.late_window is not None,
+        )
         return Barrier(self._session, definition, rules, authority=self._authority, tables=tables)
 
     def _word(self) -> Word:
