@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from service.domain.datasource import Datasource
     from service.domain.inspection import Sample, TableInfo
     from workers.ports import Sinks, Sources
-    from workers.sources.base import Inspection, Source
+    from workers.sources.base import Facts, Inspection, Source
 
 LIMIT_SECONDS = 15.0
 T = TypeVar("T")
@@ -49,8 +50,12 @@ class DefinitionInspector:
 
     def promise(self, spec: Mapping[str, object]) -> tuple[str, str]:
         """See the port."""
+        return self._promise(spec, None)
+
+    @staticmethod
+    def _promise(spec: Mapping[str, object], facts: Facts | None) -> tuple[str, str]:
         promise = registry.build(_parsed(spec), registry.Context(files=Path())).promise()
-        return guaranteed(spec, promise)
+        return guaranteed(spec, promise, facts)
 
     async def validate(self, account: str, spec: Mapping[str, object], secrets: Mapping[str, str]) -> Outlook:
         """See the port."""
@@ -81,7 +86,7 @@ class DefinitionInspector:
             async with self._source(account, readable, secrets) as source:
                 inspection = await source.inspect()
                 _refuse_errors(inspection)
-                seen = await before_the_first_row(self.promise(spec), _parsed(spec), source, inspection)
+                seen = await before_the_first_row(partial(self._promise, spec), _parsed(spec), source, inspection)
                 outlook = replace(seen, findings=[*self.check(spec), *seen.findings, *_of_now(spec)])
                 reader = source.reader()
                 try:
@@ -160,7 +165,9 @@ class DefinitionInspector:
     ) -> Sequence[Finding]:
         """Puts what was seen into `seen`, for those who look at more than findings."""
         async with self._source(account, spec, secrets) as source:
-            outlook = await before_the_first_row(self.promise(spec), _parsed(spec), source, await source.inspect())
+            outlook = await before_the_first_row(
+                partial(self._promise, spec), _parsed(spec), source, await source.inspect()
+            )
         seen.append(outlook)
         return outlook.findings
 

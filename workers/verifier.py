@@ -20,8 +20,8 @@ from service.domain.spec import JobSpec
 from service.domain.verification import END_OF_SPLIT, Findings, VerifyProgress
 from sinks.reading import Wanted
 from workers.closing import put_down
-from workers.cuts import compared_with_now
 from workers.comparing import Comparison
+from workers.cuts import compared_with_now
 from workers.easing import Easing
 from workers.limits import pay
 from workers.metrics import VERIFIED_ROWS, VERIFY_DIFFERENCES

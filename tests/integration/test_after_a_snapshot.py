@@ -76,20 +76,9 @@ async def test_without_a_moment_there_is_nothing_to_be_told(api: ApiCase) -> Non
     letters = (await api.ok("GET", "/v1/jobs/j/dead-letters"))["dead_letters"]
     asked, said = await sent_again(api, "source", *(one["id"] for one in letters))
     assert (asked["notes"], said) == ([], [])
-    assert "snapshot" not in str(await verified(api))
+    assert "snapshot" not in str(await api.verified(checksums=True))
     given = definition("other", options={MOMENT: False})
     assert not of_code(await api.ok("POST", "/v1/jobs:preview", given), "preview_is_of_now")
-
-
-async def verified(api: ApiCase) -> dict[str, Any]:
-    made = await api.ok("POST", "/v1/jobs/j/verify", {"checksums": True}, 202)
-
-    async def look() -> Any:
-        found = await api.ok("GET", f"/v1/jobs/j/verify/{made['id']}")
-        return found if found["ended_at"] is not None else None
-
-    found: dict[str, Any] = await until(look, 30, "the verification's end")
-    return found
 
 
 def of_code(answer: dict[str, Any], code: str) -> list[dict[str, Any]]:
@@ -98,7 +87,7 @@ def of_code(answer: dict[str, Any], code: str) -> list[dict[str, Any]]:
 
 async def test_a_verification_names_the_moment_and_blames_the_sink_for_no_later_change(api: ApiCase) -> None:
     job = await delivered(api, snapshot=True)
-    found = await verified(api)
+    found = await api.verified(checksums=True)
     (note,) = [one for one in found["notes"] if "options.snapshot" in one]
     assert job["snapshot"]["taken_at"][:19] in note.replace(" ", "T")
     counts = {kind: found[kind] for kind in ("missing", "doubled", "foreign", "checksum", "gone")}

@@ -58,6 +58,18 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True)
+class Facts:
+    """What a guarantee depends on and no definition tells."""
+
+    barrier: bool | None = None
+    """Whether a commit barrier can be kept for the key; None where nobody asks for one."""
+    view: bool = False
+    """The table is a view: it may join and filter."""
+    standby: bool = False
+    """The source is a standby, and nobody tells of the writers on its primary."""
+
+
+@dataclass(frozen=True, slots=True)
 class Inspection:
     """What the catalog says about a definition."""
 
@@ -207,6 +219,10 @@ class Source(Protocol):
     async def inspect(self) -> Inspection:
         """Look at the catalog, change nothing. What makes a run impossible is a finding of severity `error`; raises
         only when the source can not be reached or asked."""
+
+    async def facts(self) -> Facts:
+        """What the job's guarantee depends on, by the catalog of now. Refuses (Permanent) what inspection calls an
+        error."""
 
     async def columns(self, *, of_now: bool = False) -> Sequence[Column]:
         """What a row consists of, in order: for the generation that is planned. `of_now`: as if none were, whatever

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from service.domain.spec import Options, SourceSpec
     from sinks.formats.columns import Column
     from sinks.guarded import Guard
-    from workers.sources.base import Frontier, Horizon, Key, KnownTables
+    from workers.sources.base import Facts, Frontier, Horizon, Key, KnownTables
     from workers.sources.budget import ConnectionBudget
     from workers.sources.csv_page import Dialect
     from workers.sources.cut import Cut
@@ -54,7 +54,6 @@ log = structlog.get_logger(__name__)
 
 _LONG_SECONDS = 300.0
 """A statement of a query whose owner said `allow_long_statements`."""
-
 
 _MOST_LOOKS = 4
 """At a table that is changed while it is looked at."""
@@ -156,6 +155,10 @@ class PostgresSource:
             seconds = self._options.snapshot_max_age_seconds
             found += await snapshot.findings(self._session, self._datasource, self._connections, seconds)
         return found
+
+    async def facts(self) -> Facts:
+        """See the protocol."""
+        return await self._safety.facts(await self._required())
 
     async def columns(self, *, of_now: bool = False) -> tuple[Column, ...]:
         """See the protocol."""
