@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
-from service.domain.spec import Options
+from service.domain.options import Options
 from workers.guarantees import guaranteed
 from workers.sources.base import Facts
 
 if TYPE_CHECKING:
-    from service.domain.records import Step
+    from service.domain.steps import Step
     from sinks.base import Sink
     from workers.ports import Workplace
     from workers.sources.base import Source
