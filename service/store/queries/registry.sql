@@ -112,6 +112,16 @@ SELECT k.id, a.name AS account, k.name, k.key, k.role, k.secret, k.created_at
    AND a.name = :account  --? account
  ORDER BY k.name
 
+-- name: select_signed
+-- Keys with the mark of the job that is asked for by each, as of one moment: a key sees the jobs of its own account, and
+-- where key or job is not there, there is no row. The key's own mark is as a job's.
+SELECT k.id, a.name AS account, k.name, k.key, k.role, k.secret, k.created_at
+     , ROW(k.id, k.xmin, a.xmin)::text AS mark, j.id AS job_id, j.mark AS job_mark
+  FROM unnest(:keys::text[], :ids::uuid[]) AS asked (key, id)
+  JOIN keys k ON k.key = asked.key
+  JOIN accounts a ON a.id = k.account_id
+ CROSS JOIN LATERAL (:job) j
+
 -- name: insert_key
 INSERT INTO keys (id, account_id, name, key, role, secret) VALUES ($1, $2, $3, $4, $5, $6)
     ON CONFLICT (account_id, name) DO NOTHING
