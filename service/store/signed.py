@@ -1,4 +1,4 @@
-"""A job and the key that a request for it is signed with, read in one go: a signed status costs one trip, as others do."""
+"""A job and the key that a request for it is signed with, read in one go: a signed status costs one trip."""
 
 from __future__ import annotations
 

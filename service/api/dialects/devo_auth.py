@@ -101,8 +101,9 @@ class DevoAuthenticator:
     async def _signed(self, request: web.Request, body: bytes) -> Caller:
         if not (request.secure or self._signed_over_http or _is_loopback(request.remote)):
             raise answers.signature_refused("signed requests are taken over https only")
-        parts = [request.headers.getall(name, []) for name in (KEY, TIMESTAMP, SIGNATURE)]
-        if any(len(part) != 1 for part in parts):
+        given = request.headers
+        parts = given.getall(KEY, []), given.getall(TIMESTAMP, []), given.getall(SIGNATURE, [])
+        if [*map(len, parts)] != [1, 1, 1]:
             raise answers.signature_refused()
         (key,), (timestamp,), (signed,) = parts
         if not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) == 13) or not _askable(key):

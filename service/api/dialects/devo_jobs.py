@@ -161,9 +161,9 @@ async def listed(call: Call) -> web.StreamResponse:
 
 
 async def _found(call: Call) -> Job:
-    job = call.request.pop(JOB, None)  # read for this request; whoever looks again looks anew
-    if job is not None:
-        return job
+    read: Job | None = call.request.pop(JOB, None)  # for this request; whoever looks again looks anew
+    if read is not None:
+        return read
     job_id = call.part("id")
     job = await call.services.store.get(call.account, job_id.lower()) if _UUID.fullmatch(job_id) else None
     if job is None:
