@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from service.domain.records import Job, SigningKey
-    from service.store.pool import Connection, Row
+    from service.store.pool import Connection
 
 _KEPT_BYTES: Final = 1024 * 1024
 """Of keys as they were read last: some hundreds."""
@@ -36,16 +36,19 @@ class Signed(Jobs, Published):
         found = await self._by_key_and_id.get((key, job_id.lower())) if is_id(job_id) else None
         if found is None:
             return None
-        row, job = found
-        kept = self._kept_keys.get(key, row["mark"])
+        mark, account, job = found
+        kept = self._kept_keys.get(key, mark)
         if kept is None:
-            # Not where it is read: a secret that can not be opened is nothing to others who ask at the same time.
+            # Not where the marks are read: a secret that can not be opened is nothing to others who ask with it.
+            row = await self._row_by_key.get(key)
+            if row is None or row["account"] != account:  # it changed between the two reads
+                return None
             kept = self._key_of(row, secret=self._opened(row["secret"]))
             self._kept_keys.keep(key, row["mark"], kept, weight(kept))
         return kept, job
 
     @cached_property
-    def _by_key_and_id(self) -> Gathered[tuple[str, str], tuple[Row, Job], Connection]:
+    def _by_key_and_id(self) -> Gathered[tuple[str, str], tuple[str, str, Job], Connection]:
         return Gathered(self._pool.connection, self._read_signed)
 
     @cached_property
@@ -54,20 +57,19 @@ class Signed(Jobs, Published):
 
     async def _read_signed(
         self, connection: Connection, asked: Sequence[tuple[str, str]]
-    ) -> dict[tuple[str, str], tuple[Row, Job]]:
-        """Whole only those jobs that have changed since they were read last."""
+    ) -> dict[tuple[str, str], tuple[str, str, Job]]:
+        """Mark and account of the key, and the job: whole only if it has changed since it was read last."""
         keys, ids = [key for key, _ in asked], [job_id for _, job_id in asked]
         query, arguments = compose(_SIGNED, frozenset(), {"keys": keys, "ids": ids})
-        rows = await connection.fetch(query, *arguments)
-        jobs: dict[str, Job] = {}
-        changed: dict[str, list[str]] = {}
-        for row in rows:
-            job = self._kept.get(row["job_id"], row["job_mark"])
+        found: dict[tuple[str, str], tuple[str, str, Job]] = {}
+        changed: dict[str, dict[str, list[tuple[str, str]]]] = {}
+        for key, mark, account, job_id, job_mark in await connection.fetch(query, *arguments):
+            job = self._kept.get(job_id, job_mark)
             if job is None:
-                changed.setdefault(row["account"], []).append(row["job_id"])
+                changed.setdefault(account, {}).setdefault(job_id, []).append((key, mark))
             else:
-                jobs[row["job_id"]] = job
-        for account, ids in changed.items():
-            jobs |= {job.id: job for job in await self._read_whole(connection, account, ids)}
-        # What is not among them was removed between the two reads.
-        return {(row["key"], row["job_id"]): (row, jobs[row["job_id"]]) for row in rows if row["job_id"] in jobs}
+                found[key, job_id] = (mark, account, job)
+        for account, jobs in changed.items():
+            for job in await self._read_whole(connection, account, list(jobs)):
+                found |= {(key, job.id): (mark, account, job) for key, mark in jobs[job.id]}
+        return found

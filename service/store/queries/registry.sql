@@ -105,7 +105,8 @@ DELETE FROM tables WHERE account_id = $1 AND name = $2 RETURNING name
 SELECT name FROM tables WHERE account_id = $1 AND datasource = $2 ORDER BY name LIMIT 1
 
 -- name: select_keys
-SELECT k.id, a.name AS account, k.name, k.key, k.role, k.secret, k.created_at
+-- `mark` differs as soon as anything of a key does, as a job's.
+SELECT k.id, a.name AS account, k.name, k.key, k.role, k.secret, k.created_at, ROW(k.id, k.xmin, a.xmin)::text AS mark
   FROM keys k JOIN accounts a ON a.id = k.account_id
  WHERE true
    AND k.key = ANY(:keys)  --? keys
@@ -113,10 +114,9 @@ SELECT k.id, a.name AS account, k.name, k.key, k.role, k.secret, k.created_at
  ORDER BY k.name
 
 -- name: select_signed
--- Keys with the mark of the job that is asked for by each, as of one moment: a key sees the jobs of its own account, and
--- where key or job is not there, there is no row. The key's own mark is as a job's.
-SELECT k.id, a.name AS account, k.name, k.key, k.role, k.secret, k.created_at
-     , ROW(k.id, k.xmin, a.xmin)::text AS mark, j.id AS job_id, j.mark AS job_mark
+-- The marks of keys and of the job that is asked for by each, as of one moment: a key sees the jobs of its own account,
+-- and where key or job is not there, there is no row.
+SELECT asked.key, ROW(k.id, k.xmin, a.xmin)::text, a.name, j.id, j.mark
   FROM unnest(:keys::text[], :ids::uuid[]) AS asked (key, id)
   JOIN keys k ON k.key = asked.key
   JOIN accounts a ON a.id = k.account_id
