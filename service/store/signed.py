@@ -17,7 +17,8 @@ from service.store.rows import is_id
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from service.domain.records import Job, SigningKey
+    from service.domain.named import SigningKey
+    from service.domain.records import Job
     from service.store.pool import Connection
 
 _KEPT_BYTES: Final = 1024 * 1024

@@ -17,7 +17,8 @@ from tests.contract.store_cases import ACCOUNT, ANA, KEY, StoreCase
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from service.domain.records import Job, SigningKey
+    from service.domain.named import SigningKey
+    from service.domain.records import Job
 
 
 @pytest.fixture

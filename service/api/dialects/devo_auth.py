@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from service.api.auth import Authenticator
-    from service.domain.ports import Registry
-    from service.domain.records import SigningKey
+    from service.domain.named import Registry, SigningKey
 
 KEY: Final = "x-logtrust-apikey"
 TIMESTAMP: Final = "x-logtrust-timestamp"
