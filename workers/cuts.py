@@ -16,8 +16,8 @@ import structlog
 
 from config.names import LogEvent
 from service.domain.errors import LeaseLost, RowferryError, Stopped
-from service.domain.records import Condition
 from service.domain.spec import JobSpec
+from service.domain.steps import Condition
 from workers.closing import put_down
 from workers.metrics import SNAPSHOTS_ENDED, SNAPSHOTS_HELD
 from workers.sources.cut import REMEDY, Cut, lost
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from service.domain.control import Control
-    from service.domain.records import GenerationState, OpenRange, Step
+    from service.domain.steps import GenerationState, OpenRange, Step
     from workers.ports import Workplace
     from workers.sources.base import Snapshot
 

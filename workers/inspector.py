@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from service.domain.errors import Permanent, RowferryError, Transient
 from service.domain.inspection import Finding, Outlook, Preview, RowsPage, SourceShape
-from service.domain.records import OpenRange
 from service.domain.spec import JobSpec
+from service.domain.steps import OpenRange
 from sinks import registry
 from sinks.base import SinkError
 from workers import template_checks
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class DefinitionInspector:
-    """Implements `service.domain.ports.Inspector` on the worker's own sources and sinks."""
+    """Implements `service.domain.inspection.Inspector` on the worker's own sources and sinks."""
 
     def __init__(self, sources: Sources, sinks: Sinks) -> None:
         """Nothing is kept open between calls."""

@@ -13,8 +13,8 @@ import structlog
 
 from config.names import LogEvent
 from service.domain.errors import Permanent, RowferryError
-from service.domain.records import Condition, OpenRange
 from service.domain.spec import JobSpec
+from service.domain.steps import Condition, OpenRange
 from sinks.base import SinkError, TargetGone
 from sinks.formats import columns
 from sinks.registry import COLUMNS, TAKES_FORMATS
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from service.domain.control import Control
-    from service.domain.records import ChunkRecord, GenerationState, Lease, SplitState, Step
+    from service.domain.steps import ChunkRecord, GenerationState, Lease, SplitState, Step
     from sinks.base import Sink, Writer
     from workers.ports import Workplace
     from workers.sources.base import Horizon, KnownTables, Size, Source

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from service.domain.control import Control
     from service.domain.dead_letters import KeptLetter
-    from service.domain.records import ChunkRecord, Step
+    from service.domain.steps import ChunkRecord, Step
     from sinks.base import Sink, Writer
     from workers.ports import Workplace
     from workers.sources.base import Reader, Source

@@ -15,18 +15,17 @@ from typing import TYPE_CHECKING
 
 from service.domain.control import Ending
 from service.domain.errors import Aborted, Stopped
-from service.domain.records import Condition
 from service.domain.spec import JobSpec
+from service.domain.steps import Condition
 from sinks.base import CountsOverJob, Cut, Numbered
 from workers.beforehand import getting_ready
 from workers.changes import known_tables, look
 from workers.chunks import OpenChunk, batch
 from workers.closing import put_down
-from workers.delivery import Delivery, Load, caused_by, say_late, say_set_aside, stage_again
+from workers.delivery import Delivery, Load, caused_by, stage_again
 from workers.easing import Easing
 from workers.feed import End, Feed, Idle, Unreadable, bounded, following, is_over
 from workers.limits import most_rows
-from workers.metrics import set_aside
 from workers.owners import drop_writer, owner
 from workers.ranges import rows_left, start_of
 from workers.rejected import letter, stage_what_can_be
@@ -39,7 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from service.domain.control import Control
-    from service.domain.records import ChunkRecord, Directive, Key, SplitState, Step
+    from service.domain.records import Key
+    from service.domain.steps import ChunkRecord, SplitState, Step
     from sinks.base import Sink, Writer
     from workers.feed import Item
     from workers.ports import Workplace
@@ -204,7 +204,8 @@ class SplitWork:
         if chunk.read == 0 or chunk.last_key is None:
             return
         if chunk.rows == 0:
-            directive = await self._bury(chunk.last_key, scanned)
+            seen = self._window.seal()
+            directive = await self.delivery.bury(chunk.dead, chunk.last_key, scanned, seen=seen, late=chunk.late)
         else:
             sequence = self._sequence + 1
             cut = Cut(
@@ -223,20 +224,6 @@ class SplitWork:
         self._control.apply(directive)
         if self._control.ending is Ending.ABORT:
             raise Aborted
-
-    async def _bury(self, last_key: Key, scanned: Key | None) -> Directive:
-        """No row is visible: nothing is sent, and no sequence is taken."""
-        dead, late = self._chunk.dead, self._chunk.late
-        with caused_by(dead):
-            directive = await self._place.store.bury(
-                self._lease, dead, last_key=last_key, scanned_to=scanned, seen=self._window.seal(), late=late
-            )
-        if late:
-            say_late(self._sink.kind, len(dead), None)
-        set_aside(self._sink.kind, len(dead))
-        say_set_aside(dead, None)
-        await self._reached(Point.SETTLED)
-        return directive
 
     # -- rows that arrive late -----------------------------------------------------------------------------------
 

@@ -14,9 +14,9 @@ import structlog
 
 from config.names import LogEvent
 from service.domain.errors import Permanent, Stopped
-from service.domain.records import Condition
 from service.domain.shape import held_as, name_of
 from service.domain.spec import JobSpec
+from service.domain.steps import Condition
 from service.domain.verification import END_OF_SPLIT, Findings, VerifyProgress
 from sinks.reading import Wanted
 from workers.closing import put_down
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from service.domain.control import Control
-    from service.domain.records import ChunkRecord, Step
+    from service.domain.steps import ChunkRecord, Step
     from service.domain.verification import Difference, SplitCounts, VerifyTask
     from sinks.base import Sink
     from workers.ports import Workplace

@@ -24,7 +24,10 @@ from service.store.verbs import Verbs
 from service.store.verifications import Verifications
 
 if TYPE_CHECKING:
-    from service.domain.ports import JobStore, LogStore, Registry, ScheduleStore, StepStore
+    from service.domain.history import LogStore
+    from service.domain.named import Registry
+    from service.domain.ports import JobStore, StepStore
+    from service.domain.schedules import ScheduleStore
 
 _PING_SECONDS = 3.0
 

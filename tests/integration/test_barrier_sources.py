@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from service.domain.errors import Permanent
-from service.domain.spec import Options
+from service.domain.options import Options
 from tests.integration.source_cases import connected, datasource, read_keys, source, unheard
 from tests.support.waiting import until
 from workers.sources import catalog
 from workers.sources.budget import ConnectionBudget
-from workers.sources.connection import Session
 from workers.sources.definition import Definition
 from workers.sources.keys import KeyColumns, KeyPart
 from workers.sources.proof import Word, examine
+from workers.sources.session import Session
 
 if TYPE_CHECKING:
     from tests.support.postgres import PostgresServer

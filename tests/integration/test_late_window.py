@@ -12,8 +12,8 @@ import asyncpg
 import pytest
 
 from service.domain.errors import LeaseLost
-from service.domain.records import OpenRange
 from service.domain.states import Event, State
+from service.domain.steps import OpenRange
 from tests.integration.source_cases import connected, source, unheard
 from tests.support.reconcile import expected_rows, file_rows, kafka_rows, reconcile
 from tests.support.waiting import until
@@ -23,7 +23,8 @@ from workers.signals import Point
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from service.domain.records import Job, Lease
+    from service.domain.records import Job
+    from service.domain.steps import Lease
     from tests.support.elasticsearch import SearchServer
     from tests.support.kafka import KafkaServer
 

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
     from workers.sources.base import Key, KnownTables
     from workers.sources.catalog import Member
-    from workers.sources.connection import Session
     from workers.sources.definition import Definition
+    from workers.sources.session import Session
 
 _FIRST_POLL_SECONDS = 0.05
 _LAST_POLL_SECONDS = 0.25

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from asyncpg import Record
 
-    from workers.sources.connection import Session
+    from workers.sources.session import Session
     from workers.sources.sql import Name, UserSql
 
 

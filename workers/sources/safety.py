@@ -17,11 +17,11 @@ from workers.sources.proof import TIMES, Word, examine, numbering
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from service.domain.spec import Options
+    from service.domain.options import Options
     from workers.sources.base import Key, KnownTables
-    from workers.sources.connection import Session
     from workers.sources.definition import Definition
     from workers.sources.proof import Proof
+    from workers.sources.session import Session
 
 
 class Safety:

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from service.api.auth import Authenticator
-    from service.domain.ports import Registry
-    from service.domain.records import SigningKey
+    from service.domain.named import Registry, SigningKey
 
 KEY: Final = "x-logtrust-apikey"
 TIMESTAMP: Final = "x-logtrust-timestamp"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
-from service.api.answers import key_text
+from service.api.answers.base import key_text
 from service.api.dialects import devo_answers as answers
 from service.api.dialects import devo_labels as labels
 from service.api.frame import headers
