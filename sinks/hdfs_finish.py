@@ -10,10 +10,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from sinks import naming
-from sinks.base import SinkError, SinkUnavailable
+from sinks.base import SinkError, SinkRefused, SinkUnavailable
 from sinks.hdfs_errors import RemoteError, translated
 from sinks.hdfs_upload import Upload
-from sinks.hdfs_writer import hidden
+from sinks.hdfs_writer import hidden, leave_folder
 from sinks.manifest_text import ManifestText, differs, gone
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ async def _publish(client: WebHdfs, path: str, owner: Owner, temporary: str) -> 
     await _rename(client, temporary, f"{path}/{naming.manifest_name(owner.job_id, owner.generation)}")
     # The generation is closed: nothing of its planned splits can become visible any more.
     mine = naming.planned_folders(owner.job_id, owner.generation)
-    with suppress(SinkError):
+    with suppress(SinkRefused):  # an answer that is lost brings the whole step again, which finds the manifest
         await remove_temporaries(client, path, mine.fullmatch)
 
 
@@ -148,6 +148,8 @@ async def list_day(
         await client.remove(upload.path, _LISTING)
     else:
         await _rename(client, upload.path, name)
+    with suppress(SinkError):
+        await leave_folder(client, path, folder, _LISTING)
 
 
 async def remove_temporaries(client: WebHdfs, path: str, mine: Callable[[str], object]) -> None:

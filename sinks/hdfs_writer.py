@@ -5,6 +5,10 @@ A chunk is written under a temporary name in the split's own hidden folder, then
 those that are still written to: a chunk was complete under its temporary name before it was prepared, and the store
 takes no prepare of an owner that has lost its lease. So when a new owner has emptied the folder, the RENAME of every
 older one fails for want of its source, however late it comes.
+
+Who leaves takes the empty folder along. Between a successor's opening and its first file that is the successor's
+folder too, so a folder that is not there is Fenced and no more: the runner asks the store, and opens again, which makes
+it. (The writer makes none by itself: a late owner would bring back what the job's clean-up has removed.)
 """
 
 from __future__ import annotations
@@ -35,6 +39,12 @@ def hidden(path: str) -> str:
     return f"{path}/{naming.HIDDEN}"
 
 
+async def leave_folder(client: WebHdfs, path: str, folder: str, what: str) -> None:
+    """Remove a folder below the hidden one, and the hidden one, as far as nothing is in them."""
+    if await client.remove(folder, what):
+        await client.remove(hidden(path), what)
+
+
 class HdfsWriter:
     """Writes the chunks of one split as files in HDFS."""
 
@@ -62,7 +72,7 @@ class HdfsWriter:
         self._staged: ChunkUpload | None = None
         self._ready: ChunkUpload | None = None
         self._repeat: Prepared | None = None
-        self._closed = False
+        self._opened = self._closed = False
 
     def number_by(self, draw: Callable[[int], Awaitable[int]]) -> None:
         """See `sinks.base.CountsOverJob`."""
@@ -76,6 +86,7 @@ class HdfsWriter:
         found = await self._client.status(self._path, what)
         if found is None:
             raise folder_missing(self._client.place, what)
+        self._opened = True
         await self._client.make_folder(self._folder, what)
         names = [one.name async for one in self._client.listed(self._folder, what)]
         newest = max((naming.epoch_of(name) or 0 for name in names), default=0)
@@ -197,11 +208,15 @@ class HdfsWriter:
                 )
 
     async def close(self) -> None:
-        """As `discard`, then give back the connections."""
+        """As `discard`, then remove the split's folder when nothing is in it, and give back the connections."""
         if self._closed:
             return
         self._closed = True
-        await self.discard()
+        with suppress(Exception):
+            async with asyncio.timeout(LEAVING):
+                await self.discard()
+                if self._opened:
+                    await leave_folder(self._client, self._path, self._folder, "leaving")
         await self._client.close()
 
     async def _stored(self, upload: ChunkUpload) -> str:

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any, Final
 from service import secret_fields
 from service.domain.errors import Conflict, NotFound, Permanent, Transient
 from service.domain.inspection import Finding, Outlook
-from service.domain.records import OpenRange
+from service.domain.steps import OpenRange
 from service.lifecycle import schedules
 from service.lifecycle.errors import Refused
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
-    from service.domain.inspection import Preview
-    from service.domain.ports import Inspector, JobStore, Registry
+    from service.domain.inspection import Inspector, Preview
+    from service.domain.named import Registry
+    from service.domain.ports import JobStore
     from service.domain.records import Actor, Job
     from service.domain.spec import JobSpec
 
@@ -170,7 +171,7 @@ class Jobs:
         fires = schedules.findings(parts.spec)
         unknown = await self._unknown_names(account, parts.spec)
         if unknown:
-            return Outlook([*unknown, *self._inspector.check(parts.spec), *fires])
+            return Outlook([*unknown, *await asyncio.to_thread(self._inspector.check, parts.spec), *fires])
         async with bounded():
             outlook = await self._inspector.validate(account, parts.spec, parts.secrets)
         return replace(outlook, findings=[*outlook.findings, *fires])
@@ -206,7 +207,7 @@ class Jobs:
         )
 
     async def _refuse_errors(self, account: str, spec: Mapping[str, Any]) -> None:
-        findings = [*await self._unknown_names(account, spec), *self._inspector.check(spec)]
+        findings = [*await self._unknown_names(account, spec), *await asyncio.to_thread(self._inspector.check, spec)]
         errors = [finding for finding in findings if finding.severity == "error"]
         if errors:
             raise Refused(errors)

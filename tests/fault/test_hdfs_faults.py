@@ -50,6 +50,20 @@ async def test_a_cluster_that_is_killed_in_the_middle_is_waited_for(scenario: Sc
     await scenario.finish_and_reconcile(job)
 
 
+async def test_an_owner_whose_folder_a_late_predecessor_takes_away_makes_it_again(
+    scenario: Scenario, hdfs_server: HdfsServer
+):
+    job = await scenario.create("orders")
+    hold = scenario.points.hold("opened", job_id=job.id)
+    await scenario.start(job)
+    await scenario.reach(hold)
+    assert isinstance(scenario.target, HdfsTarget)
+    hidden = f"{scenario.target.path(job.name)}/.rowferry"
+    hdfs_server.call("DELETE", "DELETE", hidden, recursive="true")
+    hold.release()
+    await scenario.finish_and_reconcile(job)
+
+
 async def test_an_abort_leaves_nothing_behind_that_the_next_start_does_not_find(scenario: Scenario):
     job = await scenario.create("orders")
     hold = scenario.points.hold("staged", job_id=job.id, skip=3)

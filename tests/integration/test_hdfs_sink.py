@@ -355,6 +355,36 @@ async def test_a_late_owner_finds_no_folder_to_write_to_after_the_clean_up(sink:
     assert await asyncio.to_thread(folder.server.names, folder.path) == []
 
 
+async def test_who_leaves_takes_the_empty_folder_along_and_no_file(sink: HdfsSink, folder: Folder):
+    left, other = await opened(sink), await opened(sink, split="1")
+    prepared = await prepare(left, 1, 1, 10)
+    await other.close()
+    [temporary] = await folder.temporaries()
+    await folder.call("PUT", "RENAME", f"{folder.path}/{HIDDEN}/{temporary}", destination=prepared.target)
+    stranger = f"{folder.path}/{HIDDEN}/{temporary.rpartition('/')[0]}/e00000005-c000009-abcd.part"
+    await folder.write(stranger, b"as a rename that was sent and is not known to be executed")
+    await left.close()
+    assert len(await folder.temporaries()) == 1
+    await (await opened(sink, epoch=6)).close()
+    assert await asyncio.to_thread(folder.server.names, folder.path) == await folder.outputs()
+
+
+async def test_a_predecessor_that_leaves_late_costs_its_successor_no_more_than_another_opening(
+    sink: HdfsSink, folder: Folder
+):
+    old, new = await opened(sink), await opened(sink, epoch=6)
+    await old.close()
+    with pytest.raises(Fenced) as caught:
+        await prepare(new, 1, 1, 10)
+    assert caught.value.code == "temporary_gone"
+    await new.close()
+    new = await opened(sink, epoch=6)
+    await new.make_visible(await prepare(new, 1, 1, 10))
+    await new.close()
+    assert len(await folder.outputs()) == 1
+    assert HIDDEN not in await asyncio.to_thread(folder.server.names, folder.path)
+
+
 async def test_a_folder_that_is_gone_is_told_so_and_never_made_again(sink: HdfsSink, folder: Folder):
     writer = await opened(sink)
     prepared = await prepare(writer, 1, 1, 10)
@@ -407,6 +437,26 @@ async def test_a_file_that_is_gone_changed_or_nobodys_is_found_at_the_end(sink: 
     assert caught.value.code == "output_unknown"
     assert f"_manifest-{JOB}-g0002.json" not in await asyncio.to_thread(folder.server.names, folder.path)
     await sink.finish(FINISHER, stream(chunks))
+
+
+async def test_a_finish_whose_last_answer_is_lost_goes_again_and_leaves_nothing(
+    folder: Folder, hdfs_proxies: HdfsProxies
+):
+    sink = folder.sink(url=hdfs_proxies.url, patience=2.0)
+    await sink.prepare_target()
+    chunks = await write(sink, 1)
+    left = await opened(sink, split="2")
+    await prepare(left, 1, 1, 5)
+    rule = hdfs_proxies.namenode.on_request(
+        "cut_before", predicate=lambda request: b"op=DELETE" in request and b"s0002" in request
+    )
+    with pytest.raises(SinkUnavailable):
+        await sink.finish(FINISHER, stream(chunks))
+    assert rule.hits == 1
+    assert f"_manifest-{JOB}-g0002.json" in await asyncio.to_thread(folder.server.names, folder.path)
+    await sink.finish(FINISHER, stream(chunks))
+    assert HIDDEN not in await asyncio.to_thread(folder.server.names, folder.path)
+    await left.close()
 
 
 async def test_a_copy_with_the_same_bytes_in_other_blocks_is_the_same_file(folder: Folder):
