@@ -259,13 +259,12 @@ def _check_sql(spec: Mapping[str, object]) -> Sequence[Finding]:
             try:
                 parse(text)
             except SqlError as error:
-                at = "" if error.offset is None else f" (at character {error.offset})"
                 found.append(
                     Finding(
                         f"/source/{field}",
                         "error",
                         "sql_refused",
-                        f"source.{field}: {error}{at}",
+                        f"source.{field}: {error.placed}",
                         "give one SELECT" if field == "query" else "give one SQL expression",
                     )
                 )
