@@ -42,7 +42,7 @@ class Gate:
             caller = request[CALLER] = await self._caller(request, route)
             self._admit(caller, self._role(route), request)
             if not all(is_ref(part) for part in request.match_info.values()):
-                raise NotFound("object", ascii("/".join(request.match_info.values()))[1:60])
+                raise NotFound("object", "/".join(request.match_info.values())[:60])
             query = queries.read(route.query, request)
             if request.method == hdrs.METH_POST and idempotency.HEADER in request.headers:
                 return await idempotency.once(
@@ -60,7 +60,7 @@ class Gate:
 
         async def handle(request: web.Request) -> web.StreamResponse:
             # The body as it came: signatures are over its bytes. That of a GET is ignored.
-            body = await request.read() if request.method in {hdrs.METH_POST, hdrs.METH_PUT} else b""
+            body = await bodies.content(request) if request.method in {hdrs.METH_POST, hdrs.METH_PUT} else b""
             if route.role is Role.PUBLIC:
                 caller = anonymous(request)
             else:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from service.domain.records import Actor
+    from service.domain.records import Actor, Job
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +149,11 @@ class Registry(Protocol):
 
     async def key(self, key: str) -> SigningKey | None:
         """By its public part, of any account; with the secret decrypted."""
+
+    async def signed(self, key: str, job_id: str) -> tuple[SigningKey, Job] | None:
+        """A key as `key` finds it, and the job of its account with this id, as `JobStore.get` finds it: both read in
+        one go, after this call. None where one of them is not there: ask for each then. It says nothing of whether
+        whoever asks has the key's secret."""
 
     async def keys(self, account: str) -> Sequence[SigningKey]:
         """All of the account by name, without their secrets."""

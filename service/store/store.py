@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Self
 
 from service.domain.errors import RowferryError, Transient
 from service.store.dead_letters import DeadLetters
-from service.store.jobs import Jobs
 from service.store.logs import Logs
 from service.store.notifications import Notifications
 from service.store.pool import Pool, connect
-from service.store.published import Published
 from service.store.registry import Named
 from service.store.requests import Requests
 from service.store.retention import Forgetting
@@ -19,6 +17,7 @@ from service.store.run_search import RunSearch
 from service.store.runs import Runs
 from service.store.schedules import Schedules
 from service.store.secrets import SecretBox
+from service.store.signed import Signed
 from service.store.steps import PostgresStepStore
 from service.store.verbs import Verbs
 from service.store.verifications import Verifications
@@ -34,7 +33,7 @@ _PING_SECONDS = 3.0
 
 class Store(
     PostgresStepStore,
-    Jobs,
+    Signed,
     Verbs,
     Runs,
     RunSearch,
@@ -44,7 +43,6 @@ class Store(
     Logs,
     Requests,
     Named,
-    Published,
     Forgetting,
 ):
     """`StepStore`, `JobStore`, `Registry` and `LogStore` in one, for one process. An async context manager."""
@@ -104,7 +102,8 @@ class Store(
         await self._notifications.wait_changed(timeout_seconds)
 
     async def ping(self) -> None:
-        """As `JobStore.ping`. Raises Transient `store_unreachable` when there is no answer within 3 seconds."""
+        """As `JobStore.ping`. Raises Transient `store_unreachable` when there is no answer within 3 seconds, and
+        `store_read_only` where nothing could be written."""
         # One question for all who ask, and left to itself when it takes long: cancelling it would wait for a frozen
         # database to take note of that.
         if self._question is None or self._question.done():
@@ -119,8 +118,7 @@ class Store(
 
     async def _ask(self) -> RowferryError | None:
         try:
-            async with self._pool.connection() as connection:
-                await connection.fetchval("SELECT 1")
+            await self._pool.check_writable()
         except RowferryError as error:
             return error
         return None

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from service.domain.spec import SourceSpec
     from sinks.formats.columns import Column
     from sinks.guarded import Guard
-    from workers.sources.base import Frontier, Horizon, Key, KnownTables
+    from workers.sources.base import Facts, Frontier, Horizon, Key, KnownTables
     from workers.sources.budget import ConnectionBudget
     from workers.sources.cut import Cut
     from workers.sources.definition import Definition
@@ -126,6 +126,10 @@ class PostgresSource:
             seconds = self._options.snapshot_max_age_seconds
             found += await snapshot.findings(self._session, self._datasource, self._connections, seconds)
         return found
+
+    async def facts(self) -> Facts:
+        """See the protocol."""
+        return await self._safety.facts(await self._current.required())
 
     async def columns(self, *, of_now: bool = False) -> tuple[Column, ...]:
         """See the protocol."""

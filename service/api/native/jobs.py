@@ -14,7 +14,7 @@ from service.api.problems import invalid
 from service.api.queries import CreateQuery, JobsQuery, PreviewQuery, RemoveQuery, ReplaceQuery
 from service.api.routes import Role, Route, answer, written
 from service.api.services import REQUEST_ID
-from service.api.validation import validate
+from service.api.validation import json_name, validate
 from service.domain.states import Event
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def _json(call: Call, job: Job) -> bytes:
 def mapping(body: Any) -> dict[str, Any]:
     """The body, which must be an object. Raises Problem 422."""
     if not isinstance(body, dict):
-        raise invalid("invalid_definition", "", f"the body is {type(body).__name__}, not an object", "send {...}")
+        raise invalid("invalid_definition", "", f"the body is {json_name(body)}, not an object", "send {...}")
     return body
 
 
