@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from config.redaction import MASK, REDACTOR
 from service import secret_fields
 from service.api.answers.base import key_text
-from service.api.answers.history import EventAnswer, LogLineAnswer, OutputAnswer
+from service.api.answers.history import EventAnswer, LogLineAnswer, OutputAnswer, PartitionSpanAnswer
 from service.api.answers.jobs import (
     CauseAnswer,
     JobAnswer,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from service.domain.errors import Cause
-    from service.domain.history import EventRecord, LogLine, Output
+    from service.domain.history import EventRecord, LogLine, Output, PartitionSpan
     from service.domain.inspection import TableInfo
     from service.domain.named import PublicTable, SigningKey, StoredCredential, StoredDatasource, Token
     from service.domain.records import Job, Run, SplitPosition
@@ -158,6 +158,10 @@ def splits(positions: Sequence[SplitPosition]) -> list[SplitAnswer]:
     ]
 
 
+def _span(one: PartitionSpan) -> PartitionSpanAnswer:
+    return PartitionSpanAnswer(partition=one.partition, first_offset=one.first_offset, last_offset=one.last_offset)
+
+
 def output(record: Output) -> OutputAnswer:
     """One visible chunk."""
     return OutputAnswer(
@@ -169,6 +173,7 @@ def output(record: Output) -> OutputAnswer:
         partition=record.partition,
         first_offset=record.first_offset,
         last_offset=record.last_offset,
+        partitions=None if record.partitions is None else [_span(one) for one in record.partitions],
         rows=record.rows,
         bytes=record.bytes,
         etag=record.etag,
