@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from service.domain.errors import Cause
-    from service.domain.history import EventRecord, LogLine, Output, PartitionSpan
+    from service.domain.history import EventRecord, LogLine, Output
     from service.domain.inspection import TableInfo
     from service.domain.named import PublicTable, SigningKey, StoredCredential, StoredDatasource, Token
     from service.domain.records import Job, Run, SplitPosition
@@ -158,12 +158,9 @@ def splits(positions: Sequence[SplitPosition]) -> list[SplitAnswer]:
     ]
 
 
-def _span(one: PartitionSpan) -> PartitionSpanAnswer:
-    return PartitionSpanAnswer(partition=one.partition, first_offset=one.first_offset, last_offset=one.last_offset)
-
-
 def output(record: Output) -> OutputAnswer:
     """One visible chunk."""
+    spans = [PartitionSpanAnswer.model_validate(one, from_attributes=True) for one in record.partitions or ()]
     return OutputAnswer(
         run_id=record.run_id,
         generation=record.generation,
@@ -173,7 +170,7 @@ def output(record: Output) -> OutputAnswer:
         partition=record.partition,
         first_offset=record.first_offset,
         last_offset=record.last_offset,
-        partitions=None if record.partitions is None else [_span(one) for one in record.partitions],
+        partitions=spans or None,
         rows=record.rows,
         bytes=record.bytes,
         etag=record.etag,
