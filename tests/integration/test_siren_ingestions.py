@@ -290,7 +290,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         "ingest.query",
     ),
     (
-        {"sink": {"kind": "elasticsearch", "url": "http://127.0.0.1:9", "index": "x", "password": "env:HOME"}},
+        {"target": None, "sink": {"kind": "elasticsearch", "url": "http://127.0.0.1:9", "index": "x"}}
+        | {"es_credentials": {"username": "a", "password": "env:HOME"}},
         "reference",
     ),
     ({"es_credentials": {"username": "a", "password": "file:/etc/passwd"}}, "reference"),
