@@ -37,7 +37,7 @@ SEEN: Final = "source_columns"
 """Under which name a generation keeps what its source consisted of, beside what its sink said."""
 
 TABLES: Final = "source_tables"
-"""Under which name it keeps the tables whose rows it read, where a barrier watches them."""
+"""Under which name it keeps the tables whose rows it read, where a job follows them."""
 
 log = structlog.get_logger(__name__)
 

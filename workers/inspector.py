@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from service.domain.datasource import Datasource
     from service.domain.inspection import Sample, TableInfo
     from workers.ports import Sinks, Sources
-    from workers.sources.base import Inspection, Source
+    from workers.sources.base import Facts, Inspection, Source
 
 LIMIT_SECONDS = 15.0
 T = TypeVar("T")
@@ -49,12 +50,16 @@ class DefinitionInspector:
 
     def promise(self, spec: Mapping[str, object]) -> tuple[str, str]:
         """See the port."""
+        return self._promise(spec, None)
+
+    @staticmethod
+    def _promise(spec: Mapping[str, object], facts: Facts | None) -> tuple[str, str]:
         promise = registry.build(_parsed(spec), registry.Context(files=Path())).promise()
-        return guaranteed(spec, promise)
+        return guaranteed(spec, promise, facts)
 
     async def validate(self, account: str, spec: Mapping[str, object], secrets: Mapping[str, str]) -> Outlook:
         """See the port."""
-        found = list(self.check(spec))
+        found = list(await asyncio.to_thread(self.check, spec))
         if any(finding.severity == "error" for finding in found):
             return Outlook(found)
         seen: list[Outlook] = []
@@ -81,8 +86,9 @@ class DefinitionInspector:
             async with self._source(account, readable, secrets) as source:
                 inspection = await source.inspect()
                 _refuse_errors(inspection)
-                seen = await before_the_first_row(self.promise(spec), _parsed(spec), source, inspection)
-                outlook = replace(seen, findings=[*self.check(spec), *seen.findings])
+                seen = await before_the_first_row(partial(self._promise, spec), _parsed(spec), source, inspection)
+                found = await asyncio.to_thread(self.check, spec)
+                outlook = replace(seen, findings=[*found, *seen.findings, *_of_now(spec)])
                 reader = source.reader()
                 try:
                     return Preview(await first_rows(reader, limit), outlook)
@@ -160,7 +166,9 @@ class DefinitionInspector:
     ) -> Sequence[Finding]:
         """Puts what was seen into `seen`, for those who look at more than findings."""
         async with self._source(account, spec, secrets) as source:
-            outlook = await before_the_first_row(self.promise(spec), _parsed(spec), source, await source.inspect())
+            outlook = await before_the_first_row(
+                partial(self._promise, spec), _parsed(spec), source, await source.inspect()
+            )
         seen.append(outlook)
         return outlook.findings
 
@@ -203,6 +211,14 @@ async def _in_time(call: Awaitable[T]) -> T:
         raise from_sink(error) from None
 
 
+def _of_now(spec: Mapping[str, object]) -> list[Finding]:
+    """What a preview can not show of a job that reads one moment."""
+    if not JobSpec.model_validate(spec).options.snapshot:
+        return []
+    message = "these rows are as they are now; each run reads all of its own as of a moment that it takes at its start"
+    return [Finding("/options/snapshot", "info", "preview_is_of_now", message, "nothing is held open for a preview")]
+
+
 def _refuse_errors(inspection: Inspection) -> None:
     for finding in inspection.findings:
         if finding.severity == "error":
@@ -243,13 +259,12 @@ def _check_sql(spec: Mapping[str, object]) -> Sequence[Finding]:
             try:
                 parse(text)
             except SqlError as error:
-                at = "" if error.offset is None else f" (at character {error.offset})"
                 found.append(
                     Finding(
                         f"/source/{field}",
                         "error",
                         "sql_refused",
-                        f"source.{field}: {error}{at}",
+                        f"source.{field}: {error.placed}",
                         "give one SELECT" if field == "query" else "give one SQL expression",
                     )
                 )

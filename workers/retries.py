@@ -18,6 +18,7 @@ from service.domain.spec import JobSpec
 from sinks.base import Batch, Cut, Numbered
 from workers.chunks import SLICE_BYTES, canonical
 from workers.closing import put_down
+from workers.cuts import say_rows_are_of_now
 from workers.delivery import Delivery, Load, again, log
 from workers.easing import Easing
 from workers.limits import pay
@@ -66,6 +67,7 @@ class RetryWork:
         self._owner = owner(step, split=retry_split(step.lease.ordinal))
         self._easing = Easing(source, control)
         self._from_source = True
+        self._untold: Step | None = step
         self.delivery = Delivery(control, workplace, sink)
 
     async def run(self) -> None:
@@ -81,6 +83,7 @@ class RetryWork:
             # Opening may have fenced the valid owner: make sure that we are it before anything is written.
             await self._control.renew()
             self._from_source = await store.retry_origin(lease) == "source"
+            self._say_whose_rows()
 
             async def repeat(chunk: ChunkRecord, attempt: int) -> Load:
                 return await self._again(writer, reader, chunk, attempt)
@@ -98,6 +101,12 @@ class RetryWork:
         finally:
             await put_down("writer", drop_writer(writer), PUT_DOWN_SECONDS)
             await put_down("reader", reader.close(), PUT_DOWN_SECONDS)
+
+    def _say_whose_rows(self) -> None:
+        """Once, however often it has to begin anew."""
+        step, self._untold = self._untold, None
+        if step is not None and self._from_source:
+            say_rows_are_of_now(step)
 
     async def _send_all(self, writer: Writer, reader: Reader, sequence: int) -> None:
         store, lease, most = self._place.store, self._lease, self._chunk_bytes

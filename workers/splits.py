@@ -24,6 +24,7 @@ from workers.chunks import OpenChunk, batch
 from workers.closing import put_down
 from workers.delivery import Delivery, Load, caused_by, stage_again
 from workers.easing import Easing
+from workers.facts import promise_again
 from workers.feed import End, Feed, Idle, Unreadable, bounded, following, is_over
 from workers.limits import most_rows
 from workers.owners import drop_writer, owner
@@ -60,11 +61,10 @@ class SplitWork:
     def __init__(self, step: Step, control: Control, workplace: Workplace, sink: Sink, source: Source) -> None:
         """Sink and source stay the caller's to close."""
         self._control, self._place, self._sink, self._source = control, workplace, sink, source
-        self._spec = JobSpec.model_validate(step.spec)
-        self._lease = step.lease
-        self._retry = Retry(control)
-        self._easing = Easing(source, control)
+        self._spec, self._lease = JobSpec.model_validate(step.spec), step.lease
+        self._retry, self._easing = Retry(control), Easing(source, control)
         self._look, self._tables = partial(look, step, workplace, source), known_tables(step, workplace)
+        self._promise = partial(promise_again, step, workplace, sink, source)
         self.delivery = Delivery(control, workplace, sink)
         self._chunk = OpenChunk(self._spec.options.chunk, None)
         self._sequence = 0
@@ -90,12 +90,12 @@ class SplitWork:
             found = await self._place.store.split(self._lease)
             split, mark = await self.delivery.recover(writer, found, partial(self._repeat, writer, reader, found))
             await self._look()
-            self._sequence = split.sequence
+            await self._promise(looks_back=split.window is not None)
+            self._sequence, self._anchored_at = split.sequence, split.anchored_at
             if isinstance(writer, Numbered):
                 writer.begin_after(split.sequence)
             if isinstance(writer, CountsOverJob):
                 writer.number_by(partial(self._place.store.draw_number, self._lease))
-            self._anchored_at = split.anchored_at
             self._chunk = OpenChunk(self._spec.options.chunk, split.position or split.lower)
             start = await start_of(split, self._source)
             self._window = window_of(split, self._spec.options, reader, self._source)

@@ -107,6 +107,8 @@ class Asked:
     letters: int
     retries: Sequence[tuple[int, int]]
     """(generation, number) of each."""
+    other_moment: bool = False
+    """Rows are read as they are now, and the run had read all of its own as of one moment."""
 
 
 class DeadLetterSteps(Protocol):

@@ -117,9 +117,11 @@ class StepStore(DeadLetterSteps, VerifySteps, WindowSteps, Protocol):
     async def split_leased(self, lease: Lease) -> bool:
         """Whether anybody works on a split of the lease's generation now."""
 
-    async def keep_of_source(self, lease: Lease, kept: Mapping[str, object]) -> bool:
+    async def keep_of_source(
+        self, lease: Lease, kept: Mapping[str, object], *, promise: tuple[str, str] | None = None
+    ) -> bool:
         """Put what the holder of a split, or of the plan, saw of the source into the generation's `target`, for later
-        leases. False when it was there already."""
+        leases; `promise` as for `save_plan`. False when it was there already."""
 
     async def split(self, lease: Lease) -> SplitState:
         """Where the leased split stands. A retry stands as a split without a range, its ordinal negative."""

@@ -105,9 +105,13 @@ class Plans(Held):
                 details = {"generation": number}
                 await record_event(connection, job, "old_generation_not_fenced", by_holder(lease), details=details)
 
-    async def keep_of_source(self, lease: Lease, kept: Mapping[str, object]) -> bool:
+    async def keep_of_source(
+        self, lease: Lease, kept: Mapping[str, object], *, promise: tuple[str, str] | None = None
+    ) -> bool:
         """As `StepStore.keep_of_source`; what is there under other names stays."""
         async with self._held(lease, StepKind.PLAN, StepKind.SPLIT) as (connection, _):
+            if promise is not None:
+                await connection.execute(SQL["promised"], lease.job_id, *promise)
             changed = await connection.execute(SQL["keep_of_source"], lease.job_id, lease.generation, dict(kept))
             return bool(changed != "UPDATE 0")
 

@@ -103,7 +103,7 @@ class DelayFrontier:
         newest = self._queue[-1].bound if self._queue else self._bound
         # the candidates of a long delay would pile up: one for each 64th of it is enough
         if not self._queue or self._clock() - self._queue[-1].drawn_at >= self._seconds / _MOST_CANDIDATES:
-            drawn = await self._barrier.draw(newest)
+            drawn = await self._barrier.draw(newest, self._bound)
             if drawn.key is not None:
                 self._queue.append(Candidate(drawn.key, frozenset(), self._clock()))
         while self._queue and self._clock() - self._queue[0].drawn_at >= self._seconds:

@@ -20,7 +20,7 @@ from workers.sources.cut_reader import CutReader, Tables
 from workers.sources.estimate import estimate
 from workers.sources.frontiers import LazyFrontier
 from workers.sources.lag import lag
-from workers.sources.outlook import load_not_visible, slow_beginning, unproven_key, unseen_holders
+from workers.sources.outlook import load_not_visible, slow_beginning, unproven_key
 from workers.sources.queries import load
 from workers.sources.reader import PostgresReader
 from workers.sources.safety import Safety
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from service.domain.spec import SourceSpec
     from sinks.formats.columns import Column
     from sinks.guarded import Guard
-    from workers.sources.base import Frontier, Horizon, Key, KnownTables
+    from workers.sources.base import Facts, Frontier, Horizon, Key, KnownTables
     from workers.sources.budget import ConnectionBudget
     from workers.sources.cut import Cut
     from workers.sources.definition import Definition
@@ -122,12 +122,14 @@ class PostgresSource:
             found.append(load_not_visible(self._datasource))
         if not self._options.allow_long_statements:
             found += await slow_beginning(self._session, definition, size, self._options.max_row_bytes)
-        if self._options.safety.kind == "commit":
-            found += await unseen_holders(self._session, self._datasource, "/source/datasource")
         if self._options.snapshot:
             seconds = self._options.snapshot_max_age_seconds
             found += await snapshot.findings(self._session, self._datasource, self._connections, seconds)
         return found
+
+    async def facts(self) -> Facts:
+        """See the protocol."""
+        return await self._safety.facts(await self._current.required())
 
     async def columns(self, *, of_now: bool = False) -> tuple[Column, ...]:
         """See the protocol."""

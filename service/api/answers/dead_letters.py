@@ -43,6 +43,8 @@ class DeadLettersRetryAnswer(Answer):
 
     from_: str = Field(serialization_alias="from", validation_alias="from")
     dead_letters: int
+    notes: list[str]
+    """What a person should know of these rows."""
 
 
 class DeadLettersDeletedAnswer(Answer):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from config.redaction import REDACTOR
 from service.api import paging
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from service.api.routes import Call
     from service.domain.dead_letters import KeptLetter
 
+OF_ANOTHER_MOMENT: Final = (
+    "the run read its rows as of one moment (options.snapshot), which nobody holds any more: these are sent as they are"
+    " when they are read; from payload sends the records of that moment"
+)
+
 
 async def listed(call: Call) -> web.StreamResponse:
     """A page, in the order in which they became final."""
@@ -46,7 +51,9 @@ async def retry(call: Call) -> web.StreamResponse:
         call.account, actor(call), job.id, ids=request.ids, origin=request.from_
     )
     await call.services.verbs.wake(job.id)
-    said = DeadLettersRetryAnswer.model_validate({"from": request.from_, "dead_letters": asked.letters})
+    said = DeadLettersRetryAnswer.model_validate(
+        {"from": request.from_, "dead_letters": asked.letters, "notes": [OF_ANOTHER_MOMENT] * asked.other_moment}
+    )
     return answer(said, 202 if asked.letters else 200)
 
 
