@@ -77,9 +77,7 @@ async def test_a_job_runs_to_its_end_and_wait_tells_of_it(api: ApiCase) -> None:
     assert "successful" in [event["state_to"] for event in events]
 
 
-async def test_wait_ends_and_a_caller_who_leaves_changes_nothing(
-    api: ApiCase, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_wait_ends_and_a_caller_who_leaves_changes_nothing(api: ApiCase, monkeypatch: pytest.MonkeyPatch) -> None:
     wait_changed, waits = api.store.wait_changed, set()
 
     async def noticed(timeout_seconds: float) -> None:
