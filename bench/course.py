@@ -140,7 +140,7 @@ class Course:
                 await api.put_datasource("bench", self.source)
                 await api.create(spec)
                 log, cpu, resting, began = self._log(), service.cpu_seconds(), service.rss_bytes(), time.monotonic()
-                await api.start("bench")
+                await api.start("bench", wait=60)  # answered when the run has ended, or then
                 job = await api.wait_for_state("bench", "successful", timeout=_LONGEST_LAP_SECONDS)
                 seconds = time.monotonic() - began
                 cpu, peak = service.cpu_seconds() - cpu, service.peak_rss_bytes()

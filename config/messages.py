@@ -36,6 +36,7 @@ SENTENCES: Final[Mapping[LogEvent, str]] = {
     LogEvent.DEAD_LETTERS_SENT: "dead letters sent again: {rows}; that stay: {stays}",
     LogEvent.SNAPSHOT_TAKEN: "the moment {taken_at} is read, held by backend {pid} until {until} at the latest",
     LogEvent.SNAPSHOT_RELEASED: "the moment that is read was given back after {seconds} s: {outcome}",
+    LogEvent.DEAD_LETTERS_OF_NOW: "rows of generation {generation}, read as of {taken_at}, are sent as they are now",
     LogEvent.CHUNK_OF_ANOTHER_MOMENT: "a chunk of generation {generation} is written again from rows as they are now",
     LogEvent.DAY_LISTED: "the manifest of {day} is written",
     LogEvent.DAY_NOT_LISTED: "the manifest of a day could not be written yet: {cause}",

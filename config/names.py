@@ -71,6 +71,9 @@ class LogEvent(StrEnum):
     CHUNK_OF_ANOTHER_MOMENT = "chunk_of_another_moment"
     """A prepared chunk of an older generation had to be written again after its snapshot was gone: its rows are as they
     are now. A new generation of the job begins, with a snapshot of its own."""
+    DEAD_LETTERS_OF_NOW = "dead_letters_of_now"
+    """Dead letters of a generation that was read as of one moment are sent from the source, whose rows are as they are
+    now."""
     OLD_GENERATION_NOT_FENCED = "old_generation_not_fenced"
     """The target of a predecessor generation was away, so a late transaction of it may still stall readers."""
     OLD_TARGET_GONE = "old_target_gone"

@@ -63,7 +63,7 @@ async def _check_datasources(settings: Settings, store: Store) -> int:
     code = 0
     for stored in await store.datasources("default"):
         try:
-            findings = await inspector.check_datasource(sources.resolved(stored))
+            findings = await inspector.check_datasource(sources.datasources.resolved(stored))
         except RowferryError as error:
             code = _fail(f"datasource {stored.name}", error)
             continue

@@ -15,7 +15,7 @@ from service.domain.errors import RowferryError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from service.domain.ports import LogStore
+    from service.domain.history import LogStore
 
 MOST_WAITING: Final = 10_000
 MOST_AT_ONCE: Final = 500

@@ -71,7 +71,7 @@ def _open(root: Path, target: str) -> int | None:
     except folders.FolderMissing:
         return None
     try:
-        if folders.size_of(folder, name) is None:
+        if folders.status_of(folder, name) is None:
             return None
         return folders.open_file(folder, name)
     except FileNotFoundError:

@@ -163,16 +163,22 @@ def remove_temporaries(folder: int, hidden: str, mine: Callable[[str], bool]) ->
         os.rmdir(hidden, dir_fd=folder)
 
 
-def size_of(folder: int, name: str) -> int | None:
-    """Bytes of the file `name`, None when there is nothing. Raises OSError(ELOOP or EISDIR) for other things."""
+def status_of(folder: int, name: str) -> os.stat_result | None:
+    """Of the file `name`, None when there is nothing. Raises OSError(ELOOP or EISDIR) for other things."""
     try:
         found = os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
         return None
     if stat.S_ISREG(found.st_mode):
-        return found.st_size
+        return found
     code = errno.ELOOP if stat.S_ISLNK(found.st_mode) else errno.EISDIR
     raise OSError(code, os.strerror(code), name)
+
+
+def version(status: os.stat_result) -> list[int]:
+    """What is another as soon as a file is replaced or written to: its number and the time, in nanoseconds, of the
+    last write. A new name changes neither."""
+    return [status.st_ino, status.st_mtime_ns]
 
 
 def open_file(folder: int, name: str) -> int:

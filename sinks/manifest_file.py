@@ -74,7 +74,8 @@ class ManifestFile:
         self._file = self._own = self.folder = None
 
     def _is_there(self, folder: int, name: str) -> bool:
-        if folders.size_of(folder, name) != self._size:
+        found = folders.status_of(folder, name)
+        if found is None or found.st_size != self._size:
             return False
         return folders.checksum_of(folder, name, lambda: self.leaving) == f"sha256:{self._digest.hexdigest()}"
 

@@ -115,10 +115,12 @@ def part_bytes(number: int) -> int:
 
 
 class Body(io.RawIOBase):
-    """A part as a file that is read. `sha256`, in hexadecimal digits, is of all that it holds."""
+    """A part as a file that is read. `sha256`, in hexadecimal digits, is of all that it holds; `compared`: the store
+    compares it with a header of the request."""
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self, part: Part, *, compared: bool = False) -> None:
         self.sha256 = part.sha256.hex()
+        self.compared = compared
         self._pieces = part.pieces
         self._ends = list(accumulate(map(len, part.pieces)))
         self._at = 0

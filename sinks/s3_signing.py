@@ -1,14 +1,16 @@
 """How a part is signed where its content is a part of the signature (plain http): by the SHA-256 that is known already.
 
 botocore hashes the body again, in the event loop, which other jobs wait for. The digest was made in the thread that
-packed the part; over https the content is left out of the signature, and the checksum's header is in it.
+packed the part. A store that was seen to compare the checksum's header, which is signed, needs no second digest of the
+same bytes: the content is then left out of the signature, as it is over https.
+https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from botocore.auth import AUTH_TYPE_MAPS, S3SigV4Auth  # type: ignore[import-untyped]
+from botocore.auth import AUTH_TYPE_MAPS, UNSIGNED_PAYLOAD, S3SigV4Auth  # type: ignore[import-untyped]
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +26,7 @@ class PartAuth(S3SigV4Auth):  # type: ignore[misc]  # botocore has no types
         """What stands for the content: in hexadecimal digits, or the word for content that is not signed."""
         known = getattr(request.body, "sha256", None)
         if isinstance(known, str) and self._should_sha256_sign_payload(request):
-            return known
+            return str(UNSIGNED_PAYLOAD) if request.body.compared else known
         return str(super().payload(request))
 
 

@@ -42,6 +42,8 @@ class Abilities:
 
     conditional: bool = True
     checksums: bool = True
+    compares: bool = False
+    """It told a part's checksum, so it does look at the header that the checksum was sent in."""
 
 
 @dataclass(slots=True)
@@ -144,6 +146,7 @@ class Upload:
         if told is not None and told != sha256:
             text = f"part {part.number} of {self.key!r} arrived as something else; it is sent again"
             raise SinkUnavailable("checksum_refused", text)
+        self.abilities.compares = self.abilities.compares or told is not None
         entry = {"PartNumber": part.number, "ETag": reply["ETag"]}
         self._sent[part.number] = entry | ({"ChecksumSHA256": sha256} if self.abilities.checksums else {})
 
@@ -151,7 +154,8 @@ class Upload:
         for number in range(1, TRIES + 1):
             try:
                 # A stream of its own for each try.
-                return await self.client.call("UploadPart", seconds=limit, Body=Body(part), **arguments)
+                body = Body(part, compared=self.abilities.checksums and self.abilities.compares)
+                return await self.client.call("UploadPart", seconds=limit, Body=body, **arguments)
             except SinkUnavailable:
                 if number == TRIES:
                     # A store that refuses a large body at once hangs up before its answer is read: a small question

@@ -106,9 +106,10 @@ class SplitFiles:
         except folders.FolderMissing:
             return None
         try:
-            size = folders.size_of(folder, name)
-            if size is None:
+            status = folders.status_of(folder, name)
+            if status is None:
                 return None
+            size = status.st_size
             checksum = folders.checksum_of(folder, name, lambda: self.leaving) if size in sizes else None
             os.fsync(folder)
             return size, checksum
@@ -149,13 +150,15 @@ class Spool:
         if not self.abandoned:
             self._put(self._stream.encode(values))
 
-    def finish(self) -> tuple[int, str]:
-        """End the file, also one without rows, and make its content durable; returns size and checksum."""
+    def finish(self) -> tuple[int, str, list[int]]:
+        """End the file, also one without rows, and make its content durable; returns size, checksum and the file's
+        `folders.version`."""
         self._put(self._stream.end())
         file = self._opened()
         os.fsync(file)
+        version = folders.version(os.fstat(file))
         self._release()
-        return self.size, f"sha256:{self._digest.hexdigest()}"
+        return self.size, f"sha256:{self._digest.hexdigest()}", version
 
     def drop(self) -> None:
         """Close and remove the temporary file. Never raises: what can not be removed is the next owner's to remove."""

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from config.allocator import keep_least
 from config.destinations import DestinationRefused
 from config.references import ReferenceRefused, References
-from service.domain.datasource import Datasource
 from service.domain.errors import Permanent, Transient
+from service.domain.options import Options
 from service.domain.shape import credentials_of
-from service.domain.spec import Options, SourceSpec
+from service.domain.spec import SourceSpec
 from sinks import registry
 from sinks.base import SinkRefused, SinkUnavailable
 from sinks.formats import columns
-from workers import rendering, row_wishes
-from workers.changes import renews
+from workers import rendering
+from workers.datasources import Datasources, NamedThings
 from workers.definition_parts import key_of, put, section
 from workers.limits import MemoryBudget, RateLimit
 from workers.ports import Workplace
+from workers.row_wishes import row_wishes
 from workers.salts import salts_of
 from workers.signals import NoSignals
 from workers.sources.checks import check_datasource
@@ -37,27 +38,14 @@ if TYPE_CHECKING:
     from typing import Any
 
     from config.destinations import Destinations
+    from service.domain.datasource import Datasource
     from service.domain.inspection import Finding, Sample, TableInfo
     from service.domain.ports import StepStore
-    from service.domain.records import StoredCredential, StoredDatasource
     from sinks.base import Sink
     from workers.signals import Signals
     from workers.sources.base import Snapshot, Source
     from workers.sources.budget import ConnectionBudget
     from workers.sources.cut import Cut
-
-
-CREDENTIALS_PASSWORD = "/source/credentials/password"  # noqa: S105  a pointer
-
-
-class NamedThings(Protocol):
-    """The part of the registry that a worker reads."""
-
-    async def datasource(self, account: str, name: str) -> StoredDatasource | None:
-        """With the password decrypted, references unresolved."""
-
-    async def credential(self, account: str, name: str) -> StoredCredential | None:
-        """With the secrets decrypted, references unresolved."""
 
 
 class StoredSources:
@@ -74,6 +62,7 @@ class StoredSources:
         """`learn_secret` hears every password before it is used, so that no log line can hold it."""
         self._things, self._references, self._destinations = things, references, destinations
         self._connections, self._learn_secret = connections, learn_secret
+        self.datasources = Datasources(things, references, learn_secret)
 
     async def source(
         self,
@@ -89,22 +78,17 @@ class StoredSources:
     ) -> Source:
         """See `workers.ports.Sources`."""
         source = rendering.as_query(SourceSpec.model_validate(spec["source"]), target)
+        datasource = await self.datasources.of(account, source, secrets or {})
+        masked_with = credentials_of(source.columns)
+        salts = await salts_of(masked_with, account, self._things, self._references, self._learn_secret)
         return PostgresSource(
-            await self._datasource(account, source, secrets or {}),
+            datasource,
             source,
+            row_wishes(spec, target, salts=salts, origin=origin),
             mode=str(spec.get("mode", "once")),
             options=Options.model_validate(spec.get("options", {})),
-            message_key=row_wishes.message_key(spec),
-            message_key_field=row_wishes.message_key_field(spec),
             application_name=name,
             connections=self._connections,
-            csv=row_wishes.dialect(spec),
-            columns=columns.from_json((target or {}).get(registry.COLUMNS)),
-            renews=renews(spec, target),
-            salts=await salts_of(
-                credentials_of(source.columns), account, self._things, self._references, self._learn_secret
-            ),
-            origin=(origin or {"job": spec.get("name")}) if row_wishes.enveloped(spec) else None,
             guard=self._guard,
             waiting=waiting,
             cut=cut,
@@ -122,7 +106,7 @@ class StoredSources:
         """See `workers.ports.Sources`."""
         source = SourceSpec.model_validate(spec["source"])
         return await hold(
-            await self._datasource(account, source, secrets or {}),
+            await self.datasources.of(account, source, secrets or {}),
             what=source.table or "the query",
             seconds=Options.model_validate(spec.get("options", {})).snapshot_max_age_seconds,
             application_name=name,
@@ -130,40 +114,6 @@ class StoredSources:
             guard=self._guard,
             waiting=waiting,
         )
-
-    async def _datasource(self, account: str, source: SourceSpec, secrets: Mapping[str, str]) -> Datasource:
-        """What a definition reads from, and as whom."""
-        stored = await self._things.datasource(account, source.datasource)
-        if stored is None:
-            raise Permanent(
-                "datasource_unknown",
-                f"source.datasource {source.datasource!r} does not exist; create it with "
-                f"PUT /v1/datasources/{source.datasource}",
-            )
-        resolved = await self._with_barrier(account, self.resolved(stored), stored.definition.get("barrier"))
-        return self._as_asked(resolved, source, secrets)
-
-    def _as_asked(self, datasource: Datasource, source: SourceSpec, secrets: Mapping[str, str]) -> Datasource:
-        """The datasource as the definition's own user, where it names one."""
-        if source.credentials is None:
-            return datasource
-        password = secrets.get(CREDENTIALS_PASSWORD)
-        if password:
-            self._learn_secret(password)
-        return replace(datasource, user=source.credentials.user, password=password)
-
-    async def _with_barrier(self, account: str, datasource: Datasource, barrier: object) -> Datasource:
-        """A standby with the primary that knows who writes."""
-        if not isinstance(barrier, str):
-            return datasource
-        primary = await self._things.datasource(account, barrier)
-        if primary is None:
-            raise Permanent(
-                "datasource_unknown",
-                f"datasource {datasource.name!r} names {barrier!r} in `barrier`, which does not exist; create it with "
-                f"PUT /v1/datasources/{barrier}",
-            )
-        return replace(datasource, barrier=self.resolved(primary))
 
     async def check(self, datasource: Datasource) -> Sequence[Finding]:
         """See `workers.ports.Sources`."""
@@ -186,32 +136,6 @@ class StoredSources:
             raise Permanent(error.code, error.message) from None
         except OSError as error:
             raise Transient("source_unreachable", f"{host} can not be resolved: {error.strerror or error}") from error
-
-    def resolved(self, stored: StoredDatasource) -> Datasource:
-        """The datasource with its real password. Raises Permanent `reference_unresolved`."""
-        password = stored.password
-        try:
-            password = None if password is None else self._references.resolve(password)
-        except ReferenceRefused as error:
-            raise Permanent(error.code, f"datasource {stored.name!r}: {error.message}") from None
-        if password:
-            self._learn_secret(password)
-        given: dict[str, Any] = dict(stored.definition)
-        tls = given.get("tls") or {}
-        return Datasource(
-            account=stored.account,
-            name=stored.name,
-            host=given["host"],
-            port=given.get("port", 5432),
-            database=given["database"],
-            user=given["user"],
-            password=password,
-            tls_mode=tls.get("mode", "prefer"),
-            tls_ca=tls.get("ca"),
-            time_zone=given.get("time_zone"),
-            properties=given.get("properties") or {},
-            max_connections=given.get("max_connections"),
-        )
 
 
 class StoredSinks:

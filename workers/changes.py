@@ -17,7 +17,8 @@ import structlog
 
 from config.names import LogEvent
 from service.domain.errors import Permanent
-from service.domain.spec import OpenFormat, Options, SourceSpec
+from service.domain.options import Options
+from service.domain.spec import OpenFormat, SourceSpec
 from sinks.formats import columns
 from sinks.registry import COLUMNS
 from workers.sources.base import KnownTables, SourceChanged
@@ -28,7 +29,7 @@ from workers.sources.fixed_columns import COLUMN_CHANGED, COLUMN_GONE
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from service.domain.records import GenerationState, Step
+    from service.domain.steps import GenerationState, Step
     from workers.ports import Workplace
     from workers.sources.base import Source
 
@@ -36,7 +37,7 @@ SEEN: Final = "source_columns"
 """Under which name a generation keeps what its source consisted of, beside what its sink said."""
 
 TABLES: Final = "source_tables"
-"""Under which name it keeps the tables whose rows it read, where a barrier watches them."""
+"""Under which name it keeps the tables whose rows it read, where a job follows them."""
 
 log = structlog.get_logger(__name__)
 

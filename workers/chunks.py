@@ -11,7 +11,7 @@ from itertools import accumulate
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
-from service.domain.records import ChunkRecord, Settlement
+from service.domain.steps import ChunkRecord, Settlement
 from sinks.base import Batch, Prepared
 from workers.rejected import letter
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from service.domain.dead_letters import DeadLetter, Retried
+    from service.domain.options import ChunkOptions
     from service.domain.records import Key
-    from service.domain.spec import ChunkOptions
     from sinks.base import Receipt, RowRejected
     from workers.sources.base import Page
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from service.domain.control import Control
-    from service.domain.records import ChunkRecord, Key
+    from service.domain.records import Key
+    from service.domain.steps import ChunkRecord
     from sinks.base import Prepared
     from sinks.reading import KeyReader, Records, Wanted
     from workers.sources.base import Page, Source

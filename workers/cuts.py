@@ -16,8 +16,8 @@ import structlog
 
 from config.names import LogEvent
 from service.domain.errors import LeaseLost, RowferryError, Stopped
-from service.domain.records import Condition
 from service.domain.spec import JobSpec
+from service.domain.steps import Condition
 from workers.closing import put_down
 from workers.metrics import SNAPSHOTS_ENDED, SNAPSHOTS_HELD
 from workers.sources.cut import REMEDY, Cut, lost
@@ -26,12 +26,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from service.domain.control import Control
-    from service.domain.records import GenerationState, OpenRange, Step
+    from service.domain.steps import GenerationState, OpenRange, Step
     from workers.ports import Workplace
     from workers.sources.base import Snapshot
 
 CUT: Final = "snapshot"
 """The member of a generation's target that says which moment it is read as of."""
+COMPARED_WITH_NOW: Final = (
+    "the rows were read as of {} (options.snapshot), which nobody holds any more: they are compared with the source as "
+    "it is now, and what has changed since then is counted as source_changed"
+)
 LOOK_SECONDS: Final = 0.1
 CLOSE_SECONDS: Final = 0.3
 
@@ -53,6 +57,18 @@ def warn_of_another_moment(old: GenerationState) -> None:
     """For who repeats a chunk of a closed generation, whose moment is gone."""
     if _kept(old.target) is not None:
         log.warning(LogEvent.CHUNK_OF_ANOTHER_MOMENT, generation=old.number)
+
+
+def say_rows_are_of_now(step: Step) -> None:
+    """For who sends dead letters of a generation again, as its source gives them now."""
+    if (kept := _kept(step.target)) is not None:
+        log.warning(LogEvent.DEAD_LETTERS_OF_NOW, generation=step.lease.generation, taken_at=kept.taken_at)
+
+
+def compared_with_now(step: Step) -> str | None:
+    """What a verification says of a generation that was read as of one moment."""
+    kept = _kept(step.target)
+    return None if kept is None else COMPARED_WITH_NOW.format(kept.taken_at)
 
 
 def _kept(target: Mapping[str, object]) -> Cut | None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from datetime import date
 
-    from service.domain.records import Step
+    from service.domain.steps import Step
     from sinks.base import Prepared, Sink
     from workers.ports import Workplace
 

@@ -15,7 +15,7 @@ from service.domain.errors import Permanent, Transient
 from sinks.base import Cut, SinkError
 from workers.chunks import batch, canonical, letters, row_ids, settlement, to_prepared, to_record
 from workers.feed import Unreadable, bounded
-from workers.metrics import ROWS_LATE, sent_again, settled, timed
+from workers.metrics import ROWS_LATE, sent_again, set_aside, settled, timed
 from workers.recovery import Action, decide
 from workers.rejected import letter, named, refused_by_target, stage_what_can_be
 from workers.signals import Point
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from service.domain.control import Control
     from service.domain.dead_letters import DeadLetter, Retried
-    from service.domain.records import ChunkRecord, Directive, Key, SplitState
+    from service.domain.records import Key
+    from service.domain.steps import ChunkRecord, Directive, SplitState
     from service.domain.window import SeenKeys
     from sinks.base import Mark, Prepared, Receipt, Sink, Writer
     from workers.ports import Workplace
@@ -91,6 +92,22 @@ class Delivery:
             directive, refused = await self._show_and_settle(writer, prepared, record, load.scanned_to)
             self.unsettled = False
         self._count(record, [*load.dead, *refused], len(refused))
+        await self._reached(Point.SETTLED)
+        return directive
+
+    async def bury(
+        self, dead: Sequence[DeadLetter], last_key: Key, scanned_to: Key | None, *, seen: Sequence[SeenKeys], late: bool
+    ) -> Directive:
+        """A chunk without one visible row: nothing is sent, and no sequence is taken. Raises Permanent
+        `dead_letters_exceeded`."""
+        with caused_by(dead):
+            directive = await self._place.store.bury(
+                self._lease, dead, last_key=last_key, scanned_to=scanned_to, seen=seen, late=late
+            )
+        if late:
+            say_late(self._sink.kind, len(dead), None)
+        set_aside(self._sink.kind, len(dead))
+        say_set_aside(dead, None)
         await self._reached(Point.SETTLED)
         return directive
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from service.domain.records import Condition
+from service.domain.steps import Condition
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from service.domain.control import Control
-    from service.domain.records import Step
+    from service.domain.steps import Step
     from sinks.base import Prepared, Sink
     from workers.ports import Workplace
 

@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from service.domain.errors import Permanent, RowferryError, Transient
 from service.domain.inspection import Finding, Outlook, Preview, RowsPage, SourceShape
-from service.domain.records import OpenRange
 from service.domain.spec import JobSpec
+from service.domain.steps import OpenRange
 from sinks import registry
 from sinks.base import SinkError
 from workers import template_checks
@@ -29,14 +30,14 @@ if TYPE_CHECKING:
     from service.domain.datasource import Datasource
     from service.domain.inspection import Sample, TableInfo
     from workers.ports import Sinks, Sources
-    from workers.sources.base import Inspection, Source
+    from workers.sources.base import Facts, Inspection, Source
 
 LIMIT_SECONDS = 15.0
 T = TypeVar("T")
 
 
 class DefinitionInspector:
-    """Implements `service.domain.ports.Inspector` on the worker's own sources and sinks."""
+    """Implements `service.domain.inspection.Inspector` on the worker's own sources and sinks."""
 
     def __init__(self, sources: Sources, sinks: Sinks) -> None:
         """Nothing is kept open between calls."""
@@ -49,8 +50,12 @@ class DefinitionInspector:
 
     def promise(self, spec: Mapping[str, object]) -> tuple[str, str]:
         """See the port."""
+        return self._promise(spec, None)
+
+    @staticmethod
+    def _promise(spec: Mapping[str, object], facts: Facts | None) -> tuple[str, str]:
         promise = registry.build(_parsed(spec), registry.Context(files=Path())).promise()
-        return guaranteed(spec, promise)
+        return guaranteed(spec, promise, facts)
 
     async def validate(self, account: str, spec: Mapping[str, object], secrets: Mapping[str, str]) -> Outlook:
         """See the port."""
@@ -81,8 +86,8 @@ class DefinitionInspector:
             async with self._source(account, readable, secrets) as source:
                 inspection = await source.inspect()
                 _refuse_errors(inspection)
-                seen = await before_the_first_row(self.promise(spec), _parsed(spec), source, inspection)
-                outlook = replace(seen, findings=[*self.check(spec), *seen.findings])
+                seen = await before_the_first_row(partial(self._promise, spec), _parsed(spec), source, inspection)
+                outlook = replace(seen, findings=[*self.check(spec), *seen.findings, *_of_now(spec)])
                 reader = source.reader()
                 try:
                     return Preview(await first_rows(reader, limit), outlook)
@@ -160,7 +165,9 @@ class DefinitionInspector:
     ) -> Sequence[Finding]:
         """Puts what was seen into `seen`, for those who look at more than findings."""
         async with self._source(account, spec, secrets) as source:
-            outlook = await before_the_first_row(self.promise(spec), _parsed(spec), source, await source.inspect())
+            outlook = await before_the_first_row(
+                partial(self._promise, spec), _parsed(spec), source, await source.inspect()
+            )
         seen.append(outlook)
         return outlook.findings
 
@@ -201,6 +208,14 @@ async def _in_time(call: Awaitable[T]) -> T:
         raise Transient("timeout", f"no answer within {LIMIT_SECONDS:.0f} seconds; try again") from None
     except SinkError as error:
         raise from_sink(error) from None
+
+
+def _of_now(spec: Mapping[str, object]) -> list[Finding]:
+    """What a preview can not show of a job that reads one moment."""
+    if not JobSpec.model_validate(spec).options.snapshot:
+        return []
+    message = "these rows are as they are now; each run reads all of its own as of a moment that it takes at its start"
+    return [Finding("/options/snapshot", "info", "preview_is_of_now", message, "nothing is held open for a preview")]
 
 
 def _refuse_errors(inspection: Inspection) -> None:

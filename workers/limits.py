@@ -8,7 +8,7 @@ from collections import deque
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from service.domain.records import Condition
+from service.domain.steps import Condition
 from workers.metrics import MEMORY_HELD
 
 if TYPE_CHECKING:

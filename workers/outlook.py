@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 from service.domain.inspection import Finding, Outlook
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from sinks.formats.columns import Column
     from sinks.registry import Definition
-    from workers.sources.base import Inspection, Source
+    from workers.sources.base import Facts, Inspection, Source
 
 
 async def before_the_first_row(
-    promise: tuple[str, str], definition: Definition, source: Source, inspection: Inspection
+    promise: Callable[[Facts | None], tuple[str, str]], definition: Definition, source: Source, inspection: Inspection
 ) -> Outlook:
-    """What `source` and its inspection say; `promise` is guarantee and note of the whole definition."""
+    """What `source` and its inspection say; `promise` gives guarantee and note of the whole definition."""
     found = list(inspection.findings)
     if inspection.guarantee_note:
         found.append(Finding("/options/safety", "info", "guarantee", inspection.guarantee_note))
@@ -26,7 +26,7 @@ async def before_the_first_row(
     if definition.format.kind == "parquet" and not refused:
         # In a thread: with the first question the library is loaded, and that takes half a second.
         found += await asyncio.to_thread(_kept_as_text, await source.columns())
-    guarantee, note = promise
+    guarantee, note = promise(None if refused else await source.facts())
     return Outlook(
         found,
         guarantee,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from service.domain.records import StepKind
+from service.domain.steps import StepKind
 from sinks.base import Owner
 
 if TYPE_CHECKING:
-    from service.domain.records import Step
+    from service.domain.steps import Step
     from sinks.base import Writer
 
 

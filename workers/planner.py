@@ -13,8 +13,8 @@ import structlog
 
 from config.names import LogEvent
 from service.domain.errors import Permanent, RowferryError
-from service.domain.records import Condition, OpenRange
 from service.domain.spec import JobSpec
+from service.domain.steps import Condition, OpenRange
 from sinks.base import SinkError, TargetGone
 from sinks.formats import columns
 from sinks.registry import COLUMNS, TAKES_FORMATS
@@ -24,6 +24,7 @@ from workers.chunks import settlement, to_prepared, to_record
 from workers.cuts import Keeper, warn_of_another_moment
 from workers.days import list_days
 from workers.delivery import position_conflict, position_unknown, stage_again
+from workers.facts import FACTS, facts_of, seen_facts
 from workers.guarantees import guaranteed
 from workers.owners import owner
 from workers.ranges import limit_of, ranges_of
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from service.domain.control import Control
-    from service.domain.records import ChunkRecord, GenerationState, Lease, SplitState, Step
+    from service.domain.steps import ChunkRecord, GenerationState, Lease, SplitState, Step
     from sinks.base import Sink, Writer
     from workers.ports import Workplace
     from workers.sources.base import Horizon, KnownTables, Size, Source
@@ -127,7 +128,7 @@ class PlanWork:
         step = self._step
         sink = await self._place.sinks.sink(step.account, step.spec, step.secrets, target)
         try:
-            return guaranteed(step.spec, sink.promise())
+            return guaranteed(step.spec, sink.promise(), facts_of(target.get(FACTS)))
         finally:
             await sink.close()
 
@@ -272,6 +273,7 @@ class PlanWork:
         if tail:
             splits = with_tail(splits, end, joined=window is not None and ranges[-1].upper is None)
         await self._reached(Point.BOUNDED)
+        target[FACTS] = await seen_facts(source)
         promise = await self._promise(target)
         holds = self._keeper.holds(splits)
         with nullcontext() if holds else self._control.last_write():

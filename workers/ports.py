@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from service.domain.datasource import Datasource
     from service.domain.inspection import Finding, Sample, TableInfo
     from service.domain.ports import StepStore
-    from service.domain.records import Step
+    from service.domain.steps import Step
     from sinks.base import Sink
     from workers.limits import MemoryBudget, RateLimit
     from workers.signals import Signals
@@ -60,7 +60,7 @@ class Sources(Protocol):
         """Tables and views the role may read, by name, those after the name `after`. Raises what connecting raises."""
 
     async def sample(self, datasource: Datasource, query: str, *, rows: int, characters: int) -> Sample:
-        """The first rows of a query, as `service.domain.ports.Inspector.sample`. Raises what connecting raises."""
+        """The first rows of a query, as `service.domain.inspection.Inspector.sample`. Raises what connecting raises."""
 
 
 class Sinks(Protocol):

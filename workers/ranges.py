@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from service.domain.errors import Permanent
-from service.domain.records import OpenRange
 from service.domain.spec import JobSpec
+from service.domain.steps import OpenRange
 from workers.rendering import limited
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from service.domain.records import GenerationState, Key, SplitState
+    from service.domain.records import Key
+    from service.domain.steps import GenerationState, SplitState
     from workers.sources.base import Source
 
 

@@ -25,7 +25,7 @@ from sinks.base import Shows
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from service.domain.records import ChunkRecord
+    from service.domain.steps import ChunkRecord
     from sinks.base import Mark
 
 

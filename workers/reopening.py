@@ -14,7 +14,7 @@ from workers.owners import origin
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from service.domain.records import GenerationState, Step
+    from service.domain.steps import GenerationState, Step
     from sinks.base import Sink
     from workers.ports import Workplace
     from workers.sources.base import Source

@@ -19,6 +19,7 @@ from service.domain.spec import JobSpec
 from sinks.base import Batch, Cut, Numbered
 from workers.chunks import SLICE_BYTES, canonical, row_ids
 from workers.closing import put_down
+from workers.cuts import say_rows_are_of_now
 from workers.delivery import Delivery, Load, again, log
 from workers.easing import Easing
 from workers.feed import Unreadable
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from service.domain.control import Control
     from service.domain.dead_letters import KeptLetter
-    from service.domain.records import ChunkRecord, Step
+    from service.domain.steps import ChunkRecord, Step
     from sinks.base import Sink, Writer
     from workers.ports import Workplace
     from workers.sources.base import Page, Reader, Source
@@ -69,6 +70,7 @@ class RetryWork:
         self._owner = owner(step, split=retry_split(step.lease.ordinal))
         self._easing = Easing(source, control)
         self._from_source = True
+        self._untold: Step | None = step
         self.delivery = Delivery(control, workplace, sink)
 
     async def run(self) -> None:
@@ -84,6 +86,7 @@ class RetryWork:
             # Opening may have fenced the valid owner: make sure that we are it before anything is written.
             await self._control.renew()
             self._from_source = await store.retry_origin(lease) == "source"
+            self._say_whose_rows()
 
             async def repeat(chunk: ChunkRecord, attempt: int) -> Load:
                 return await self._again(writer, reader, chunk, attempt)
@@ -101,6 +104,12 @@ class RetryWork:
         finally:
             await put_down("writer", drop_writer(writer), PUT_DOWN_SECONDS)
             await put_down("reader", reader.close(), PUT_DOWN_SECONDS)
+
+    def _say_whose_rows(self) -> None:
+        """Once, however often it has to begin anew."""
+        step, self._untold = self._untold, None
+        if step is not None and self._from_source:
+            say_rows_are_of_now(step)
 
     async def _send_all(self, writer: Writer, reader: Reader, sequence: int) -> None:
         store, lease, most = self._place.store, self._lease, self._chunk_bytes

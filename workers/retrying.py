@@ -16,7 +16,7 @@ import structlog
 
 from config.names import LogEvent
 from service.domain.errors import LeaseLost, Permanent, RowferryError, Transient
-from service.domain.records import Condition
+from service.domain.steps import Condition
 from sinks.base import Fenced, Restage, SinkError
 from workers.metrics import RETRIES
 

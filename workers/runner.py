@@ -32,8 +32,8 @@ from service.domain.errors import (
     Stopped,
     cause_chain,
 )
-from service.domain.records import Condition, StepKind
 from service.domain.spec import JobSpec
+from service.domain.steps import Condition, StepKind
 from sinks.base import SinkError
 from sinks.registry import HOLDS_ITS_CHUNK
 from workers.closing import put_down
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from service.domain.control import Control
-    from service.domain.records import Step
+    from service.domain.steps import Step
     from sinks.base import Sink
     from workers.delivery import Delivery
     from workers.ports import Workplace

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from config.references import References
-    from service.domain.records import StoredCredential
+    from service.domain.named import StoredCredential
 
 LONGEST_SALT: Final = 1024
 """Bytes: all salts of a job travel in one start-up packet, which Postgres takes up to 10,000."""

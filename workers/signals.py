@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from service.domain.records import Lease
+    from service.domain.steps import Lease
 
 
 class Point(StrEnum):

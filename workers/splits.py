@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING
 
 from service.domain.control import Ending
 from service.domain.errors import Aborted, Stopped
-from service.domain.records import Condition
 from service.domain.spec import JobSpec
+from service.domain.steps import Condition
 from sinks.base import CountsOverJob, Cut, Numbered
 from workers.beforehand import getting_ready
 from workers.changes import known_tables, look
 from workers.chunks import OpenChunk, batch
 from workers.closing import put_down
-from workers.delivery import Delivery, Load, caused_by, say_late, say_set_aside, stage_again
+from workers.delivery import Delivery, Load, caused_by, stage_again
 from workers.easing import Easing
+from workers.facts import promise_again
 from workers.feed import End, Feed, Idle, Unreadable, bounded, following, is_over
 from workers.limits import most_rows
-from workers.metrics import set_aside
 from workers.owners import drop_writer, owner
 from workers.ranges import rows_left, start_of
 from workers.rejected import letter, stage_what_can_be
@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from service.domain.control import Control
-    from service.domain.records import ChunkRecord, Directive, Key, SplitState, Step
+    from service.domain.records import Key
+    from service.domain.steps import ChunkRecord, SplitState, Step
     from sinks.base import Sink, Writer
     from workers.feed import Item
     from workers.ports import Workplace
@@ -60,11 +61,10 @@ class SplitWork:
     def __init__(self, step: Step, control: Control, workplace: Workplace, sink: Sink, source: Source) -> None:
         """Sink and source stay the caller's to close."""
         self._control, self._place, self._sink, self._source = control, workplace, sink, source
-        self._spec = JobSpec.model_validate(step.spec)
-        self._lease = step.lease
-        self._retry = Retry(control)
-        self._easing = Easing(source, control)
+        self._spec, self._lease = JobSpec.model_validate(step.spec), step.lease
+        self._retry, self._easing = Retry(control), Easing(source, control)
         self._look, self._tables = partial(look, step, workplace, source), known_tables(step, workplace)
+        self._promise = partial(promise_again, step, workplace, sink, source)
         self.delivery = Delivery(control, workplace, sink)
         self._chunk = OpenChunk(self._spec.options.chunk, None)
         self._sequence = 0
@@ -90,12 +90,12 @@ class SplitWork:
             found = await self._place.store.split(self._lease)
             split, mark = await self.delivery.recover(writer, found, partial(self._repeat, writer, reader, found))
             await self._look()
-            self._sequence = split.sequence
+            await self._promise(looks_back=split.window is not None)
+            self._sequence, self._anchored_at = split.sequence, split.anchored_at
             if isinstance(writer, Numbered):
                 writer.begin_after(split.sequence)
             if isinstance(writer, CountsOverJob):
                 writer.number_by(partial(self._place.store.draw_number, self._lease))
-            self._anchored_at = split.anchored_at
             self._chunk = OpenChunk(self._spec.options.chunk, split.position or split.lower)
             start = await start_of(split, self._source)
             self._window = window_of(split, self._spec.options, reader, self._source)
@@ -204,7 +204,8 @@ class SplitWork:
         if chunk.read == 0 or chunk.last_key is None:
             return
         if chunk.rows == 0:
-            directive = await self._bury(chunk.last_key, scanned)
+            seen = self._window.seal()
+            directive = await self.delivery.bury(chunk.dead, chunk.last_key, scanned, seen=seen, late=chunk.late)
         else:
             sequence = self._sequence + 1
             cut = Cut(
@@ -223,20 +224,6 @@ class SplitWork:
         self._control.apply(directive)
         if self._control.ending is Ending.ABORT:
             raise Aborted
-
-    async def _bury(self, last_key: Key, scanned: Key | None) -> Directive:
-        """No row is visible: nothing is sent, and no sequence is taken."""
-        dead, late = self._chunk.dead, self._chunk.late
-        with caused_by(dead):
-            directive = await self._place.store.bury(
-                self._lease, dead, last_key=last_key, scanned_to=scanned, seen=self._window.seal(), late=late
-            )
-        if late:
-            say_late(self._sink.kind, len(dead), None)
-        set_aside(self._sink.kind, len(dead))
-        say_set_aside(dead, None)
-        await self._reached(Point.SETTLED)
-        return directive
 
     # -- rows that arrive late -----------------------------------------------------------------------------------
 

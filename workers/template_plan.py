@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
     from datetime import datetime
 
-    from service.domain.records import GenerationState, Key, OpenRange, Step
+    from service.domain.records import Key
+    from service.domain.steps import GenerationState, OpenRange, Step
     from workers.ports import Workplace
     from workers.sources.base import Source
     from workers.sources.template import Scalar

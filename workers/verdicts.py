@@ -21,7 +21,8 @@ from workers.matching import FIRST, LeftOver
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from service.domain.records import ChunkRecord, Key
+    from service.domain.records import Key
+    from service.domain.steps import ChunkRecord
     from sinks.reading import Flaw
     from workers.matching import Named
 

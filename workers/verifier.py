@@ -14,13 +14,14 @@ import structlog
 
 from config.names import LogEvent
 from service.domain.errors import Permanent, Stopped
-from service.domain.records import Condition
 from service.domain.shape import held_as, name_of
 from service.domain.spec import JobSpec
+from service.domain.steps import Condition
 from service.domain.verification import END_OF_SPLIT, Findings, VerifyProgress
 from sinks.reading import Wanted
 from workers.closing import put_down
 from workers.comparing import Comparison
+from workers.cuts import compared_with_now
 from workers.easing import Easing
 from workers.limits import pay
 from workers.metrics import VERIFIED_ROWS, VERIFY_DIFFERENCES
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from service.domain.control import Control
-    from service.domain.records import ChunkRecord, Step
+    from service.domain.steps import ChunkRecord, Step
     from service.domain.verification import Difference, SplitCounts, VerifyTask
     from sinks.base import Sink
     from workers.ports import Workplace
@@ -84,6 +85,8 @@ class VerifyWork:
 
     async def _pass(self) -> None:
         assert self._task is not None, "set by run"
+        if (said := compared_with_now(self._step)) is not None:
+            self._findings.note(said)
         await self._control.renew()  # and hear of the job's limits before the first page
         key = await self._key_columns()
         held = held_as(self._spec.source.columns, key)

@@ -24,9 +24,10 @@ from workers.sources.page import TRUE
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
 
+    from service.domain.options import Options
     from service.domain.ports import StepStore
-    from service.domain.records import Key, Lease, SplitState
-    from service.domain.spec import Options
+    from service.domain.records import Key
+    from service.domain.steps import Lease, SplitState
     from service.domain.window import WindowState
     from workers.feed import Unreadable
     from workers.sources.base import Page, Reader, Source

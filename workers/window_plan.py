@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from service.domain.records import OpenRange
+from service.domain.steps import OpenRange
 from workers.sources.base import Plan, SplitRange
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from service.domain.records import GenerationState, Key
+    from service.domain.records import Key
     from service.domain.spec import JobSpec
+    from service.domain.steps import GenerationState
     from workers.sources.base import Horizon, KnownTables, Size, Source
 
 

@@ -37,7 +37,10 @@ if TYPE_CHECKING:
     from config.references import References
     from config.settings import Settings
     from service.api.dialects.base import Dialect
-    from service.domain.ports import Inspector, JobStore, Registry, ScheduleStore
+    from service.domain.inspection import Inspector
+    from service.domain.named import Registry
+    from service.domain.ports import JobStore
+    from service.domain.schedules import ScheduleStore
 
 LARGEST_BODY: Final = 1024 * 1024
 TABLE: Final[Sequence[Route]] = (

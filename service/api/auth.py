@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from service.api.jwts import Jwts
-    from service.domain.ports import Registry
+    from service.domain.named import Registry
 
 ACCOUNT_HEADER: Final = "X-Rowferry-Account"
 DEFAULT_ACCOUNT: Final = "default"

@@ -10,7 +10,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from config.redaction import REDACTOR
-from service.api import answers
+from service.api.answers.health import CheckAnswer, HealthAnswer, InfoAnswer, ReadyAnswer
 from service.api.routes import Role, Route, answer
 from service.domain.spec import Mode
 from sinks.format_spec import FormatSpec
@@ -30,7 +30,7 @@ class Readiness:
     def __init__(self) -> None:
         self._since: dict[str, datetime] = {}
 
-    async def look(self, name: str, check: Callable[[], Awaitable[None]], *, told: bool) -> answers.CheckAnswer:
+    async def look(self, name: str, check: Callable[[], Awaitable[None]], *, told: bool) -> CheckAnswer:
         """One dependency; what is wrong only where the caller may be told."""
         try:
             async with asyncio.timeout(CHECK_SECONDS):
@@ -39,10 +39,10 @@ class Readiness:
             since = self._since.setdefault(name, datetime.now(UTC))
             text = str(error) or type(error).__name__
             if not told:
-                return answers.CheckAnswer(ok=False)
-            return answers.CheckAnswer(ok=False, error=REDACTOR.scrub(text), since=since)
+                return CheckAnswer(ok=False)
+            return CheckAnswer(ok=False, error=REDACTOR.scrub(text), since=since)
         self._since.pop(name, None)
-        return answers.CheckAnswer(ok=True)
+        return CheckAnswer(ok=True)
 
 
 _READINESS: web.AppKey[Readiness] = web.AppKey("rowferry_readiness")
@@ -55,7 +55,7 @@ def install(app: web.Application) -> None:
 
 async def healthz(_call: Call) -> web.StreamResponse:
     """The process serves."""
-    return answer(answers.HealthAnswer(status="ok"))
+    return answer(HealthAnswer(status="ok"))
 
 
 async def readyz(call: Call) -> web.StreamResponse:
@@ -66,7 +66,7 @@ async def readyz(call: Call) -> web.StreamResponse:
     found = await asyncio.gather(*(readiness.look(name, call.services.checks[name], told=told) for name in names))
     checks = dict(zip(names, found, strict=True))
     ready = all(one.ok for one in found) and not call.services.closing()
-    body = answers.ReadyAnswer(ready=ready, checks=checks).model_dump_json(exclude_none=True)
+    body = ReadyAnswer(ready=ready, checks=checks).model_dump_json(exclude_none=True)
     headers = {} if ready else {"Retry-After": "1"}
     return web.Response(
         status=200 if ready else 503, body=body.encode(), headers=headers, content_type="application/json"
@@ -82,7 +82,7 @@ async def metrics(call: Call) -> web.StreamResponse:
 async def info(call: Call) -> web.StreamResponse:
     """What this service is and has."""
     return answer(
-        answers.InfoAnswer(
+        InfoAnswer(
             version=call.services.version,
             engine=call.services.settings.engine,
             sinks=sink_kinds(),
@@ -99,9 +99,9 @@ def sink_kinds() -> list[str]:
 
 
 ROUTES = (
-    Route("GET", "/healthz", Role.PUBLIC, healthz, "Whether the process serves", {200: answers.HealthAnswer}),
+    Route("GET", "/healthz", Role.PUBLIC, healthz, "Whether the process serves", {200: HealthAnswer}),
     Route("GET", "/readyz", Role.PUBLIC, readyz, "Whether the service can work",
-          {200: answers.ReadyAnswer, 503: answers.ReadyAnswer}),
+          {200: ReadyAnswer, 503: ReadyAnswer}),
     Route("GET", "/metrics", Role.VIEWER, metrics, "Prometheus text", {200: None}),
-    Route("GET", "/v1/info", Role.PUBLIC, info, "What this service is and has", {200: answers.InfoAnswer}),
+    Route("GET", "/v1/info", Role.PUBLIC, info, "What this service is and has", {200: InfoAnswer}),
 )  # fmt: skip

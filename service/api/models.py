@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, RootModel, SecretStr, model_validator
 
-from service.domain.spec import JobSpec, Name, Strict
+from service.domain.spec import JobSpec, Name
 from service.domain.states import State
+from service.domain.strict import Strict
 from sinks.format_spec import FormatSpec
 from sinks.specs import AnySinkSpec, ElasticsearchSinkSpec
 

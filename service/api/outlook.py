@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from config.redaction import REDACTOR
-from service.api import answers
+from service.api.answers.base import key_text
+from service.api.answers.outlook import (
+    EstimateAnswer,
+    FindingAnswer,
+    JobValidationAnswer,
+    PreviewAnswer,
+    PreviewRowAnswer,
+    ValidationAnswer,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -13,20 +21,20 @@ if TYPE_CHECKING:
     from service.domain.inspection import Finding, Outlook, Preview
 
 
-def findings(found: Sequence[Finding]) -> answers.ValidationAnswer:
+def findings(found: Sequence[Finding]) -> ValidationAnswer:
     """What validation has to say."""
-    return answers.ValidationAnswer(valid=_valid(found), findings=_findings(found))
+    return ValidationAnswer(valid=_valid(found), findings=_findings(found))
 
 
-def validation(seen: Outlook) -> answers.JobValidationAnswer:
+def validation(seen: Outlook) -> JobValidationAnswer:
     """What is known of a job before its first row."""
-    return answers.JobValidationAnswer(valid=_valid(seen.findings), **_seen(seen))
+    return JobValidationAnswer(valid=_valid(seen.findings), **_seen(seen))
 
 
-def preview(seen: Preview, form: str) -> answers.PreviewAnswer:
+def preview(seen: Preview, form: str) -> PreviewAnswer:
     """The first rows, and what is to be said about all of them."""
-    rows = [answers.PreviewRowAnswer(key=answers.key_text(row.key), value=row.value) for row in seen.rows]
-    return answers.PreviewAnswer(rows=rows, format=form, **_seen(seen.outlook))
+    rows = [PreviewRowAnswer(key=key_text(row.key), value=row.value) for row in seen.rows]
+    return PreviewAnswer(rows=rows, format=form, **_seen(seen.outlook))
 
 
 def _seen(seen: Outlook) -> dict[str, Any]:
@@ -36,7 +44,7 @@ def _seen(seen: Outlook) -> dict[str, Any]:
         "guarantee_note": seen.guarantee_note,
         "key": list(seen.key),
         "index": seen.index,
-        "estimate": answers.EstimateAnswer(rows=seen.rows, bytes=seen.bytes),
+        "estimate": EstimateAnswer(rows=seen.rows, bytes=seen.bytes),
     }
 
 
@@ -44,9 +52,9 @@ def _valid(found: Sequence[Finding]) -> bool:
     return all(one.severity != "error" for one in found)
 
 
-def _findings(found: Sequence[Finding]) -> list[answers.FindingAnswer]:
+def _findings(found: Sequence[Finding]) -> list[FindingAnswer]:
     return [
-        answers.FindingAnswer(
+        FindingAnswer(
             pointer=one.pointer,
             severity=one.severity,
             code=one.code,

@@ -7,8 +7,27 @@ from typing import TYPE_CHECKING, Any
 
 from config.redaction import MASK, REDACTOR
 from service import secret_fields
-from service.api import answers
-from service.api.answers import key_text
+from service.api.answers.base import key_text
+from service.api.answers.history import EventAnswer, LogLineAnswer, OutputAnswer
+from service.api.answers.jobs import (
+    CauseAnswer,
+    JobAnswer,
+    PositionAnswer,
+    RunAnswer,
+    SnapshotAnswer,
+    SplitAnswer,
+    TotalsAnswer,
+)
+from service.api.answers.named import (
+    ColumnAnswer,
+    CredentialAnswer,
+    DatasourceAnswer,
+    KeyAnswer,
+    PublicTableAnswer,
+    TableAnswer,
+    TlsAnswer,
+    TokenAnswer,
+)
 from service.api.routes import Role
 from service.domain.states import State, may_start, verbs
 
@@ -16,27 +35,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from service.domain.errors import Cause
+    from service.domain.history import EventRecord, LogLine, Output
     from service.domain.inspection import TableInfo
-    from service.domain.records import (
-        EventRecord,
-        Job,
-        LogLine,
-        Output,
-        PublicTable,
-        Run,
-        SigningKey,
-        SplitPosition,
-        StoredCredential,
-        StoredDatasource,
-        Token,
-    )
+    from service.domain.named import PublicTable, SigningKey, StoredCredential, StoredDatasource, Token
+    from service.domain.records import Job, Run, SplitPosition
 
 
-def job(record: Job, role: Role, now: datetime | None = None) -> answers.JobAnswer:
+def job(record: Job, role: Role, now: datetime | None = None) -> JobAnswer:
     """A job as answered to a role."""
     mode = str(record.spec.get("mode", "once"))
     startable = may_start(record.state, mode, generation_unrun=record.generation_unrun)
-    return answers.JobAnswer(
+    return JobAnswer(
         id=record.id,
         name=record.name,
         account=record.account,
@@ -50,7 +59,7 @@ def job(record: Job, role: Role, now: datetime | None = None) -> answers.JobAnsw
         guarantee=record.guarantee,
         guarantee_note=record.guarantee_note,
         run=run(record.run, now) if record.run is not None else None,
-        totals=answers.TotalsAnswer(
+        totals=TotalsAnswer(
             rows_read=record.totals.rows_read,
             rows_sent=record.totals.rows_sent,
             rows_dead=record.totals.rows_dead,
@@ -59,7 +68,7 @@ def job(record: Job, role: Role, now: datetime | None = None) -> answers.JobAnsw
             runs=record.totals.runs,
         ),
         last_id=key_text(record.last_id),
-        position=answers.PositionAnswer(generation=record.generation, splits=splits(record.splits)),
+        position=PositionAnswer(generation=record.generation, splits=splits(record.splits)),
         horizon=_horizon(record.condition.horizon, role),
         snapshot=_snapshot(record.snapshot),
         lag=dict(record.condition.lag) if record.condition.lag is not None else None,
@@ -81,13 +90,13 @@ def stands_still(record: Job) -> bool:
     return record.run is None or record.run.ended_at is not None
 
 
-def run(record: Run, now: datetime | None = None) -> answers.RunAnswer:
+def run(record: Run, now: datetime | None = None) -> RunAnswer:
     """A run, with its rate, progress and what is left. The rate is over the whole run."""
     end = record.ended_at or now or datetime.now(UTC)
     seconds = (end - record.started_at).total_seconds()
     rate = record.rows_read / seconds if seconds > 0 else None
     progress, eta = _progress(record, rate)
-    return answers.RunAnswer(
+    return RunAnswer(
         id=record.id,
         number=record.number,
         job_id=record.job_id,
@@ -127,20 +136,18 @@ def _progress(record: Run, rate: float | None) -> tuple[float | None, float | No
     return round(progress, 4), eta
 
 
-def causes(errors: Iterable[Cause]) -> list[answers.CauseAnswer]:
+def causes(errors: Iterable[Cause]) -> list[CauseAnswer]:
     """A cause chain, outermost first."""
     return [
-        answers.CauseAnswer(
-            code=cause.code, message=REDACTOR.scrub(cause.message), at=cause.at, retryable=cause.retryable
-        )
+        CauseAnswer(code=cause.code, message=REDACTOR.scrub(cause.message), at=cause.at, retryable=cause.retryable)
         for cause in errors
     ]
 
 
-def splits(positions: Sequence[SplitPosition]) -> list[answers.SplitAnswer]:
+def splits(positions: Sequence[SplitPosition]) -> list[SplitAnswer]:
     """Where each split stands."""
     return [
-        answers.SplitAnswer(
+        SplitAnswer(
             ordinal=one.ordinal,
             lower=key_text(one.lower),
             upper=key_text(one.upper),
@@ -151,9 +158,9 @@ def splits(positions: Sequence[SplitPosition]) -> list[answers.SplitAnswer]:
     ]
 
 
-def output(record: Output) -> answers.OutputAnswer:
+def output(record: Output) -> OutputAnswer:
     """One visible chunk."""
-    return answers.OutputAnswer(
+    return OutputAnswer(
         run_id=record.run_id,
         generation=record.generation,
         split=record.split,
@@ -172,9 +179,9 @@ def output(record: Output) -> answers.OutputAnswer:
     )
 
 
-def log_line(record: LogLine) -> answers.LogLineAnswer:
+def log_line(record: LogLine) -> LogLineAnswer:
     """One line of the log; it was scrubbed when it was written."""
-    return answers.LogLineAnswer(
+    return LogLineAnswer(
         seq=record.seq,
         at=record.at,
         level=record.level,
@@ -189,9 +196,9 @@ def log_line(record: LogLine) -> answers.LogLineAnswer:
     )
 
 
-def event(record: EventRecord) -> answers.EventAnswer:
+def event(record: EventRecord) -> EventAnswer:
     """One event."""
-    return answers.EventAnswer(
+    return EventAnswer(
         seq=record.seq,
         at=record.at,
         event=record.event,
@@ -206,18 +213,18 @@ def event(record: EventRecord) -> answers.EventAnswer:
     )
 
 
-def datasource(record: StoredDatasource) -> answers.DatasourceAnswer:
+def datasource(record: StoredDatasource) -> DatasourceAnswer:
     """A datasource without its password."""
     definition: Any = record.definition
     tls = definition.get("tls") or {}
-    return answers.DatasourceAnswer(
+    return DatasourceAnswer(
         name=record.name,
         host=definition["host"],
         port=definition["port"],
         database=definition["database"],
         user=definition["user"],
         password=MASK if record.password is not None else None,
-        tls=answers.TlsAnswer(mode=tls.get("mode", "prefer"), ca=tls.get("ca")),
+        tls=TlsAnswer(mode=tls.get("mode", "prefer"), ca=tls.get("ca")),
         time_zone=definition.get("time_zone"),
         properties=dict(definition.get("properties") or {}),
         max_connections=definition.get("max_connections"),
@@ -227,20 +234,20 @@ def datasource(record: StoredDatasource) -> answers.DatasourceAnswer:
     )
 
 
-def table(info: TableInfo) -> answers.TableAnswer:
+def table(info: TableInfo) -> TableAnswer:
     """A table of a datasource."""
-    return answers.TableAnswer(
+    return TableAnswer(
         name=info.name,
         kind=info.kind,
-        columns=[answers.ColumnAnswer(name=one.name, type=one.type, nullable=one.nullable) for one in info.columns],
+        columns=[ColumnAnswer(name=one.name, type=one.type, nullable=one.nullable) for one in info.columns],
         keys=[list(one) for one in info.keys],
         estimated_rows=info.estimated_rows,
     )
 
 
-def credential(record: StoredCredential) -> answers.CredentialAnswer:
+def credential(record: StoredCredential) -> CredentialAnswer:
     """A credential without its values."""
-    return answers.CredentialAnswer(
+    return CredentialAnswer(
         name=record.name,
         secrets=dict.fromkeys(sorted(record.secrets), MASK),
         created_at=record.created_at,
@@ -248,9 +255,9 @@ def credential(record: StoredCredential) -> answers.CredentialAnswer:
     )
 
 
-def public_table(record: PublicTable) -> answers.PublicTableAnswer:
+def public_table(record: PublicTable) -> PublicTableAnswer:
     """A table under its public name."""
-    return answers.PublicTableAnswer(
+    return PublicTableAnswer(
         name=record.name,
         datasource=record.datasource,
         table=record.table,
@@ -263,16 +270,16 @@ def public_table(record: PublicTable) -> answers.PublicTableAnswer:
     )
 
 
-def key(record: SigningKey) -> answers.KeyAnswer:
+def key(record: SigningKey) -> KeyAnswer:
     """A key without its secret."""
-    return answers.KeyAnswer(
+    return KeyAnswer(
         key=record.key, name=record.name, role=record.role, account=record.account, created_at=record.created_at
     )
 
 
-def token(record: Token) -> answers.TokenAnswer:
+def token(record: Token) -> TokenAnswer:
     """A token without what it opens."""
-    return answers.TokenAnswer(
+    return TokenAnswer(
         id=record.id,
         name=record.name,
         role=record.role,
@@ -282,11 +289,11 @@ def token(record: Token) -> answers.TokenAnswer:
     )
 
 
-def _snapshot(kept: Any) -> answers.SnapshotAnswer | None:
+def _snapshot(kept: Any) -> SnapshotAnswer | None:
     if kept is None:
         return None
     taken_at, until = (datetime.fromisoformat(kept[name]) for name in ("taken_at", "until"))
-    return answers.SnapshotAnswer(taken_at=taken_at, until=until, pid=kept["pid"], held=kept["held"])
+    return SnapshotAnswer(taken_at=taken_at, until=until, pid=kept["pid"], held=kept["held"])
 
 
 def _horizon(horizon: Any, role: Role) -> dict[str, Any] | None:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
     from config.settings import Settings
     from service.api.rendered import Rendered
-    from service.domain.ports import Inspector, JobStore, Registry
+    from service.domain.inspection import Inspector
+    from service.domain.named import Registry
+    from service.domain.ports import JobStore
     from service.lifecycle.checkpoints import Checkpoints
     from service.lifecycle.jobs import Jobs
     from service.lifecycle.named import Credentials, Datasources, Tokens

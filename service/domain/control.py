@@ -18,7 +18,7 @@ from service.domain.states import State
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from service.domain.records import Condition, Directive, Lease
+    from service.domain.steps import Condition, Directive, Lease
 
 MARGIN_SECONDS = 2.0
 """How much earlier than the database the holder believes its lease to have ended: covers slow clocks and the time

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from service.domain.errors import Cause
-    from service.domain.records import Actor, Directive, Key, Lease
+    from service.domain.records import Actor, Key
+    from service.domain.steps import Directive, Lease
     from service.domain.window import SeenKeys
 
 RATIO_ROWS = 1000
@@ -108,6 +109,8 @@ class Asked:
     letters: int
     retries: Sequence[tuple[int, int]]
     """(generation, number) of each."""
+    other_moment: bool = False
+    """Rows are read as they are now, and the run had read all of its own as of one moment."""
 
 
 class DeadLetterSteps(Protocol):

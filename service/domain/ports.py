@@ -1,7 +1,8 @@
 """What the inside asks of the outside, split by who asks.
 
-`StepStore` is for the engine and the runner, `JobStore` for the HTTP side, `Registry` for named things. One class over
-asyncpg implements them; `tests/contract/test_job_store.py` holds what they promise.
+`StepStore` is for the engine and the runner, `JobStore` for the HTTP side. What is about one subject stands with the
+records of that subject: `Registry` in `named`, `ScheduleStore` in `schedules`, `Inspector` in `inspection`, the past in
+`history`, and so on in `dead_letters`, `verification` and `window`. `tests/contract/` holds what they promise.
 
 Promises of every method that writes: one transaction; the job's row is locked first; a transition writes its event row
 in the same transaction; a write of a step names job, step and epoch and raises `LeaseLost` when the epoch is not the
@@ -14,44 +15,30 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from service.domain.dead_letters import DeadLetterSteps, DeadLetterStore
+from service.domain.history import History
 from service.domain.verification import Verifications, VerifySteps
 from service.domain.window import WindowSteps
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-    from datetime import date, datetime
+    from collections.abc import AsyncIterator, Mapping, Sequence
+    from datetime import date
 
-    from service.domain.datasource import Datasource
     from service.domain.dead_letters import DeadLetter
     from service.domain.errors import Cause
-    from service.domain.inspection import Finding, Outlook, Preview, RowsPage, Sample, SourceShape, TableInfo
-    from service.domain.records import (
-        Actor,
+    from service.domain.records import Actor, Job, Key
+    from service.domain.states import Event
+    from service.domain.steps import (
         ChunkRecord,
         Condition,
         Directive,
-        DueJob,
-        EventRecord,
         GenerationState,
-        Job,
-        Key,
         Lease,
-        LogLine,
         OpenRange,
-        Output,
-        PublicTable,
-        Run,
         Settlement,
-        SigningKey,
         SplitState,
         Step,
         StepKind,
-        StoredCredential,
-        StoredDatasource,
-        Tick,
-        Token,
     )
-    from service.domain.states import Event
 
 
 class StepStore(DeadLetterSteps, VerifySteps, WindowSteps, Protocol):
@@ -130,9 +117,11 @@ class StepStore(DeadLetterSteps, VerifySteps, WindowSteps, Protocol):
     async def split_leased(self, lease: Lease) -> bool:
         """Whether anybody works on a split of the lease's generation now."""
 
-    async def keep_of_source(self, lease: Lease, kept: Mapping[str, object]) -> bool:
+    async def keep_of_source(
+        self, lease: Lease, kept: Mapping[str, object], *, promise: tuple[str, str] | None = None
+    ) -> bool:
         """Put what the holder of a split, or of the plan, saw of the source into the generation's `target`, for later
-        leases. False when it was there already."""
+        leases; `promise` as for `save_plan`. False when it was there already."""
 
     async def split(self, lease: Lease) -> SplitState:
         """Where the leased split stands. A retry stands as a split without a range, its ordinal negative."""
@@ -195,7 +184,7 @@ class StepStore(DeadLetterSteps, VerifySteps, WindowSteps, Protocol):
         """Give a clean-up step back, to be tried again in `seconds`."""
 
 
-class JobStore(DeadLetterStore, Verifications, Protocol):
+class JobStore(DeadLetterStore, History, Verifications, Protocol):
     """What the HTTP side asks. `account` is the account's name; another account's objects do not exist."""
 
     async def create(
@@ -279,44 +268,9 @@ class JobStore(DeadLetterStore, Verifications, Protocol):
     ) -> Job:
         """A new generation that begins with these ranges. Raises Conflict `job_running`, `generation_changed`."""
 
-    async def run(self, account: str, run_id: str) -> Run | None:
-        """One run of the job log."""
-
-    async def runs(
-        self, account: str, filters: Mapping[str, Any], *, limit: int, after: str | None
-    ) -> tuple[Sequence[Run], str | None]:
-        """Newest first; removed jobs' runs too. `filters` has the query's names: `state` is a list, `label` a list of
-        pairs, `job` a name, `job_id` an id, `error` the code of any link of the cause chain, `q` a text in one of
-        their messages that begins and ends where words do."""
-
-    async def count_runs(self, account: str, filters: Mapping[str, Any]) -> int:
-        """How many there are. Takes as long as there are many: a page does not."""
-
-    async def outputs(
-        self, account: str, job_id: str, *, limit: int, after: str | None
-    ) -> tuple[Sequence[Output], str | None]:
-        """Visible chunks in the order they were settled."""
-
-    async def output_targets(self, account: str, job_ids: Sequence[str]) -> Mapping[str, Sequence[str]]:
-        """The names of what each of these jobs has made visible, in the order it was settled."""
-
     async def delivered_ranges(self, account: str, job_id: str) -> Sequence[OpenRange]:
         """Key ranges of the current generation whose rows are durable in the sink, or may be: a chunk that is prepared
         and not settled counts."""
-
-    async def log_lines(
-        self, account: str, filters: Mapping[str, Any], *, limit: int, after: int | None
-    ) -> tuple[Sequence[LogLine], int | None]:
-        """Oldest first from `after` (a `seq`)."""
-
-    async def events(
-        self, account: str, filters: Mapping[str, Any], *, limit: int, after: int | None
-    ) -> tuple[Sequence[EventRecord], int | None]:
-        """Oldest first from `after` (a `seq`)."""
-
-    async def last_seq(self) -> tuple[int, int]:
-        """The `seq` of the newest log line and of the newest event of any account: where following from now on
-        begins."""
 
     async def wait_changed(self, timeout_seconds: float) -> None:
         """Return as soon as any job of any account changed, or when the time is over. For `?wait=` and streams."""
@@ -334,110 +288,6 @@ class JobStore(DeadLetterStore, Verifications, Protocol):
         """Answer while the control database does."""
 
 
-class ScheduleStore(Protocol):
-    """What is due. Times are the database's, so services whose own clocks differ agree on them."""
-
-    async def due(self, limit: int) -> Sequence[DueJob]:
-        """The jobs whose next run is due, the longest due first."""
-
-    async def until_due(self) -> float | None:
-        """Seconds until the next one is, below zero when one is already; None when no job has a next run."""
-
-    async def tick(self, due: DueJob, by: Actor) -> Tick | None:
-        """Take the tick: start the job, or say in an event why not (`schedule_skipped`: it can not start, or another
-        job writes into its folder; `schedule_missed`: nobody was there, and its policy is `skip`), and move on to the
-        next. None when somebody else took it or the schedule was changed. However many ticks have passed, at most one
-        run."""
-
-
-class Registry(Protocol):
-    """Named things and who may use them."""
-
-    async def datasource(self, account: str, name: str) -> StoredDatasource | None:
-        """With the password decrypted, references unresolved."""
-
-    async def datasources(self, account: str) -> Sequence[StoredDatasource]:
-        """All, by name."""
-
-    async def put_datasource(
-        self, account: str, actor: Actor, name: str, definition: Mapping[str, object], password: str | None
-    ) -> tuple[StoredDatasource, bool]:
-        """Store; True when it was created."""
-
-    async def delete_datasource(self, account: str, actor: Actor, name: str) -> bool:
-        """Raises Conflict `datasource_in_use` naming a job that uses it."""
-
-    async def credential(self, account: str, name: str) -> StoredCredential | None:
-        """With the secrets decrypted, references unresolved."""
-
-    async def credentials(self, account: str) -> Sequence[StoredCredential]:
-        """All, by name."""
-
-    async def put_credential(
-        self, account: str, actor: Actor, name: str, secrets: Mapping[str, str]
-    ) -> tuple[StoredCredential, bool]:
-        """Store; True when it was created."""
-
-    async def delete_credential(self, account: str, actor: Actor, name: str) -> bool:
-        """Raises Conflict `credential_in_use` naming a job that uses it."""
-
-    async def token(self, digest: bytes) -> Token | None:
-        """By SHA-256 of the token; expired ones are None."""
-
-    async def tokens(self, account: str) -> Sequence[Token]:
-        """All of the account, without what they open."""
-
-    async def create_token(
-        self, account: str, actor: Actor, name: str, role: str, digest: bytes, expires_at: datetime | None
-    ) -> Token:
-        """Raises Conflict `name_taken`."""
-
-    async def delete_token(self, account: str, actor: Actor, ref: str) -> bool:
-        """By id or name."""
-
-    async def table(self, account: str, name: str) -> PublicTable | None:
-        """By its public name."""
-
-    async def tables(self, account: str) -> Sequence[PublicTable]:
-        """All, by name."""
-
-    async def put_table(
-        self, account: str, actor: Actor, name: str, definition: Mapping[str, object]
-    ) -> tuple[PublicTable, bool]:
-        """Store; True when it was created. `definition` has the fields of `PublicTable` from `datasource` to
-        `key_is_monotonic`. Raises Conflict `datasource_unknown` when that was removed meanwhile."""
-
-    async def delete_table(self, account: str, actor: Actor, name: str) -> bool:
-        """False when there was none."""
-
-    async def key(self, key: str) -> SigningKey | None:
-        """By its public part, of any account; with the secret decrypted."""
-
-    async def keys(self, account: str) -> Sequence[SigningKey]:
-        """All of the account by name, without their secrets."""
-
-    async def create_key(
-        self, account: str, actor: Actor, name: str, role: str, *, key: str, secret: str
-    ) -> SigningKey:
-        """Makes the account unless it exists. Raises Conflict `name_taken`."""
-
-    async def delete_key(self, account: str, actor: Actor, ref: str) -> bool:
-        """By name or by its public part."""
-
-    async def any_token(self) -> bool:
-        """Whether anybody could come in."""
-
-    async def ensure_account(self, name: str) -> None:
-        """Make the account unless it exists."""
-
-
-class LogStore(Protocol):
-    """Takes the lines of the job log in batches."""
-
-    async def write(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Append; lines of unknown jobs are kept without one."""
-
-
 class Engine(Protocol):
     """Decides who works on a step; what it does twice, the epoch refuses."""
 
@@ -449,66 +299,3 @@ class Engine(Protocol):
 
     async def stop(self, timeout_seconds: float) -> None:
         """Park every running step within the time, then release. Idempotent, safe before start."""
-
-
-class Inspector(Protocol):
-    """Looks at sources and sinks for the HTTP side, which knows no driver. Changes nothing outside and keeps nothing
-    open after a call. `spec` is a definition as stored (JSON, secrets left out), `secrets` its values by JSON
-    pointer, decrypted; the inspector looks up the account's datasource and credential and resolves references.
-
-    Every method that connects checks destinations first and ends within 15 seconds. What is wrong with the
-    definition is a finding; raises `Transient` when the source or the sink can not be reached where rows or keys are
-    asked for, `Permanent` when it refuses.
-    """
-
-    def check(self, spec: Mapping[str, object]) -> Sequence[Finding]:
-        """Without connecting: user SQL by Postgres's grammar (code `sql_refused`, the message names the offset),
-        safety against mode, format against sink. Create and replace refuse what has severity `error`."""
-
-    def promise(self, spec: Mapping[str, object]) -> tuple[str, str]:
-        """Guarantee (the API's word) and note of a definition, without connecting."""
-
-    async def validate(self, account: str, spec: Mapping[str, object], secrets: Mapping[str, str]) -> Outlook:
-        """`check`, and then look at source and sink: catalog, key, rights, size, reachability, destinations. Never
-        raises for what it finds; an unreachable source is a finding."""
-
-    async def preview(
-        self, account: str, spec: Mapping[str, object], secrets: Mapping[str, str], *, limit: int
-    ) -> Preview:
-        """The first `limit` rows as the sink would get them, and what the source has to say. Raises Permanent for a
-        definition that can not be read."""
-
-    def rows(self, account: str, spec: Mapping[str, object]) -> AsyncGenerator[RowsPage, None]:
-        """Every row of a definition in key order, page by page; of a continuous one without end, with empty pages while
-        there is nothing. Closing the generator cancels what the source is doing for it. Raises Transient, Permanent and
-        RowsRejected, and nothing is read again."""
-
-    async def describe(self, account: str, spec: Mapping[str, object]) -> SourceShape:
-        """Look at the source alone: columns and key. Raises Permanent for what makes a run impossible."""
-
-    async def check_ranges(
-        self, account: str, spec: Mapping[str, object], secrets: Mapping[str, str], ranges: Sequence[OpenRange]
-    ) -> None:
-        """Raises Permanent `key_invalid`, naming text and type, unless every bound can be read as the key's types,
-        lower < upper in each range, and the ranges are in increasing order without overlap."""
-
-    async def repeats(
-        self,
-        account: str,
-        spec: Mapping[str, object],
-        secrets: Mapping[str, str],
-        *,
-        delivered: Sequence[OpenRange],
-        ranges: Sequence[OpenRange],
-    ) -> Sequence[OpenRange]:
-        """The parts of `delivered` that lie in `ranges`, in increasing order, compared by Postgres."""
-
-    async def check_datasource(self, datasource: Datasource) -> Sequence[Finding]:
-        """Connect and look: reachability, password, version, superuser, what the role may see."""
-
-    async def tables(self, datasource: Datasource, *, limit: int, after: str | None) -> Sequence[TableInfo]:
-        """Tables and views the role may read, ordered by name, those after the name `after`."""
-
-    async def sample(self, datasource: Datasource, query: str, *, rows: int, characters: int) -> Sample:
-        """The first rows of a query, values cut off at `characters`. The query is user SQL like that of a job: raises
-        Permanent, with the offset, for what is not exactly one SELECT that changes nothing."""

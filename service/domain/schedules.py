@@ -13,13 +13,15 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 from zoneinfo import ZoneInfo, available_timezones
 
 from service.domain.cron import Cron, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from service.domain.records import Actor
 
 _SECOND: Final = timedelta(seconds=1)
 _NEAR: Final = timedelta(hours=3)
@@ -64,6 +66,42 @@ class Schedule:
                 break
             count += 1
         return count
+
+
+@dataclass(frozen=True, slots=True)
+class DueJob:
+    """A job whose schedule says that it starts now."""
+
+    account: str
+    job_id: str
+    at: datetime
+    """What its schedule said; the tick is that of this moment and no other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """What became of a tick."""
+
+    outcome: Literal["started", "skipped", "missed"]
+    ticks: int
+    """How many moments of the schedule it stands for: more than one after a downtime."""
+    next_run_at: datetime | None
+
+
+class ScheduleStore(Protocol):
+    """What is due. Times are the database's, so services whose own clocks differ agree on them."""
+
+    async def due(self, limit: int) -> Sequence[DueJob]:
+        """The jobs whose next run is due, the longest due first."""
+
+    async def until_due(self) -> float | None:
+        """Seconds until the next one is, below zero when one is already; None when no job has a next run."""
+
+    async def tick(self, due: DueJob, by: Actor) -> Tick | None:
+        """Take the tick: start the job, or say in an event why not (`schedule_skipped`: it can not start, or another
+        job writes into its folder; `schedule_missed`: nobody was there, and its policy is `skip`), and move on to the
+        next. None when somebody else took it or the schedule was changed. However many ticks have passed, at most one
+        run."""
 
 
 def is_zone(name: str) -> bool:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from service.domain.errors import Cause
-    from service.domain.records import Actor, ChunkRecord, Condition, Key, Lease
+    from service.domain.records import Actor, Key
+    from service.domain.steps import ChunkRecord, Condition, Lease
 
 FIRST: Final = 100
 """Differences of one kind that are kept; all of them are counted."""

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Final, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from service.domain.records import Key, Lease
+    from service.domain.records import Key
     from service.domain.spec import SourceSpec
+    from service.domain.steps import Lease
 
 MOST_LATE_KEYS: Final = 100_000
 """A split holds and keeps about twice as many keys, and a look reads them all."""

@@ -17,13 +17,13 @@ import structlog
 from config.names import LogEvent
 from service.domain.control import Control, Ending
 from service.domain.errors import RowferryError
-from service.domain.records import StepKind
+from service.domain.steps import StepKind
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from service.domain.ports import StepStore
-    from service.domain.records import Directive, Lease, Step
+    from service.domain.steps import Directive, Lease, Step
 
 LEASE_SECONDS = 10.0
 TICK_SECONDS = 1.0

@@ -18,8 +18,7 @@ from service.domain.errors import NotFound, RowferryError
 from service.domain.records import Actor
 
 if TYPE_CHECKING:
-    from service.domain.ports import ScheduleStore
-    from service.domain.records import DueJob, Tick
+    from service.domain.schedules import DueJob, ScheduleStore, Tick
 
 LONGEST_SLEEP_SECONDS: Final = 60.0
 AGAIN_SECONDS: Final = 2.0

@@ -12,8 +12,10 @@ from service.lifecycle.jobs import bounded, refuse_part
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from service.domain.ports import Inspector, JobStore
-    from service.domain.records import Actor, Job, OpenRange
+    from service.domain.inspection import Inspector
+    from service.domain.ports import JobStore
+    from service.domain.records import Actor, Job
+    from service.domain.steps import OpenRange
 
 
 class Checkpoints:

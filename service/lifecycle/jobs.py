@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any, Final
 from service import secret_fields
 from service.domain.errors import Conflict, NotFound, Permanent, Transient
 from service.domain.inspection import Finding, Outlook
-from service.domain.records import OpenRange
+from service.domain.steps import OpenRange
 from service.lifecycle import schedules
 from service.lifecycle.errors import Refused
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
-    from service.domain.inspection import Preview
-    from service.domain.ports import Inspector, JobStore, Registry
+    from service.domain.inspection import Inspector, Preview
+    from service.domain.named import Registry
+    from service.domain.ports import JobStore
     from service.domain.records import Actor, Job
     from service.domain.spec import JobSpec
 

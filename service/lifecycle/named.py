@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from config.references import References
-    from service.domain.inspection import Sample, TableInfo
-    from service.domain.ports import Inspector, Registry
-    from service.domain.records import Actor, StoredCredential, StoredDatasource, Token
+    from service.domain.inspection import Inspector, Sample, TableInfo
+    from service.domain.named import Registry, StoredCredential, StoredDatasource, Token
+    from service.domain.records import Actor
 
     Define = Callable[[Mapping[str, Any]], BaseModel]
 

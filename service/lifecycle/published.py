@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
-    from service.domain.ports import Inspector, Registry
-    from service.domain.records import Actor, PublicTable, SigningKey
+    from service.domain.inspection import Inspector
+    from service.domain.named import PublicTable, Registry, SigningKey
+    from service.domain.records import Actor
 
     Define = Callable[[Mapping[str, Any]], BaseModel]
 

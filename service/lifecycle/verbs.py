@@ -14,8 +14,9 @@ from service.domain.states import FINAL, LIVE, UNCHANGED, Event, may_start, verb
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from service.domain.ports import JobStore, ScheduleStore
-    from service.domain.records import Actor, DueJob, Job, Tick
+    from service.domain.ports import JobStore
+    from service.domain.records import Actor, Job
+    from service.domain.schedules import DueJob, ScheduleStore, Tick
 
 FORCE_SECONDS: Final = 10.0
 """How long a forced removal waits for its abort."""

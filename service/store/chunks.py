@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from service.domain.dead_letters import MOST_UNASKED, Retried
 from service.domain.errors import Conflict
-from service.domain.records import ChunkRecord, SplitState, StepKind
 from service.domain.states import State
+from service.domain.steps import ChunkRecord, SplitState, StepKind
 from service.store import letters, retries, window
 from service.store.held import SQL as LEASES
 from service.store.held import (
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
 
     from service.domain.dead_letters import DeadLetter
-    from service.domain.records import Directive, Key, Lease, Settlement
+    from service.domain.records import Key
+    from service.domain.steps import Directive, Lease, Settlement
     from service.domain.window import SeenKeys
     from service.store.letters import Place
     from service.store.pool import Connection, Row

@@ -24,17 +24,26 @@ def compose(template: str, tags: frozenset[str], values: Mapping[str, object]) -
     return query, [values[name] for name in names]
 
 
+def inlined(template: str, tags: frozenset[str], expressions: Mapping[str, str]) -> str:
+    """As `compose`, with an SQL expression of ours in the place of each parameter: a query that stands in another. No
+    value from outside may be among them. KeyError for a parameter without an expression."""
+    return _PARAMETER.sub(lambda match: expressions[match[1]], "\n".join(_lines(template, tags)))
+
+
 # A status is asked for thousands of times a second, by a handful of sets of tags.
 @lru_cache(maxsize=1024)
 def _composed(template: str, tags: frozenset[str]) -> tuple[str, tuple[str, ...]]:
-    kept = [line for text in template.splitlines() if (line := _kept(text, tags)) is not None]
     numbers: dict[str, int] = {}
 
     def numbered(match: re.Match[str]) -> str:
         return f"${numbers.setdefault(match[1], len(numbers) + 1)}"
 
-    query = _PARAMETER.sub(numbered, "\n".join(kept))
+    query = _PARAMETER.sub(numbered, "\n".join(_lines(template, tags)))
     return query, tuple(numbers)
+
+
+def _lines(template: str, tags: frozenset[str]) -> list[str]:
+    return [line for text in template.splitlines() if (line := _kept(text, tags)) is not None]
 
 
 def _kept(text: str, tags: frozenset[str]) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from service.domain.records import StepKind
+from service.domain.steps import StepKind
 from service.store.chunks import chunk_record
 from service.store.held import Held
 from service.store.sql import load
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from datetime import date
 
-    from service.domain.records import ChunkRecord, Lease
+    from service.domain.steps import ChunkRecord, Lease
 
 SQL = load("days")
 

@@ -78,9 +78,10 @@ class DeadLetters(Part):
                     await connection.execute(SQL["ready_retry"], job_id, generation, number)
                     asked += count
                     retries.append((generation, number))
+            cut = origin == "source" and any(row["cut"] for row in found)
             details = {"from": origin, "dead_letters": asked, "retries": [list(one) for one in retries]}
             await record_event(connection, job, "dead_letters_retry", actor, details=details)
-            return Asked(asked, retries)
+            return Asked(asked, retries, other_moment=cut)
 
     async def delete_dead_letters(self, account: str, actor: Actor, job_id: str, *, ids: Sequence[str] | None) -> int:
         """As `JobStore.delete_dead_letters`."""

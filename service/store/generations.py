@@ -11,7 +11,7 @@ from service.store.sql import load
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from service.domain.records import OpenRange
+    from service.domain.steps import OpenRange
     from service.store.pool import Connection, Row
 
 SQL = load("jobs")

@@ -6,15 +6,17 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from service.domain.errors import Conflict, LeaseLost
-from service.domain.records import Actor, Directive, StepKind
+from service.domain.records import Actor
 from service.domain.states import State
+from service.domain.steps import Directive, StepKind
 from service.store.sql import load
 from service.store.transitions import end_if_idle, lock_job
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
-    from service.domain.records import Key, Lease
+    from service.domain.records import Key
+    from service.domain.steps import Lease
     from service.store.pool import Connection, Pool, Row
     from service.store.secretbox import SecretBox
 

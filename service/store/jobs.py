@@ -153,10 +153,17 @@ class Jobs(Part):
                     changed.append(row["id"])
                 else:
                     found[account, row[column]] = job
-            for row in await _selected(connection, account, {"mark", "whole"}, "ids", changed) if changed else ():
-                job = found[account, row[column]] = job_of(row)
-                self._kept.keep(job.id, row["mark"], job, weight(job))
+            for job in await self._read_whole(connection, account, changed):
+                found[account, getattr(job, column)] = job
         return found
+
+    async def _read_whole(self, connection: Connection, account: str, ids: Sequence[str]) -> Sequence[Job]:
+        """Those of the ids that are there, kept from now on."""
+        rows = await _selected(connection, account, {"mark", "whole"}, "ids", ids) if ids else ()
+        jobs = [job_of(row) for row in rows]
+        for row, job in zip(rows, jobs, strict=True):
+            self._kept.keep(job.id, row["mark"], job, weight(job))
+        return jobs
 
     async def secrets(self, account: str, job_id: str) -> Mapping[str, str]:
         """As `JobStore.secrets`. Raises Permanent `secret_key_wrong` or `secret_key_required`."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from service.domain.errors import Aborted, Cause, Permanent, Stopped, cause_chain
-from service.domain.records import Actor, Lease, Step, StepKind
+from service.domain.records import Actor
 from service.domain.states import Event, State
+from service.domain.steps import Lease, Step, StepKind
 from service.domain.verification import VerifyState
 from service.store import retries
 from service.store.held import (
@@ -31,7 +32,7 @@ from service.store.verifications import end_verification
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from service.domain.records import Condition, Directive
+    from service.domain.steps import Condition, Directive
     from service.store.pool import Connection, Row
 
 _CANDIDATES = 16

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from service.domain.dead_letters import RATIO_ROWS, KeptLetter
 from service.domain.errors import Permanent
-from service.domain.records import StepKind
+from service.domain.steps import StepKind
 from service.store.held import split_key
 from service.store.ids import uuid7
 from service.store.sql import load
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from service.domain.dead_letters import DeadLetter
-    from service.domain.records import Lease
+    from service.domain.steps import Lease
     from service.store.pool import Connection, Row
 
 SQL = load("dead_letters")

@@ -15,7 +15,7 @@ from service.store.sql import load
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from service.domain.records import EventRecord, LogLine
+    from service.domain.history import EventRecord, LogLine
 
 SQL = load("logs")
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from service.domain.errors import Conflict, NotFound
-from service.domain.records import GenerationState, OpenRange, StepKind
 from service.domain.states import State
+from service.domain.steps import GenerationState, OpenRange, StepKind
 from service.store.chunks import SQL as CHUNKS
 from service.store.chunks import drop_tries, settle_try, show_last_id, split_state, store_try
 from service.store.held import SQL as LEASES
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from service.domain.dead_letters import DeadLetter
-    from service.domain.records import ChunkRecord, Key, Lease, Settlement
+    from service.domain.records import Key
+    from service.domain.steps import ChunkRecord, Lease, Settlement
     from service.store.pool import Connection, Row
 
 SQL = load("plans")
@@ -104,9 +105,13 @@ class Plans(Held):
                 details = {"generation": number}
                 await record_event(connection, job, "old_generation_not_fenced", by_holder(lease), details=details)
 
-    async def keep_of_source(self, lease: Lease, kept: Mapping[str, object]) -> bool:
+    async def keep_of_source(
+        self, lease: Lease, kept: Mapping[str, object], *, promise: tuple[str, str] | None = None
+    ) -> bool:
         """As `StepStore.keep_of_source`; what is there under other names stays."""
         async with self._held(lease, StepKind.PLAN, StepKind.SPLIT) as (connection, _):
+            if promise is not None:
+                await connection.execute(SQL["promised"], lease.job_id, *promise)
             changed = await connection.execute(SQL["keep_of_source"], lease.job_id, lease.generation, dict(kept))
             return bool(changed != "UPDATE 0")
 

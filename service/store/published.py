@@ -6,7 +6,7 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 from service.domain.errors import Conflict
-from service.domain.records import PublicTable, SigningKey
+from service.domain.named import PublicTable, SigningKey
 from service.store.clauses import compose
 from service.store.gathered import Gathered
 from service.store.ids import uuid7

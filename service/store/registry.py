@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from service.domain.errors import Conflict
-from service.domain.records import StoredCredential, StoredDatasource, Token
+from service.domain.named import StoredCredential, StoredDatasource, Token
 from service.store.clauses import compose
 from service.store.gathered import Gathered
 from service.store.ids import uuid7

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from service.domain.dead_letters import Retried, Staying
-from service.domain.records import StepKind
+from service.domain.steps import StepKind
 from service.store.held import Held, by_holder, end_step, refuse_prepared, show_condition, split_key, step_key
 from service.store.letters import letter_of
 from service.store.sql import load
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from service.domain.dead_letters import DeadLetter, KeptLetter
     from service.domain.errors import Cause
-    from service.domain.records import Lease
+    from service.domain.steps import Lease
     from service.store.letters import Place
     from service.store.pool import Connection, Row
 

@@ -7,8 +7,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from service.domain.errors import Cause
-from service.domain.records import Condition, EventRecord, Job, LogLine, OpenRange, Output, Run, SplitPosition, Totals
+from service.domain.history import EventRecord, LogLine, Output
+from service.domain.records import Job, Run, SplitPosition, Totals
 from service.domain.states import Desired, State
+from service.domain.steps import Condition, OpenRange
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from service.domain.records import OpenRange
+from service.domain.steps import OpenRange
 from service.store import pages
 from service.store.clauses import compose
 from service.store.part import Part
@@ -14,7 +14,8 @@ from service.store.sql import load
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from service.domain.records import Output, Run
+    from service.domain.history import Output
+    from service.domain.records import Run
     from service.store.pool import Row
 
 SQL = load("runs")

@@ -6,8 +6,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from service.domain.records import DueJob, Tick
-from service.domain.schedules import Schedule
+from service.domain.schedules import DueJob, Schedule, Tick
 from service.domain.states import State, may_start
 from service.store.folders import path_in_use
 from service.store.part import Part, locked

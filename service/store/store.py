@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Self
 
 from service.domain.errors import RowferryError, Transient
 from service.store.dead_letters import DeadLetters
-from service.store.jobs import Jobs
 from service.store.logs import Logs
 from service.store.notifications import Notifications
 from service.store.pool import Pool, connect
-from service.store.published import Published
 from service.store.registry import Named
 from service.store.requests import Requests
 from service.store.retention import Forgetting
@@ -19,19 +17,23 @@ from service.store.run_search import RunSearch
 from service.store.runs import Runs
 from service.store.schedules import Schedules
 from service.store.secrets import SecretBox
+from service.store.signed import Signed
 from service.store.steps import PostgresStepStore
 from service.store.verbs import Verbs
 from service.store.verifications import Verifications
 
 if TYPE_CHECKING:
-    from service.domain.ports import JobStore, LogStore, Registry, ScheduleStore, StepStore
+    from service.domain.history import LogStore
+    from service.domain.named import Registry
+    from service.domain.ports import JobStore, StepStore
+    from service.domain.schedules import ScheduleStore
 
 _PING_SECONDS = 3.0
 
 
 class Store(
     PostgresStepStore,
-    Jobs,
+    Signed,
     Verbs,
     Runs,
     RunSearch,
@@ -41,7 +43,6 @@ class Store(
     Logs,
     Requests,
     Named,
-    Published,
     Forgetting,
 ):
     """`StepStore`, `JobStore`, `Registry` and `LogStore` in one, for one process. An async context manager."""

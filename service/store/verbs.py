@@ -19,7 +19,8 @@ from service.store.transitions import NewRun, record_event, retire, transition
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from service.domain.records import Actor, Job, OpenRange
+    from service.domain.records import Actor, Job
+    from service.domain.steps import OpenRange
     from service.store.pool import Connection, Row
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from service.domain.errors import Conflict, LeaseLost, NotFound
-from service.domain.records import Condition, StepKind
 from service.domain.states import LIVE, State
+from service.domain.steps import Condition, StepKind
 from service.domain.verification import (
     END_OF_SPLIT,
     Findings,
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from service.domain.errors import Cause
-    from service.domain.records import Actor, ChunkRecord, Key, Lease
+    from service.domain.records import Actor, Key
+    from service.domain.steps import ChunkRecord, Lease
     from service.domain.verification import VerifyProgress
     from service.store.pool import Connection, Row
 

@@ -7,7 +7,7 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from service.domain.records import StepKind
+from service.domain.steps import StepKind
 from service.domain.window import SeenKeys, WindowState
 from service.store.held import Held, key_in, key_out, refuse_prepared, split_key
 from service.store.sql import load
@@ -15,7 +15,8 @@ from service.store.sql import load
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from service.domain.records import Key, Lease, SplitState
+    from service.domain.records import Key
+    from service.domain.steps import Lease, SplitState
     from service.store.letters import Try
     from service.store.pool import Connection, Row
 

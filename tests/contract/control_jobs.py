@@ -11,8 +11,9 @@ import pytest
 
 from service.domain.dead_letters import DeadLetter
 from service.domain.errors import Cause, Permanent
-from service.domain.records import Actor, ChunkRecord, OpenRange, Settlement, StepKind
+from service.domain.records import Actor
 from service.domain.states import Event
+from service.domain.steps import ChunkRecord, OpenRange, Settlement, StepKind
 from service.store.dead_letters import DeadLetters
 from service.store.ids import uuid7
 from service.store.pool import Pool
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from service.domain.ports import StepStore
-    from service.domain.records import Lease, Step
+    from service.domain.steps import Lease, Step
     from service.store.transitions import Moved
     from tests.support.postgres import PostgresServer
 

@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from service.domain.records import Actor, Key, OpenRange, StepKind
+from service.domain.records import Actor, Key
 from service.domain.states import Event, State
+from service.domain.steps import OpenRange, StepKind
 from service.store.secrets import SecretBox
 from service.store.store import Store
 from tests.contract.control_jobs import RUN_KINDS, causes, chunk, settlement
@@ -15,7 +16,8 @@ from tests.contract.control_jobs import RUN_KINDS, causes, chunk, settlement
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from service.domain.records import Job, Lease
+    from service.domain.records import Job
+    from service.domain.steps import Lease
 
 ACCOUNT = "default"
 ANA = Actor("ana", "127.0.0.1", "request-1")

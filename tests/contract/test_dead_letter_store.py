@@ -11,15 +11,15 @@ import pytest
 
 from service.domain.dead_letters import Retried, Staying
 from service.domain.errors import Cause, Conflict, LeaseLost, NotFound, Permanent
-from service.domain.records import StepKind
 from service.domain.states import Event
+from service.domain.steps import StepKind
 from service.store import dead_letters
 from service.store.transitions import retire
 from tests.contract.control_jobs import ANA, LIMIT, RUN_KINDS, Control, chunk, control, control_dsn, dead, settlement
 
 if TYPE_CHECKING:
     from service.domain.dead_letters import KeptLetter
-    from service.domain.records import Lease
+    from service.domain.steps import Lease
 
 __all__ = ["control", "control_dsn"]  # fixtures
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from service.domain.records import OpenRange
 from service.domain.states import Event, State
+from service.domain.steps import OpenRange
 from tests.support.reconcile import expected_rows, file_rows, reconcile
 from tests.support.waiting import happened, until
 from tests.support.workshop import ACCOUNT, Workshop
@@ -17,7 +17,8 @@ from tests.support.workshop import ACCOUNT, Workshop
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from service.domain.records import Job, Lease
+    from service.domain.records import Job
+    from service.domain.steps import Lease
     from service.store.store import Store
     from workers.signals import Point
 

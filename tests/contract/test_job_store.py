@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from service.domain.errors import Conflict, NotFound, Permanent
-from service.domain.records import Condition, OpenRange, StepKind
 from service.domain.states import Event, State
+from service.domain.steps import Condition, OpenRange, StepKind
 from service.store.jobs import SORTS
 from tests.contract.control_jobs import chunk
 from tests.contract.store_cases import ACCOUNT, ANA, StoreCase, definition

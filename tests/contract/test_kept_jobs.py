@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from service.domain.records import Condition, StepKind
 from service.domain.states import Event
+from service.domain.steps import Condition, StepKind
 from service.store.secrets import SecretBox
 from service.store.store import Store
 from tests.contract.store_cases import ACCOUNT, ANA, KEY, StoreCase, definition

@@ -10,12 +10,18 @@ import pytest
 from openapi_spec_validator import validate
 
 from config import settings
-from service.api import answers, health, not_available, openapi, queries
+from service.api import health, not_available, openapi, queries
+from service.api.answers.dead_letters import DeadLetterAnswer
+from service.api.answers.history import LogLineAnswer, OutputAnswer
+from service.api.answers.jobs import JobAnswer, RunAnswer, SplitAnswer, TotalsAnswer
+from service.api.answers.named import DatasourceAnswer
+from service.api.answers.outlook import FindingAnswer, PreviewRowAnswer
 from service.api.app import TABLE
 from service.api.auth import ACCOUNT_HEADER
 from service.api.models import DatasourceDefinition, DeadLettersRetryRequest, JobDefinition
 from service.api.problems import FieldError, Problem
-from service.domain.spec import Mode, Options, ScheduleSpec
+from service.domain.options import Options
+from service.domain.spec import Mode, ScheduleSpec
 from service.domain.states import State
 from sinks import formats
 from sinks.format_spec import FormatSpec
@@ -111,22 +117,22 @@ def test_the_formats_of_the_page() -> None:
 
 def test_the_fields_of_a_job_as_answered() -> None:
     shown = page.example("A job as answered")
-    assert shown.keys() == names(answers.JobAnswer)
-    assert shown["totals"].keys() == names(answers.TotalsAnswer)
-    assert shown["position"]["splits"][0].keys() == names(answers.SplitAnswer)
+    assert shown.keys() == names(JobAnswer)
+    assert shown["totals"].keys() == names(TotalsAnswer)
+    assert shown["position"]["splits"][0].keys() == names(SplitAnswer)
     text = page.section("A job as answered")
-    added = names(answers.RunAnswer) - shown["run"].keys()
-    assert not shown["run"].keys() - names(answers.RunAnswer)
+    added = names(RunAnswer) - shown["run"].keys()
+    assert not shown["run"].keys() - names(RunAnswer)
     assert all(f"`{name}`" in text for name in added), added
 
 
 @pytest.mark.parametrize(
     ("request_", "model", "key"),
     [
-        ("GET /v1/jobs/{job}/log", answers.LogLineAnswer, "lines"),
-        ("GET /v1/jobs/{job}/outputs", answers.OutputAnswer, "outputs"),
-        ("POST /v1/jobs:validate", answers.FindingAnswer, "findings"),
-        ("POST /v1/jobs:preview", answers.PreviewRowAnswer, "rows"),
+        ("GET /v1/jobs/{job}/log", LogLineAnswer, "lines"),
+        ("GET /v1/jobs/{job}/outputs", OutputAnswer, "outputs"),
+        ("POST /v1/jobs:validate", FindingAnswer, "findings"),
+        ("POST /v1/jobs:preview", PreviewRowAnswer, "rows"),
     ],
 )
 def test_the_fields_of_lists_as_answered(request_: str, model: Any, key: str) -> None:
@@ -154,7 +160,7 @@ def test_the_fields_of_a_datasource() -> None:
     shown = page.answer_of("GET/PUT/DELETE /v1/datasources/{name}")
     fields = set(re.findall(r'"([a-z_]+)"', shown)) - {"mode", "ca"}
     assert fields == names(DatasourceDefinition)
-    assert names(answers.DatasourceAnswer) - fields == {"created_at", "updated_at"}
+    assert names(DatasourceAnswer) - fields == {"created_at", "updated_at"}
 
 
 def test_the_members_of_a_problem() -> None:
@@ -183,7 +189,7 @@ def test_the_openapi_document_is_valid_and_holds_nothing_that_is_not_available()
 def test_the_fields_of_a_dead_letter() -> None:
     cell = page.answer_of("GET /v1/jobs/{job}/dead-letters")
     listed = set(re.findall(r'"([a-z_]+)"', cell)) - {"dead_letters", "next", "code", "message"}
-    assert listed == names(answers.DeadLetterAnswer)
+    assert listed == names(DeadLetterAnswer)
     assert {"run_id", "code", "limit", "after"} == names(queries.DeadLettersQuery)
     text = page.TEXT.split("**Dead letters.**", 1)[1].split("**ETag.**", 1)[0]
     assert names(DeadLettersRetryRequest) == {"ids", "from"} <= set(re.findall(r'"([a-z_]+)"', text))

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from service.domain.records import StepKind
 from service.domain.states import Event, State
+from service.domain.steps import StepKind
 from tests.contract.control_jobs import causes
 from tests.contract.store_cases import ACCOUNT, ANA, StoreCase
 from tests.support.waiting import until
@@ -17,7 +17,8 @@ from tests.support.waiting import until
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from service.domain.records import Job, Lease
+    from service.domain.records import Job
+    from service.domain.steps import Lease
 
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 

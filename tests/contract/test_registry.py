@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from service.domain.errors import Conflict, NotFound, Permanent
-from service.domain.records import StepKind
 from service.domain.states import Event, State
+from service.domain.steps import StepKind
 from service.store.secrets import SecretBox
 from service.store.store import Store
 from tests.contract.store_cases import ACCOUNT, ANA, StoreCase, definition

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from service.domain.errors import Aborted, Cause, Conflict, LeaseLost, Stopped, Transient
-from service.domain.records import Condition, OpenRange, StepKind
 from service.domain.states import Event, State
+from service.domain.steps import Condition, OpenRange, StepKind
 from service.domain.verification import Difference, DifferenceKind, Findings, VerifyProgress
 from service.domain.window import SeenKeys, WindowState
 from service.store.held import SQL
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from service.domain.ports import StepStore
-    from service.domain.records import Lease, Step
+    from service.domain.steps import Lease, Step
 
 
 __all__ = ["control", "control_dsn"]  # fixtures

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from service.domain.errors import NotFound
-from service.domain.records import Actor, DueJob, StepKind
+from service.domain.records import Actor
 from service.domain.states import Event, State
+from service.domain.steps import StepKind
 from service.engine.ticker import Ticker
 from service.lifecycle import Verbs
 from service.store.store import Store
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from service.domain.records import Job
+    from service.domain.schedules import DueJob
 
 TICKER = Actor("", "host-1")
 HOURLY = {"dialect": "unix", "cron": "0 * * * *", "time_zone": "UTC", "enabled": True, "missed": "run_once"}

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from service.domain.errors import Conflict, NotFound
-from service.domain.records import OpenRange, StepKind
 from service.domain.states import Desired, Event, State
+from service.domain.steps import OpenRange, StepKind
 from tests.contract.store_cases import ACCOUNT, ANA, StoreCase
 from tests.support.waiting import until
 

@@ -11,9 +11,12 @@ import asyncpg
 
 from service.domain.datasource import Datasource
 from service.domain.errors import RowferryError
-from service.domain.spec import Options, SourceSpec
+from service.domain.options import Options
+from service.domain.spec import SourceSpec
 from workers.sources.budget import ConnectionBudget
+from workers.sources.definition import MessageKey
 from workers.sources.postgres import PostgresSource
+from workers.sources.wishes import RowWishes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -61,15 +64,13 @@ async def source(
     made = PostgresSource(
         store or datasource(dsn),
         SourceSpec.model_validate({"datasource": "shop", "table": table, **spec}),
+        RowWishes(
+            MessageKey(tuple(message_key or ()), "/sink/key"), csv=csv, columns=fixed, salts=salts or {}, origin=origin
+        ),
         mode=mode,
         options=Options.model_validate(options or {}),
-        message_key=message_key,
         application_name="rowferry test",
         connections=connections or ConnectionBudget(),
-        csv=csv,
-        columns=fixed,
-        salts=salts,
-        origin=origin,
         cut=cut,
     )
     try:

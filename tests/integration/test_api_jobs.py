@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from service.api import answers
+from service.api.answers.jobs import JobAnswer
 from tests.integration.api_cases import ApiCase, definition, kafka
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ async def test_a_job_is_created_read_and_removed(api: ApiCase) -> None:
     job = reply.body
     assert reply.headers["Location"] == f"/v1/jobs/{job['id']}"
     assert reply.headers["Cache-Control"] == "no-store"
-    answers.JobAnswer.model_validate(job)
+    JobAnswer.model_validate(job)
     assert (job["state"], job["verbs"], job["desired"], job["run"]) == ("created", ["start"], None, None)
     assert (job["guarantee"], job["owner"], job["account"]) == ("counts", "admin", "default")
     assert job["created_at"].endswith("Z")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from service.domain.records import StepKind
+from service.domain.steps import StepKind
 from tests.integration.api_cases import ApiCase, definition
 
 if TYPE_CHECKING:

@@ -326,7 +326,7 @@ async def test_delay_lets_a_candidate_go_after_its_time() -> None:
     class Source:
         key: Key | None = ("1",)
 
-        async def draw(self, _: Key | None) -> Drawn:
+        async def draw(self, *_: Key | None) -> Drawn:
             return Drawn(self.key)
 
     clock, drawn = [100.0], Source()

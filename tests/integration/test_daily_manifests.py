@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from datetime import date
 
-    from service.domain.records import Job, Lease
+    from service.domain.records import Job
+    from service.domain.steps import Lease
 
 DAY = timedelta(days=1)
 

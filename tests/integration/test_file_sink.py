@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import resource
+import shutil
 import subprocess
 import threading
 import time
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import zstandard
 
-from sinks import manifest
+from sinks import folders, manifest
 from sinks.base import (
     Batch,
     Cut,
@@ -160,6 +161,7 @@ async def test_a_chunk_is_one_file_with_the_size_and_checksum_that_were_prepared
         "format": "json",
         "compression": compression,
         "temporary": prepared.details["temporary"],
+        "version": [file.stat().st_ino, file.stat().st_mtime_ns],
     }
     assert file.stat().st_nlink == 1
     assert file.stat().st_mode & 0o027 == 0
@@ -767,6 +769,27 @@ async def test_finish_refuses_a_target_that_is_not_what_was_recorded(sink: FileS
     if harm in {"gone", "longer", "other bytes"}:
         assert chunks[4].target in caught.value.message
     assert not (root / PATH / f"_manifest-{JOB}-g0002.json").exists()
+
+
+async def test_finish_reads_only_files_that_were_written_to_or_replaced(
+    sink: FileSink, root: Path, monkeypatch: pytest.MonkeyPatch
+):
+    chunks = await write(sink, 3)
+    read: list[str] = []
+    real = folders.checksum_of
+
+    def noted(folder: int, name: str, leave: Callable[[], bool]) -> str:
+        read.append(name)
+        return real(folder, name, leave)
+
+    monkeypatch.setattr(folders, "checksum_of", noted)
+    replaced, touched = (root / chunk.target for chunk in chunks[:2])
+    copy = replaced.with_name("copy")
+    shutil.copyfile(replaced, copy)
+    copy.replace(replaced)
+    touched.touch()
+    await sink.finish(OWNER, stream(chunks))
+    assert sorted(read) == sorted([replaced.name, touched.name])
 
 
 async def test_finish_holds_only_a_few_chunks_at_a_time(sink: FileSink, root: Path):

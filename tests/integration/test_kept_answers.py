@@ -225,3 +225,44 @@ async def test_what_another_process_has_revoked_opens_nothing_in_the_next_reques
     assert await statuses() == [401, 401, 200]
     assert await other.delete_key("default", ACTOR, KEY)
     assert await statuses() == [401, 401, 401]
+
+
+async def test_what_another_process_makes_of_a_key_holds_in_the_next_request(case: DevoCase, other: Store) -> None:
+    job = await stored(case, other, "job")
+
+    async def asked_by(verb: str, secret: str = SECRET) -> int:
+        return (await case.send("GET", f"/search/job/{verb}{job.id}", b"", case.headers(secret=secret))).status
+
+    assert [await asked_by(""), await asked_by("stop/")] == [200, 200]
+    await other.ensure_account("theirs")
+    sealed = other._box.seal({"secret": "another secret of theirs"})
+    for change, arguments, statuses in (
+        ("role = 'viewer'", (), [200, 403]),
+        ("secret = $2", (sealed,), [401, 401]),
+        ("account_id = (SELECT id FROM accounts WHERE name = 'theirs'), role = 'operator'", (), [401, 401]),
+    ):
+        async with other._pool.connection() as connection:
+            await connection.execute(f"UPDATE keys SET {change} WHERE key = $1", KEY, *arguments)
+        assert [await asked_by(""), await asked_by("stop/")] == statuses, change
+    assert await asked_by("", "another secret of theirs") == 404, "a key of theirs now: it sees theirs"
+
+
+async def test_a_signed_status_is_one_trip_to_the_control_database(
+    case: DevoCase, other: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await stored(case, other, "job")
+    read(await asked(case, job))
+    trips = 0
+    connection = case.store._pool.connection
+
+    def counted() -> Any:
+        nonlocal trips
+        trips += 1
+        return connection()
+
+    gathered = case.store._by_key_and_id
+    monkeypatch.setattr(gathered, "_opened", counted)
+    for name in ("_by_id", "_row_by_key"):
+        monkeypatch.setattr(getattr(case.store, name), "_opened", counted)
+    assert (await case.devo("GET", f"/search/job/{job.id}")).status == 200
+    assert trips == 1

@@ -128,7 +128,7 @@ async def _walks(made: PostgresSource, query: str) -> None:
 
 async def _check(made: PostgresSource, keys: list[Key]) -> None:
     """Pages, splits and the bound of a run, against Postgres's own order."""
-    definition = await made._required()
+    definition = await made._current.required()
     reader = made.reader()
     third, later = keys[len(keys) // 3], keys[2 * len(keys) // 3]
     assert await read_keys(made) == keys
@@ -158,7 +158,7 @@ async def test_a_key_is_read_in_its_own_order_by_its_index(database_of_each_majo
         keys = [tuple(row.values()) for row in rows]
         assert len(keys) > ROWS / 2
         async with source(database, "t", key=list(kind.key)) as made:  # no statistics yet
-            await _walks(made, (await made._required()).page_sql(keys[500], keys[1500], 100, 10_000))
+            await _walks(made, (await made._current.required()).page_sql(keys[500], keys[1500], 100, 10_000))
         await connection.execute("ANALYZE t")
     async with source(database, "t", key=list(kind.key)) as made:
         inspection = await made.inspect()

@@ -8,6 +8,7 @@ import pytest
 
 from tests.integration.api_cases import ApiCase, definition
 from tests.integration.source_cases import connected, datasource, source
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -57,6 +58,45 @@ async def test_a_key_at_its_owners_word_shows_in_the_job(api: ApiCase) -> None:
     created = await api.ok("POST", "/v1/jobs", given, 201)
     assert "key_is_unique" in created["guarantee_note"]
     assert "key_is_unique" in seen["guarantee_note"]
+
+
+async def test_a_job_that_looks_back_says_what_it_loses_as_exactly_as_validate_once_it_was_planned(
+    api: ApiCase,
+) -> None:
+    await api.source.execute(
+        "CREATE TABLE tickets (number int PRIMARY KEY); INSERT INTO tickets VALUES (1);"
+        "CREATE VIEW seen AS SELECT * FROM orders WHERE note <> ''"
+    )
+    await api.engine.start()
+
+    async def noted(name: str, table: str, key: str, said: str) -> dict[str, Any]:
+        given = definition(name, mode="continuous", options={"late_window": 70, "key_is_unique": table == "seen"})
+        given["source"] |= {"table": table, "key": [key]}
+        seen = await api.ok("POST", "/v1/jobs:validate", given)
+        assert seen["valid"], seen["findings"]
+        created = await api.ok("POST", "/v1/jobs", given, 201)
+        assert "where no barrier can be kept for the key" in created["guarantee_note"], "nobody has looked yet"
+        assert await run(name, said) == seen["guarantee_note"]
+        return given
+
+    async def run(name: str, said: str) -> str:
+        """Start, until the job says it, and stop."""
+        await api.ok("POST", f"/v1/jobs/{name}/start", status=202)
+
+        async def says() -> bool:
+            return said in (await api.ok("GET", f"/v1/jobs/{name}"))["guarantee_note"]
+
+        await until(says, 20, f"{name} says {said}")
+        return str((await api.ok("POST", f"/v1/jobs/{name}/stop?wait=20"))["guarantee_note"])
+
+    await noted("drawn", "tickets", "number", "no barrier can be kept for the key, and rows that commit after")
+    await noted("shown", "seen", "id", "the view's joins and conditions only after")
+    given = await noted("numbered", "orders", "id", "a barrier is kept for the key")
+    given["options"] |= {"poll_seconds": 2.0}
+    assert "where no barrier" in (await api.ok("PUT", "/v1/jobs/numbered", given))["guarantee_note"]
+    await run("numbered", "a barrier is kept for the key")  # the generation goes on, with its facts
+    await api.source.execute("ALTER SEQUENCE orders_id_seq CACHE 20")  # while nobody looks
+    await run("numbered", "no barrier can be kept for the key, and rows that commit after")
 
 
 async def test_types_that_parquet_keeps_as_text_are_named(api: ApiCase) -> None:

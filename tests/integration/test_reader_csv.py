@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from service.domain.errors import Permanent, RowsRejected
@@ -17,7 +19,12 @@ from tests.integration.source_cases import (
     source,
     with_odd_values,
 )
-from workers.sources.csv_page import Dialect
+from workers.sources.csv_page import CsvPageBuilder, Dialect
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from tests.support.postgres import PostgresServer
 
 DIALECTS = [Dialect(), Dialect(";", "NULL"), Dialect("\t", "\\N"), Dialect("1", "t"), Dialect("|", "glad")]
 NASTY = [
@@ -117,6 +124,56 @@ async def test_a_row_over_the_limit_never_travels_and_is_told_by_its_key(databas
         assert "max_row_bytes" in str(caught.value)
         seen = [page.key(i) async for page in pages(reader, ("40",), ("99",)) for i in range(len(page.values))]
         assert seen == [(str(n),) for n in range(41, 100)]
+
+
+@pytest.fixture
+def travelled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Bytes of what came from the source."""
+    sizes: list[int] = []
+    real = CsvPageBuilder.feed
+
+    def noted(self: CsvPageBuilder, buffer: bytes) -> Awaitable[bool]:
+        sizes.append(len(buffer))
+        return real(self, buffer)
+
+    monkeypatch.setattr(CsvPageBuilder, "feed", noted)
+    return sizes
+
+
+async def test_rows_are_measured_as_soon_as_the_table_has_anything_stored_apart(
+    database: str, travelled: list[int]
+) -> None:
+    async with connected(database) as connection:
+        await connection.execute(
+            "CREATE TABLE short (id int PRIMARY KEY, v text);"
+            "INSERT INTO short VALUES (1, 'a'), (2, repeat('b', 500000))"
+        )
+        async with source(database, "short", csv=Dialect(), options={"max_row_bytes": 17 << 20}) as made:
+            reader = made.reader()
+            page = await reader.read(None, None)
+            assert [len(value) for value in page.values] == [3, 500_002]
+            await connection.execute("INSERT INTO short VALUES (3, 'c'), (4, repeat('d', 20000000))")
+            page = await reader.read(("2",), None)
+            assert page.values == [b"3,c"]
+            with pytest.raises(RowsRejected) as caught:
+                await reader.read(page.scanned_to, None)
+    assert (caught.value.code, caught.value.key) == ("row_too_large", ("4",))
+    assert max(travelled) < 1 << 20
+
+
+async def test_rows_are_measured_that_are_long_only_when_they_are_read(
+    newest_postgres_server: PostgresServer, travelled: list[int]
+) -> None:
+    dsn = await newest_postgres_server.create_database()
+    async with connected(dsn) as connection:
+        await connection.execute(
+            "CREATE TABLE computed (id int PRIMARY KEY, n int, v text GENERATED ALWAYS AS (repeat('x', n)) VIRTUAL);"
+            "INSERT INTO computed (id, n) VALUES (1, 1), (2, 20000000)"
+        )
+    async with source(dsn, "computed", csv=Dialect(), options={"max_row_bytes": 17 << 20}) as made:
+        seen, error = await read_until_refused(made)
+    assert (len(seen), error.code, max(travelled)) == (1, "row_too_large", 6)
+    await newest_postgres_server.drop_database(dsn)
 
 
 async def test_a_row_that_only_its_text_makes_too_large_is_told_by_its_key(database: str) -> None:

@@ -247,7 +247,7 @@ async def test_a_page_of_a_composite_key_walks_the_index(database: str, analyzed
         if analyzed:
             await connection.execute("ANALYZE t")
     async with source(database, "t") as made:
-        definition = await made._required()
+        definition = await made._current.required()
         query = definition.page_sql(("50", "b20050"), ("90", "b1"), 100, 1000)
         plan = await made._session.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {query}")
     text = json.dumps(json.loads(plan))

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from service.domain.records import OpenRange
 from service.domain.states import Event
+from service.domain.steps import OpenRange
 from service.store.retention import Retention
 from tests.contract.control_jobs import chunk, settlement
 from tests.contract.store_cases import ACCOUNT, StoreCase

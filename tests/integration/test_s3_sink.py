@@ -223,14 +223,45 @@ async def test_a_part_is_read_once_by_whoever_sends_it_and_signed_by_the_digest_
     assert sum(read) == chunk.bytes, "each byte once"
 
 
-async def test_a_part_that_is_not_what_was_signed_is_refused_by_the_store(make: Callable[..., S3Sink]):
+@pytest.mark.parametrize("checksums", [True, False])
+async def test_the_content_is_left_out_of_the_signature_once_the_store_was_seen_to_compare_it(
+    make: Callable[..., S3Sink], checksums: bool
+):
     sink = make()
-    upload = Upload(sink.client, sink.spec, Abilities(checksums=False), "a/part")
+    upload = Upload(sink.client, sink.spec, Abilities(checksums=checksums), "a/part")
     await upload.begin({})
-    await upload.send(Part(1, (b"one thing",), hashlib.sha256(b"another").digest()))
+    signed: list[str] = []
+
+    def note(request: Any, **_: Any) -> None:
+        content = request.headers["X-Amz-Content-SHA256"]
+        signed.append(content.decode() if isinstance(content, bytes) else content)
+
+    sink.client._client.meta.events.register("before-send.s3.UploadPart", note)
+    parts = [Part(number, (text,), hashlib.sha256(text).digest()) for number, text in enumerate((b"1", b"2", b"3"), 1)]
+    for part in parts:
+        await upload.send(part)
+        await upload.finished()
+    digests = [part.sha256.hex() for part in parts]
+    assert signed == ([digests[0], "UNSIGNED-PAYLOAD", "UNSIGNED-PAYLOAD"] if checksums else digests)
+    await upload.abort()
+
+
+@pytest.mark.parametrize("before", [0, 1])
+@pytest.mark.parametrize("checksums", [True, False])
+async def test_a_part_that_is_not_what_was_signed_is_refused_by_the_store(
+    make: Callable[..., S3Sink], checksums: bool, before: int
+):
+    sink = make()
+    upload = Upload(sink.client, sink.spec, Abilities(checksums=checksums), "a/part")
+    await upload.begin({})
+    for number in range(1, before + 1):
+        await upload.send(Part(number, (b"as it is",), hashlib.sha256(b"as it is").digest()))
+        await upload.finished()
+    await upload.send(Part(before + 1, (b"one thing",), hashlib.sha256(b"another").digest()))
     with pytest.raises(SinkError) as caught:
         await upload.finished()
-    assert "SHA256" in caught.value.message or "digest" in caught.value.message.lower(), caught.value.message
+    said = f"{caught.value.code} {caught.value.message}".lower()
+    assert "sha256" in said or "digest" in said or "checksum" in said, said
     await upload.abort()
 
 

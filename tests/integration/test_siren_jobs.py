@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from service.domain.records import StepKind
+from service.domain.steps import StepKind
 from tests.integration.api_cases import Reply, definition
 from tests.integration.siren_cases import SirenCase, basic, shape
 from tests.support.ports import LOOPBACK, free_port

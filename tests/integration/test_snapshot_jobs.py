@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from service.domain.records import OpenRange
 from service.domain.states import Event, State
+from service.domain.steps import OpenRange
 from tests.support.postgres import PostgresServer
 from tests.support.reconcile import Expected, expected_rows, file_rows, reconcile
 from tests.support.waiting import happened, until
@@ -17,7 +17,8 @@ from tests.support.workshop import ACCOUNT, ACTOR, Workshop
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from service.domain.records import Job, Lease
+    from service.domain.records import Job
+    from service.domain.steps import Lease
     from workers.signals import Point
 
 ROWS = 4000

@@ -191,7 +191,8 @@ async def test_tls_modes_mean_what_they_mean_to_libpq(tls_server: tuple[Postgres
 
 
 async def test_a_frozen_server_is_left_alone_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.sources.connection._ANSWER_MARGIN_SECONDS", 0.2)
+    monkeypatch.setattr("workers.sources.connection.ANSWER_MARGIN_SECONDS", 0.2)
+    monkeypatch.setattr("workers.sources.session.ANSWER_MARGIN_SECONDS", 0.2)
     async with PostgresServer() as server:
         async with connected(server.dsn()) as other:
             await other.execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)")

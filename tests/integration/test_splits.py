@@ -45,7 +45,7 @@ TABLES = {
 
 async def _even(connection: asyncpg.Connection, made: PostgresSource, plan: Plan, wanted: int) -> None:
     """All rows, each once, in as many ranges as wanted, none of them a fifth off."""
-    definition = await made._required()
+    definition = await made._current.required()
     ranges = [definition.rows_sql("1", one.lower, one.upper) for one in plan.splits]
     counts = [await connection.fetchval(f"SELECT count(*) FROM ({rows}) AS c") for rows in ranges]
     total = await connection.fetchval("SELECT count(*) FROM t")

@@ -17,7 +17,8 @@ from workers.signals import Point
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from service.domain.records import Job, Lease
+    from service.domain.records import Job
+    from service.domain.steps import Lease
 
 EVENTS = """
 CREATE TABLE happenings (id bigint PRIMARY KEY, lat double precision, lon double precision, tag text, note text);

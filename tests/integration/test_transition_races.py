@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from service.domain.errors import Aborted, Conflict, LeaseLost, RowferryError, Stopped
-from service.domain.records import StepKind
 from service.domain.states import FINAL, LIVE, TRANSITIONS, Event, State, desired_after
+from service.domain.steps import StepKind
 from service.store.transitions import retire
 from tests.contract.control_jobs import ANA, RUN_KINDS, Control, causes, chunk, control, control_dsn, settlement
 from tests.support.waiting import until
@@ -20,7 +20,7 @@ from tests.support.waiting import until
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from service.domain.records import Lease
+    from service.domain.steps import Lease
 
     Act = Callable[[Control, str, Lease | None], Awaitable[object]]
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from service.domain.records import Lease
+    from service.domain.steps import Lease
     from workers.signals import Point
 
 

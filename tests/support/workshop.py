@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from service.domain.ports import StepStore
-    from service.domain.records import Job, OpenRange
+    from service.domain.records import Job
+    from service.domain.steps import OpenRange
     from workers.signals import Signals
 
 ACTOR = Actor("test", "workshop")

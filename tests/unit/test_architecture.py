@@ -25,17 +25,8 @@ PROGRAMS = (*PRODUCT, "demo", "bench")
 LONGEST_MODULE, LONGEST_FUNCTION = 320, 45
 # The aim is 300 and 40. What is longer says why, and how long it may get.
 LARGER = {
-    "service/domain/ports.py": (535, "every method of the ports with its promise, and no code"),
-    "service/domain/spec.py": (340, "the models of a definition: OpenAPI is made from them"),
-    "service/domain/records.py": (460, "the records of the ports, and no code"),
     "sinks/base.py": (370, "the contracts of sinks and writers with their promises, and no code"),
-    "service/api/answers.py": (545, "the models of every answer: OpenAPI is made from them"),
-    "workers/planner.py": (340, "the plan step, from the end of what was before to a plan that is saved"),
-    "workers/sources/definition.py": (410, "a definition turned into SQL, in one place because of quoting"),
-    "workers/sources/postgres.py": (415, "the Source protocol over the reader, the barrier and the catalog"),
-    "workers/sources/connection.py": (410, "the pinned session and everything that may be sent on it"),
     "workers/sources/reader.py": (350, "one page from question to answer, and every way in which it can fail"),
-    "workers/sources/resolver.py": (340, "what a definition may ask for, looked up in one pass over the catalog"),
     "config/logs.py:configure": (55, "the pipe of a log line, in its order"),
 }
 # Brought and pinned to one version by what is declared: pydantic is one package in two distributions, and what
@@ -125,7 +116,8 @@ def test_modules_and_functions_stay_readable() -> None:
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 assert node.end_lineno is not None
-                found[f"{path}:{node.name}"] = node.end_lineno - node.lineno + 1
+                name, lines = f"{path}:{node.name}", node.end_lineno - node.lineno + 1
+                found[name] = max(lines, found.get(name, 0))  # of one name there are many, the longest counts
     too_long = {}
     for name, lines in found.items():
         limit = LONGEST_FUNCTION if ":" in name else LONGEST_MODULE

@@ -8,8 +8,8 @@ import pytest
 
 from service.domain.control import MARGIN_SECONDS, Control, Ending
 from service.domain.errors import Aborted, LeaseLost, Stopped
-from service.domain.records import Condition, Directive, Lease, StepKind
 from service.domain.states import State
+from service.domain.steps import Condition, Directive, Lease, StepKind
 
 LEASE = Lease("job", 1, StepKind.SPLIT, 0, 4, "me", "run")
 

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from service.domain.records import ChunkRecord
+from service.domain.steps import ChunkRecord
 from sinks.base import Mark, Shows
 from workers.recovery import Action, decide
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from service.domain.spec import ChunkOptions, DeadLetterOptions
+from service.domain.options import ChunkOptions, DeadLetterOptions
 from sinks.base import Batch, RowRejected
 from workers import chunks
 from workers.chunks import OpenChunk

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from service.domain.records import ChunkRecord
+from service.domain.steps import ChunkRecord
 from service.domain.verification import FIRST, Difference, DifferenceKind, Findings, SplitCounts
 from sinks.reading import Flaw
 from workers import matching

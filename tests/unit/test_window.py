@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from service.domain.records import GenerationState, OpenRange, SplitState
 from service.domain.spec import JobSpec
+from service.domain.steps import GenerationState, OpenRange, SplitState
 from service.domain.window import WindowState
 from workers.chunks import canonical
 from workers.sources.base import Page

@@ -8,9 +8,9 @@ import pytest
 
 from service.domain.control import Control
 from service.domain.errors import Permanent, Stopped, Transient
-from service.domain.records import Condition, Directive, Lease, StepKind
-from service.domain.spec import ChunkOptions
+from service.domain.options import ChunkOptions
 from service.domain.states import State
+from service.domain.steps import Condition, Directive, Lease, StepKind
 from sinks.base import Fenced, Restage, SinkRefused, SinkUnavailable
 from workers.chunks import OpenChunk, batch
 from workers.feed import End, Feed

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from config.names import LogEvent
-from service.domain.errors import Permanent
+from service.domain.errors import Permanent, Transient
 from workers.sources import catalog
 from workers.sources.base import Holder, Horizon
 from workers.sources.proof import Ceiling, Word, examine
@@ -33,12 +33,14 @@ if TYPE_CHECKING:
 
     from workers.sources.base import Key, KnownTables
     from workers.sources.catalog import Member
-    from workers.sources.connection import Session
     from workers.sources.definition import Definition
+    from workers.sources.session import Session
 
 _FIRST_POLL_SECONDS = 0.05
 _LAST_POLL_SECONDS = 0.25
 _AHEAD_COUNTED = 1000
+_HOLD_ROWS = frozenset({"r", "f"})
+"""Kinds of the tables whose rows are read; the others only name them."""
 _BEFORE_RESTART = "-1/"
 """Virtual transaction of one prepared before the server restarted, or on a server that forgets the session's: it may
 be any of those we wait for, so it holds every candidate."""
@@ -64,6 +66,11 @@ class Rules:
     """None: candidates are the largest keys, whatever numbers them."""
     timeout_seconds: float | None = None
     """How long a candidate may be held."""
+    follows: bool = True
+    """The position moves on from run to run, so a table that comes with rows below it is told of, whatever the safety
+    is: nobody would read them."""
+    looks_back: bool = False
+    """`options.late_window` finds rows behind the position, of those that are within it."""
 
 
 class Barrier:
@@ -101,13 +108,14 @@ class Barrier:
             if proof.reasons:
                 raise proof.refusal(self._definition.what)
             self._ceiling = proof.ceiling
+        if self._rules.follows:
             await self._compare(members, final)
         self._members = members
 
     async def _compare(self, members: Sequence[Member], final: Key | None) -> None:
         """Tell of tables that came or went since the last look: our own, or that of who read before us."""
         before = {member.oid for member in self._members}
-        now = frozenset(member.oid for member in members if member.kind == "r")
+        now = frozenset(member.oid for member in members if member.kind in _HOLD_ROWS)
         if not before and self._tables is not None:
             before = set(self._tables.oids or ())
         if self._tables is not None and self._tables.oids != now:
@@ -120,29 +128,52 @@ class Barrier:
             for row in rows:
                 log.warning(LogEvent.PARTITION_DETACHED, table=row["name"])
         for member in members:
-            if member.oid not in before and member.kind == "r" and final is not None:
+            if member.oid in now - before and final is not None:
                 await self._came(member, final)
 
     async def _came(self, member: Member, final: Key) -> None:
         """A partition or child that was not there before."""
         rows = None
         if self._definition.relation is not None:
-            below = f"{member.name} AS {self._definition.qualifier} WHERE {self._definition.key.compared('<=', final)}"
             try:
-                rows = await self._session.fetchval(
-                    f"SELECT count(*) FROM (SELECT FROM {below} LIMIT {_AHEAD_COUNTED}) AS a"
-                )
+                rows = await self._below(member.name, final)
             except Permanent as error:
-                if error.code != "permission_denied":  # who reads the whole table may read no part of it by itself
+                if error.code != "permission_denied":
                     raise
+                rows = await self._below_through_parent(member, final)
         log.warning(LogEvent.PARTITION_ATTACHED, table=member.name, rows_below=rows)
         if rows:
+            passed_over = "starting again passes them over"
+            if self._rules.looks_back:
+                passed_over += ", but for those that options.late_window still reaches"
             raise Permanent(
                 "partition_attached",
                 f"{self._definition.what}: {member.name} was attached with {rows} rows (counted to {_AHEAD_COUNTED:,})"
                 f" at or below {', '.join(final)}, which is read already: they would be passed over",
-                hint="deliver them by a checkpoint below them or a job of their own; starting again passes them over",
+                hint=f"deliver them by a checkpoint below them or a job of their own; {passed_over}",
             )
+
+    async def _below(self, table: str, final: Key, condition: str = "true") -> int:
+        """Rows of a table at or below `final`, counted up to 1,000."""
+        key, name = self._definition.key, self._definition.qualifier
+        rows: int = await self._session.fetchval(
+            f"SELECT count(*) FROM (SELECT FROM {table} AS {name} WHERE ({condition}) AND {key.compared('<=', final)}"
+            f" LIMIT {_AHEAD_COUNTED}) AS a"
+        )
+        return rows
+
+    async def _below_through_parent(self, member: Member, final: Key) -> int | None:
+        """Who reads the whole table may read no part of it by itself: the part's own bounds choose it out of the whole.
+        None where it has none, or where that takes too long."""
+        bounds = await self._session.fetchval("SELECT pg_get_partition_constraintdef($1)", member.oid)
+        if bounds is None:
+            return None
+        try:
+            return await self._below(self._definition.source_sql, final, bounds)
+        except Transient as error:
+            if error.code != "source_timeout":
+                raise
+            return None
 
     async def draw(self, position: Key | None, final: Key | None = None) -> Drawn:
         """The largest key above `position` that may become a bound. `final`: up to where everything counts as read.

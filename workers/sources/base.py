@@ -58,6 +58,18 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True)
+class Facts:
+    """What a guarantee depends on and no definition tells."""
+
+    barrier: bool | None = None
+    """Whether a commit barrier can be kept for the key; None where nobody asks for one."""
+    view: bool = False
+    """The table is a view: it may join and filter."""
+    standby: bool = False
+    """The source is a standby, and nobody tells of the writers on its primary."""
+
+
+@dataclass(frozen=True, slots=True)
 class Inspection:
     """What the catalog says about a definition."""
 
@@ -208,6 +220,10 @@ class Source(Protocol):
         """Look at the catalog, change nothing. What makes a run impossible is a finding of severity `error`; raises
         only when the source can not be reached or asked."""
 
+    async def facts(self) -> Facts:
+        """What the job's guarantee depends on, by the catalog of now. Refuses (Permanent) what inspection calls an
+        error."""
+
     async def columns(self, *, of_now: bool = False) -> Sequence[Column]:
         """What a row consists of, in order: for the generation that is planned. `of_now`: as if none were, whatever
         columns the generation has. Of a query the types are known without their modifiers. Refuses (Permanent) what
@@ -229,7 +245,7 @@ class Source(Protocol):
         """Bound and at most so many ranges above `lower`, as many as the size of what is to be read is worth where
         `splits` is asked about it. Passes the commit barrier where the mode asks for one, telling `waiting`
         what it waits for (None: no longer); waits without holding a transaction. Cancellation is safe at any time.
-        Refuses (Permanent) what inspection calls an error, and where the barrier is passed a table that is none of
+        Refuses (Permanent) what inspection calls an error, and in modes that follow a table one that is none of
         `tables` and holds rows at or below `lower` (`partition_attached`)."""
 
     def reader(self) -> Reader:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from asyncpg import Record
 
-    from workers.sources.connection import Session
+    from workers.sources.session import Session
     from workers.sources.sql import Name, UserSql
 
 
@@ -59,6 +59,8 @@ class Column:
     """As a generation keeps it: domains resolved, with the type's modifier where it is known."""
     varies: bool
     """Its values have no fixed length."""
+    virtual: bool = False
+    """Computed when it is read, so of any length (PostgreSQL 18)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,9 @@ async def find_relation(session: Session, name: Name) -> Relation | None:
 async def columns_of(session: Session, oid: int) -> tuple[Column, ...]:
     """The relation's columns, in order."""
     rows = await session.fetch(load("columns"), oid)
-    return tuple(_column(row["name"], row, row["collation"], not_null=row["not_null"]) for row in rows)
+    return tuple(
+        _column(row["name"], row, row["collation"], not_null=row["not_null"], virtual=row["virtual"]) for row in rows
+    )
 
 
 async def indexes_of(session: Session, oid: int) -> tuple[Index, ...]:
@@ -166,9 +170,9 @@ async def query_columns(session: Session, query: str) -> tuple[Column, ...]:
     return tuple(_column(name, types[oid], "" if types[oid]["collated"] else None) for name, oid in attributes)
 
 
-def _column(name: str, row: Record, collation: str | None, *, not_null: bool = False) -> Column:
+def _column(name: str, row: Record, collation: str | None, *, not_null: bool = False, virtual: bool = False) -> Column:
     exact = ExactColumn(name, row["exact"], row["dimensions"], row["enum"], not_null)
-    return Column(name, row["type"], row["category"], not_null, collation, exact, row["varies"])
+    return Column(name, row["type"], row["category"], not_null, collation, exact, row["varies"], virtual)
 
 
 async def query_collations(session: Session, query: str, names: Sequence[str]) -> dict[str, str | None]:

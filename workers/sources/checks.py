@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from service.domain.inspection import Finding
 from workers.sources import catalog
-from workers.sources.connection import Session
 from workers.sources.outlook import unseen_holders
 from workers.sources.resolver import too_powerful
+from workers.sources.session import Session
 
 if TYPE_CHECKING:
     from service.domain.datasource import Datasource

@@ -1,44 +1,33 @@
-"""One connection to a source: pinned settings, errors as ours, one statement at a time, nothing held between two.
+"""How a connection to a source is made: pinned settings, TLS, errors as ours, and a look whether it is Postgres itself.
 
-What is pinned changes what Postgres writes, or protects it. A session is read-only; each statement is a transaction
-of its own, which may see the source as of an earlier moment (`workers.sources.cut`). Names without schema are looked up
-in `public`: a role's own search_path could make the same job read another table tomorrow. `row_security` is off unless
-the job asks for it, so a policy that would leave rows out fails the statement instead.
+What is pinned changes what Postgres writes, or protects it; the session is read-only. Names without schema are looked
+up in `public`: a role's own search_path could make the same job read another table tomorrow. `row_security` is off
+unless the job asks for it, so a policy that would leave rows out fails the statement instead.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ssl
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
-from service.domain.errors import Permanent, RowferryError, Transient
-from sinks.guarded import addresses_of
+from service.domain.errors import Permanent, RowferryError
 from workers.sources import failures
 from workers.sources.tls import tls_context
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import Sequence
 
     from service.domain.datasource import Datasource
-    from sinks.guarded import Guard
-    from workers.sources.budget import ConnectionBudget, Slot
-    from workers.sources.csv_page import Dialect
-    from workers.sources.cut import Cut
 
 CONNECT_SECONDS = 10.0
 STATEMENT_SECONDS = 0.9
 """The promise is a second: a cancelled statement ends a moment after its time-out."""
-_ANSWER_MARGIN_SECONDS = 10.0
+ANSWER_MARGIN_SECONDS = 10.0
 """A server that is frozen does not end its own statements: this much later we leave."""
-
-_CANCEL = "_cancel_current_command"
-"""asyncpg has no public way to cancel a statement that is under way."""
 
 PINNED = {
     "TimeZone": "UTC",
@@ -68,246 +57,6 @@ PINNED = {
 planner would rather read and sort half a table than walk the key's index for one page."""
 
 _RESERVED = {name.lower() for name in PINNED} | {"application_name", "role", "session_authorization", "options"}
-
-
-class Session:
-    """A connection that opens itself when it is needed, counts in the datasource's budget, and serialises its users.
-
-    Every method raises our errors only, but for `asyncpg.QueryCanceledError`, which `in_use` lets through: how a
-    statement that takes too long is made shorter is the caller's matter.
-    """
-
-    def __init__(
-        self,
-        datasource: Datasource,
-        *,
-        application_name: str,
-        connections: ConnectionBudget,
-        guard: Guard | None = None,
-        waiting: Callable[[bool], None] | None = None,
-        seconds: float = STATEMENT_SECONDS,
-        long_is_permanent: bool = False,
-        row_security: bool = False,
-        cut: Cut | None = None,
-    ) -> None:
-        """`seconds` each statement may take. `long_is_permanent`: one that takes longer would again. `row_security`:
-        policies leave rows out instead of failing the statement. `cut`: every statement sees the source as of then."""
-        self.seconds = seconds
-        self.long_is_permanent = long_is_permanent
-        self._row_security = row_security
-        self._cut = cut
-        self._datasource = datasource
-        self._application_name = application_name
-        self._connections = connections
-        self._guard = guard
-        self._waiting = waiting
-        self._lock = asyncio.Lock()
-        self._connection: asyncpg.Connection | None = None
-        self._slot: Slot | None = None
-        self._closed = False
-        self.opened = 0
-        """How often a connection was opened; who keeps knowledge of a session compares it."""
-        self.what = f"datasource {datasource.name!r}"
-        """Named in errors; the source sets it to its table."""
-        self.reading = False
-        """The catalog was looked at: what is unknown from now on has changed meanwhile."""
-
-    @asynccontextmanager
-    async def in_use(self, *, now: bool = False) -> AsyncIterator[asyncpg.Connection]:
-        """The connection, for one statement after another by one user at a time. `now`: they see the source as it is,
-        whatever the session's cut."""
-        async with self._lock:
-            if self._closed:
-                raise Transient("source_closed", f"{self.what}: the source was closed")
-            if self._slot is not None:
-                self._slot.busy()
-            connection = self._connection
-            if connection is None or connection.is_closed():
-                await self._discard()
-                connection = await self._open()
-            try:
-                if self._cut is None or now:
-                    yield connection
-                else:
-                    async with self._cut.entered(connection, self.what):
-                        yield connection
-            except asyncpg.QueryCanceledError:
-                raise
-            except (RowferryError, asyncio.CancelledError):
-                raise
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
-                if failures.is_connection_loss(error) or isinstance(error, TimeoutError):
-                    await self._discard()
-                raise failures.of_statement(error, self.what, reading=self.reading) from error
-            finally:
-                if self._slot is not None:
-                    self._slot.idle(self._give_back)
-
-    async def fetch(self, query: str, *arguments: Any) -> list[asyncpg.Record]:
-        """All rows of a short statement. One over its time is Transient `source_timeout`, or Permanent
-        `statement_too_long` where a repeat would take as long."""
-        try:
-            async with self.in_use() as connection:
-                return await connection.fetch(query, *arguments)
-        except asyncpg.QueryCanceledError as error:
-            if self.long_is_permanent:
-                raise failures.too_long(self.what, self.seconds) from error
-            raise failures.of_statement(error, self.what) from error
-
-    async def fetchrow(self, query: str, *arguments: Any) -> asyncpg.Record | None:
-        """The first row, or None."""
-        rows = await self.fetch(query, *arguments)
-        return rows[0] if rows else None
-
-    async def fetchval(self, query: str, *arguments: Any) -> Any:
-        """The first column of the first row, or None."""
-        row = await self.fetchrow(query, *arguments)
-        return None if row is None else row[0]
-
-    async def fetchval_now(self, query: str, *arguments: Any) -> Any:
-        """As `fetchval`, of the source as it is, whatever the session's cut."""
-        try:
-            async with self.in_use(now=True) as connection:
-                return await connection.fetchval(query, *arguments)
-        except asyncpg.QueryCanceledError as error:
-            raise failures.of_statement(error, self.what) from error
-
-    async def copy(
-        self,
-        query: str,
-        output: Callable[[bytes], Awaitable[bool]],
-        *,
-        seconds: float | None = None,
-        csv: Dialect | None = None,
-    ) -> int | None:
-        """Stream `COPY (query) TO STDOUT` as text, or in `csv`; how many rows Postgres counted. When `output` answers
-        True, the statement is cancelled, None comes back and the connection stays usable. `seconds` hold for this
-        statement alone. What `output` raises is raised here and costs the connection."""
-        told = ""
-        seconds = seconds or self.seconds
-        async with self.in_use() as connection, self._limit(connection, seconds):
-            stream = _Stream(connection, output)
-            try:
-                told = await connection.copy_from_query(
-                    query,
-                    output=stream.take,
-                    timeout=seconds + _ANSWER_MARGIN_SECONDS,
-                    format="text" if csv is None else "csv",
-                    delimiter=None if csv is None else csv.delimiter,
-                    null=None if csv is None else csv.null,
-                )
-            except asyncpg.QueryCanceledError:
-                if not stream.cut:
-                    raise
-            finally:
-                await stream.settle()
-            return None if stream.cut else int(told.removeprefix("COPY "))
-
-    @asynccontextmanager
-    async def _limit(self, connection: asyncpg.Connection, seconds: float) -> AsyncIterator[None]:
-        if seconds == self.seconds:
-            yield
-            return
-        if self._cut is not None:  # its transaction takes the limit with it
-            await connection.execute(f"SET LOCAL statement_timeout = {int(seconds * 1000)}")
-            yield
-            return
-        await connection.execute(f"SET statement_timeout = {int(seconds * 1000)}")
-        try:
-            yield
-        except asyncpg.QueryCanceledError:
-            await connection.execute(f"SET statement_timeout = {int(self.seconds * 1000)}")
-            raise
-        except BaseException:
-            connection.terminate()  # a session that kept the longer limit would not be noticed
-            raise
-        await connection.execute(f"SET statement_timeout = {int(self.seconds * 1000)}")
-
-    async def close(self) -> None:
-        """Give the connection back; what runs on it is cancelled. Never raises."""
-        self._closed = True
-        await self._discard()
-
-    async def _open(self) -> asyncpg.Connection:
-        if self._slot is None:
-            self._slot = await self._connections.acquire(self._datasource, self._waiting)
-        try:
-            at = await addresses_of(self._guard, self._datasource.host, self._datasource.port)
-            self._connection = await connect(
-                self._datasource, self._application_name, self.seconds, at=at, row_security=self._row_security
-            )
-        except BaseException:
-            self._slot.release()
-            self._slot = None
-            raise
-        self.opened += 1
-        return self._connection
-
-    def _give_back(self) -> None:
-        connection, self._connection = self._connection, None
-        slot, self._slot = self._slot, None
-        if connection is not None:
-            connection.terminate()
-        if slot is not None:
-            slot.release()
-
-    async def _discard(self) -> None:
-        connection, self._connection = self._connection, None
-        slot, self._slot = self._slot, None
-        try:
-            if connection is not None and not connection.is_closed():
-                with contextlib.suppress(Exception):
-                    await connection.close(timeout=0.5)
-        finally:
-            if connection is not None:
-                connection.terminate()
-            if slot is not None:
-                slot.release()
-
-
-class _Stream:
-    """Ends a COPY by cancelling it, and lets what is still on its way go by.
-
-    Raising in asyncpg's callback would cancel too, but when the callback holds the last of the data, the server has
-    nothing to cancel, no answer comes, and the connection's next statement waits for it for ever.
-    """
-
-    def __init__(self, connection: asyncpg.Connection, output: Callable[[bytes], Awaitable[bool]]) -> None:
-        self._connection = connection
-        self._output = output
-        self._cancelled: asyncio.Future[None] | None = None
-        self._broken = False
-
-    @property
-    def cut(self) -> bool:
-        """The statement was cancelled by us."""
-        return self._cancelled is not None
-
-    async def take(self, buffer: bytes) -> None:
-        """The callback of a COPY: never raises for being full."""
-        if self._cancelled is not None:
-            return
-        try:
-            full = await self._output(buffer)
-        except BaseException:
-            self._broken = True
-            raise
-        if full:
-            self._cancelled = asyncio.get_running_loop().create_future()
-            cancel: Callable[[asyncio.Future[None]], None] = getattr(self._connection, _CANCEL)
-            cancel(self._cancelled)
-
-    async def settle(self) -> None:
-        """Wait until the request to cancel was taken: it must not hit the next statement."""
-        try:
-            if self._cancelled is not None:
-                async with asyncio.timeout(STATEMENT_SECONDS):
-                    await self._cancelled
-        except (OSError, asyncpg.PostgresError):
-            self._broken = True
-        finally:
-            if self._broken:
-                self._connection.terminate()
 
 
 async def connect(
@@ -372,7 +121,7 @@ async def _connect(
         server_settings=settings,
         statement_cache_size=0,
         timeout=CONNECT_SECONDS,
-        command_timeout=seconds + _ANSWER_MARGIN_SECONDS,
+        command_timeout=seconds + ANSWER_MARGIN_SECONDS,
     )
 
 

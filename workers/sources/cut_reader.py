@@ -17,8 +17,8 @@ from workers.sources.reader import PostgresReader
 
 if TYPE_CHECKING:
     from workers.sources.base import Key, Page
-    from workers.sources.connection import Session
     from workers.sources.definition import Definition
+    from workers.sources.session import Session
 
 
 class Tables:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from sinks.formats.columns import Column
     from workers.sources.catalog import Relation
-    from workers.sources.connection import Session
     from workers.sources.definition import Definition
+    from workers.sources.session import Session
 
 CHANGED: Final = "rowferry_schema_changed"
 REWRITTEN: Final = "rowferry_table_rewritten"

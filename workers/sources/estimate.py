@@ -10,8 +10,8 @@ from workers.sources.queries import load
 
 if TYPE_CHECKING:
     from workers.sources.base import Key
-    from workers.sources.connection import Session
     from workers.sources.definition import Definition
+    from workers.sources.session import Session
 
 _BLOCKING_NODES = ("Sort", "Aggregate", "HashAggregate", "Hash", "SetOp", "Materialize", "CTE Scan", "Function Scan")
 """A hash over a small table is harmless, but only the owner of the query can know that it is small."""

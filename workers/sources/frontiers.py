@@ -8,6 +8,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from service.domain.errors import Permanent
 from workers.sources.barrier import still_held
 from workers.sources.base import Horizon
 
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from workers.sources.barrier import Barrier
-    from workers.sources.base import Key
+    from workers.sources.base import Frontier, Key, KnownTables
+    from workers.sources.current import CurrentDefinition
+    from workers.sources.safety import Safety
 
 _MOST_CANDIDATES = 64
 """More would only make the list longer while somebody holds the first."""
@@ -100,12 +103,37 @@ class DelayFrontier:
         newest = self._queue[-1].bound if self._queue else self._bound
         # the candidates of a long delay would pile up: one for each 64th of it is enough
         if not self._queue or self._clock() - self._queue[-1].drawn_at >= self._seconds / _MOST_CANDIDATES:
-            drawn = await self._barrier.draw(newest)
+            drawn = await self._barrier.draw(newest, self._bound)
             if drawn.key is not None:
                 self._queue.append(Candidate(drawn.key, frozenset(), self._clock()))
         while self._queue and self._clock() - self._queue[0].drawn_at >= self._seconds:
             self._bound = self._queue.popleft().bound
         return Horizon(self._bound)
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+class LazyFrontier:
+    """The frontier that `options.safety` asks for, looked up on the first advance."""
+
+    def __init__(
+        self, safety: Safety, current: CurrentDefinition, position: Key | None, tables: KnownTables | None
+    ) -> None:
+        self._safety, self._current = safety, current
+        self._position, self._tables = position, tables
+        self._frontier: Frontier | None = None
+
+    async def advance(self) -> Horizon:
+        """As the frontier's; a change of the source that it meets is named as a page would name it."""
+        if self._frontier is None:
+            definition = await self._current.required()
+            self._frontier = await self._safety.frontier(definition, self._position, self._tables)
+        try:
+            return await self._frontier.advance()
+        except Permanent as error:
+            await self._current.lost(error)
+            raise
 
     async def close(self) -> None:
         """Nothing is held."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from workers.sources.sql import quote_ident, quote_literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from workers.sources.shaping import Output
 
@@ -30,38 +30,79 @@ _MOST_ARGUMENTS: Final = 100
 def json_row_sql(outputs: Sequence[Output], page: str, *, nulls_known: bool) -> str:
     """An expression of type text over the columns of `page`: what row_to_json writes of the outputs. `nulls_known`:
     where a column says that it holds no NULL, it holds none."""
-    parts: list[str] = []
-    text = "{"
+    row = _Row()
+    row.constant("{")
     for number, one in enumerate(outputs):
-        text += ("," if number else "") + json.dumps(one.name, ensure_ascii=False) + ":"
+        row.constant(("," if number else "") + json.dumps(one.name, ensure_ascii=False) + ":")
         never_null = nulls_known and one.source is not None and one.column.not_null
-        for part in _value(one, f"{page}.{quote_ident(one.alias)}", never_null=never_null):
-            parts += [quote_literal(text), part] if text else [part]
-            text = ""
-    return _concat([*parts, quote_literal(text + "}")])
+        _add(row, one, f"{page}.{quote_ident(one.alias)}", never_null=never_null)
+    row.constant("}")
+    return row.sql()
 
 
-def _value(one: Output, value: str, *, never_null: bool) -> Iterator[str]:
-    """SQL whose texts, one behind the other and NULL left out, are the value."""
+class _Row:
+    """Texts one behind the other, NULL being nothing. Constants that meet are one: each argument costs every row."""
+
+    def __init__(self) -> None:
+        self._arguments: list[str] = []
+        self._constant = ""
+
+    def constant(self, text: str) -> None:
+        """The text itself."""
+        self._constant += text
+
+    def add(self, expression: str) -> None:
+        """What the expression is in each row."""
+        self._flush()
+        self._arguments.append(expression)
+
+    def add_null(self, value: str, *, never_null: bool) -> None:
+        """The word, where `value` is NULL and so gave nothing."""
+        if not never_null:
+            self.add(f"CASE WHEN {value} IS NULL THEN 'null' END")
+
+    def sql(self) -> str:
+        """The whole, once. Qualified: a function of that name in `public` may fit the arguments better."""
+        self._flush()
+        parts = self._arguments
+        while len(parts) > _MOST_ARGUMENTS:
+            starts = range(0, len(parts), _MOST_ARGUMENTS)
+            parts = [f"pg_catalog.concat({', '.join(parts[at : at + _MOST_ARGUMENTS])})" for at in starts]
+        return f"pg_catalog.concat({', '.join(parts)})"
+
+    def _flush(self) -> None:
+        if self._constant:
+            self._arguments.append(quote_literal(self._constant))
+            self._constant = ""
+
+
+def _add(row: _Row, one: Output, value: str, *, never_null: bool) -> None:
+    """The value as JSON, behind what stands in the row."""
     exact = one.column.exact
     kind = "" if exact.dimensions else exact.type.partition("(")[0]
-    null = [] if never_null else [f"CASE WHEN {value} IS NULL THEN 'null' END"]
     # The cast costs nothing. Should the type be another by now, the statement fails, or writes what this type would.
     typed = f"{value}::{kind}"
-    if kind in _BARE:
-        yield from (typed, *null)
-    elif kind == "boolean":
-        yield f"coalesce({typed}::text, 'null')"
+    if kind == "boolean":
+        row.add(f"CASE WHEN {typed} THEN 'true' WHEN {value} IS NULL THEN 'null' ELSE 'false' END")
     elif kind in _QUOTED and never_null:
-        yield from ("'\"'", typed, "'\"'")
+        row.constant('"')
+        row.add(typed)
+        row.constant('"')
     elif kind in _QUOTED:
-        yield f"CASE WHEN {value} IS NULL THEN 'null' ELSE '\"' END"
-        yield from (typed, f"CASE WHEN {value} IS NOT NULL THEN '\"' END")
+        row.add(f"CASE WHEN {value} IS NULL THEN 'null' ELSE '\"' END")
+        row.add(typed)
+        row.add(f"CASE WHEN {value} IS NOT NULL THEN '\"' END")
+    elif kind in _BARE:
+        row.add(typed)
+        row.add_null(value, never_null=never_null)
     elif kind in _NUMBERS:
         mark = f"CASE WHEN {_not_finite(kind, typed, has_precision='(' in exact.type)} THEN '\"' END"
-        yield from (mark, typed, mark, *null)
+        row.add(mark)
+        row.add(typed)
+        row.add(mark)
+        row.add_null(value, never_null=never_null)
     else:
-        yield f"coalesce(pg_catalog.to_json({value}), 'null')"
+        row.add(f"coalesce(pg_catalog.to_json({value}), 'null')")
 
 
 def _not_finite(kind: str, number: str, *, has_precision: bool) -> str:
@@ -71,12 +112,3 @@ def _not_finite(kind: str, number: str, *, has_precision: bool) -> str:
         return f"{number} = 'NaN'"
     # Before PostgreSQL 14 there is no infinite numeric, and no constant for it.
     return f"{number} IS NOT NULL AND pg_catalog.scale({number}) IS NULL"
-
-
-def _concat(parts: Sequence[str]) -> str:
-    """The texts of all parts, one behind the other, NULL being nothing. Qualified: a function of that name in `public`
-    may fit the arguments better."""
-    while len(parts) > _MOST_ARGUMENTS:
-        starts = range(0, len(parts), _MOST_ARGUMENTS)
-        parts = [f"pg_catalog.concat({', '.join(parts[at : at + _MOST_ARGUMENTS])})" for at in starts]
-    return f"pg_catalog.concat({', '.join(parts)})"

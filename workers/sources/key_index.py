@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from workers.sources.catalog import Column, Index
-    from workers.sources.connection import Session
     from workers.sources.definition import Definition
+    from workers.sources.session import Session
 
 _TABLES = frozenset({"r", "p"})
 _INDEXED = _TABLES | {"m"}

@@ -1,13 +1,14 @@
-"""The keys of a range without their rows, as short statements as pages are, and how they compare."""
+"""Keys without their rows: those of a range, as short statements as pages are, how they compare, what can be one."""
 
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import asyncpg
 
-from service.domain.errors import Transient
+from service.domain.errors import Permanent, Transient
 from workers.sources import failures
 from workers.sources.connection import STATEMENT_SECONDS
 from workers.sources.page import PageBuilder, decode_key
@@ -16,9 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from workers.sources.base import Key, Page
-    from workers.sources.connection import Session
     from workers.sources.definition import Definition
     from workers.sources.keys import KeyColumns
+    from workers.sources.session import Session
 
 _FIRST_KEYS = 10_000
 _MOST_KEYS = 200_000
@@ -70,6 +71,53 @@ async def at_or_below(session: Session, key: KeyColumns, keys: Sequence[Key], bo
     told = ", ".join(f"{key.row(one)} <= {key.row(bound)}" for one in keys)
     found: list[bool] = await session.fetchval(f"SELECT ARRAY[{told}]")
     return found
+
+
+async def check(session: Session, definition: Definition, keys: Sequence[Key]) -> None:
+    """As `Source.check_keys`."""
+    parts = definition.key.parts
+    for key in keys:
+        if len(key) != len(parts):
+            raise Permanent(
+                "key_invalid",
+                f"{definition.what}: {list(key)} has {len(key)} values, the key has {len(parts)}",
+                hint=f"the key is ({', '.join(definition.key.names)})",
+            )
+        for index, text in enumerate(key):
+            await _check_text(session, definition, index, text)
+    for one, other in pairwise(keys):
+        if not await session.fetchval(f"SELECT {definition.key.row(one)} < {definition.key.row(other)}"):
+            raise Permanent(
+                "key_invalid", f"{definition.what}: the keys {list(one)} and {list(other)} are not in rising order"
+            )
+
+
+async def _check_text(session: Session, definition: Definition, index: int, text: str) -> None:
+    part = definition.key.parts[index]
+    try:
+        await session.fetchval(f"SELECT {definition.key.value(index, text)}::text")
+    except (Permanent, ValueError) as error:
+        state = failures.sqlstate(error.__cause__) if error.__cause__ else "22"
+        if state is not None and state.startswith("22"):
+            raise Permanent(
+                "key_invalid", f"{definition.what}: {text!r} can not be read as {part.type} ({part.name})"
+            ) from error
+        raise
+
+
+async def refuse_nulls(session: Session, definition: Definition) -> None:
+    """Rows without a key stand outside every range and would be left out without a word. Raises Permanent
+    `key_is_null`."""
+    if definition.key.proven:
+        return
+    nulls = " OR ".join(f"{column} IS NULL" for column in definition.key.columns())
+    filters = "".join(f" AND {condition}" for condition in definition.filters)
+    if await session.fetchval(f"SELECT EXISTS (SELECT FROM {definition.source_sql} WHERE ({nulls}){filters})"):
+        raise Permanent(
+            "key_is_null",
+            f"{definition.what}: a row has NULL in its key ({', '.join(definition.key.names)})",
+            hint="leave such rows out in `where`, or name another key",
+        )
 
 
 def pace(took: float) -> float:

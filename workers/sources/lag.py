@@ -11,8 +11,8 @@ from workers.sources.sql import quote_ident
 if TYPE_CHECKING:
     from service.domain.spec import TimeRange
     from workers.sources.base import Key
-    from workers.sources.connection import Session
     from workers.sources.definition import Definition
+    from workers.sources.session import Session
 
 _COUNTED: Final = 10_000
 """Rows above a position are counted up to here, and estimated beyond."""

@@ -17,7 +17,7 @@ from workers.sources.sql import SqlError, parse_query
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from workers.sources.connection import Session
+    from workers.sources.session import Session
 
 _DEEPEST = 16
 """Views over views; a real one is rarely more than three deep."""

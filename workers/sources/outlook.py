@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from service.domain.datasource import Datasource
     from workers.sources.base import Size
     from workers.sources.catalog import Relation
-    from workers.sources.connection import Session
     from workers.sources.definition import Definition
+    from workers.sources.session import Session
 
 _SMALL_ROWS = 10_000
 """A query over fewer is read in time however it is planned."""
@@ -64,6 +64,15 @@ async def unseen_holders(session: Session, datasource: Datasource, pointer: str)
         return []
     message = f"user {datasource.user!r} does not see the age and statement of those a job waits for"
     return [Finding(pointer, "info", "holders_not_visible", message, "GRANT pg_read_all_stats TO the role")]
+
+
+def unproven_key(definition: Definition) -> list[Finding]:
+    """A key that is unique at its owner's word, or by what a query is made of."""
+    if definition.key.proven:
+        return []
+    message = "no index proves this key unique; the reader checks every row and fails the run at a repeated key"
+    hint = "an index that proves it saves the surprise"
+    return [Finding("/source/key", "info", "key_checked_while_reading", message, hint)]
 
 
 def load_not_visible(datasource: Datasource) -> Finding:

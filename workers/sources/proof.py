@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     import asyncpg
 
     from workers.sources.catalog import Member
-    from workers.sources.connection import Session
     from workers.sources.definition import Definition
+    from workers.sources.session import Session
 
 CLOCK_MARGIN_SECONDS: Final = 0.25
 """A transaction has its time a moment before others can see that it has begun."""

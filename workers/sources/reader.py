@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from service.domain.errors import RowferryError
     from workers.sources.base import Key, Page
-    from workers.sources.connection import Session
     from workers.sources.definition import Definition
+    from workers.sources.session import Session
 
 _FIRST_ROWS = 500
 _MOST_ROWS = 200_000

@@ -19,14 +19,13 @@ from workers.sources.sql import SqlError, UserSql, parse_expression, parse_name,
 from workers.sources.transforms import key_of_query, read_as
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from service.domain.datasource import Datasource
     from service.domain.spec import SourceSpec
     from sinks.formats.columns import Column as ExactColumn
-    from workers.sources.connection import Session
-    from workers.sources.csv_page import Dialect
-    from workers.sources.definition import MessageKey
+    from workers.sources.session import Session
+    from workers.sources.wishes import RowWishes
 
 
 class Resolver:
@@ -37,26 +36,23 @@ class Resolver:
         session: Session,
         datasource: Datasource,
         spec: SourceSpec,
-        message_key: MessageKey,
+        wishes: RowWishes,
         *,
-        csv: Dialect | None = None,
         fixed: Sequence[ExactColumn] = (),
-        salts: Mapping[str, str] | None = None,
-        origin: Mapping[str, object] | None = None,
         key_is_unique: bool = False,
     ) -> None:
-        """`fixed`: the generation's columns, which are read and no others. `salts`: which setting of the session holds
-        the salt of a credential. `origin`: what the step says of itself beside each row; None: nothing is added.
-        `key_is_unique`: at the owner's word."""
+        """`fixed`: the columns that are read, and no others. `key_is_unique`: at the owner's word."""
         self._session = session
         self._datasource = datasource
         self._spec = spec
         self._fixed = fixed
-        self._salts = salts or {}
-        self._origin = origin
+        self._salts = wishes.salt_settings()
+        self._origin = wishes.origin
         self._key_is_unique = key_is_unique
-        self._asked_by = message_key.pointer
-        self._definition = Definition(what=spec.table or "the query", message_key=message_key.columns, csv=csv)
+        self._asked_by = wishes.message_key.pointer
+        self._definition = Definition(
+            what=spec.table or "the query", message_key=wishes.message_key.columns, csv=wishes.csv
+        )
 
     async def resolve(self) -> Definition:
         """The definition. Raises Transient or Permanent only when the source can not be asked."""

@@ -10,18 +10,18 @@ from service.domain.inspection import Finding
 from workers.guarantees import KEY_AT_WORD
 from workers.sources import catalog
 from workers.sources.barrier import Barrier, Rules
-from workers.sources.base import Horizon
+from workers.sources.base import Facts, Horizon
 from workers.sources.frontiers import CommitFrontier, DelayFrontier
 from workers.sources.proof import TIMES, Word, examine, numbering
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from service.domain.spec import Options
+    from service.domain.options import Options
     from workers.sources.base import Key, KnownTables
-    from workers.sources.connection import Session
     from workers.sources.definition import Definition
     from workers.sources.proof import Proof
+    from workers.sources.session import Session
 
 
 class Safety:
@@ -99,6 +99,19 @@ class Safety:
             if proof.reasons and not self.window_alone:
                 raise proof.refusal(definition.what)
 
+    async def facts(self, definition: Definition) -> Facts:
+        """See `Source.facts`."""
+        barrier = None
+        if self.follows and self._options.safety.kind == "commit" and self._options.late_window is not None:
+            proof = await self._examined(definition)
+            barrier = not proof.reasons
+        relation = definition.relation
+        return Facts(
+            barrier,
+            view=relation is not None and relation.kind == "v",
+            standby=relation is not None and relation.standby and self._authority is self._session,
+        )
+
     def note(self, definition: Definition) -> str:
         """What the reading side can not promise, in one sentence; empty where nothing is to be said."""
         notes = []
@@ -118,8 +131,8 @@ class Safety:
                 notes.append(f"a row counts if it matches the conditions when its key becomes final ({what})")
         elif options.snapshot:
             pass  # the guarantee itself says what a snapshot shows
-        elif safety.kind == "none":
-            notes.append("rows whose transactions were open when the run began may be missing (safety none)")
+        elif safety.kind != "commit":
+            notes.append(f"rows whose transactions were open when the run began may be missing (safety {safety.kind})")
         elif definition.relation is not None and definition.relation.standby and self._authority is self._session:
             notes.append(
                 "the datasource is a standby: rows whose transactions were open when the run began may be missing"
@@ -166,11 +179,16 @@ class Safety:
         await self.refuse(definition)
         if self._commit:
             return CommitFrontier(self._barrier(definition, tables), position)
-        return DelayFrontier(self._barrier(definition), position, self._options.safety.delay_seconds or 0.0)
+        return DelayFrontier(self._barrier(definition, tables), position, self._options.safety.delay_seconds or 0.0)
 
     def _barrier(self, definition: Definition, tables: KnownTables | None = None) -> Barrier:
         word = self._word() if self.follows and self._commit else None
-        rules = Rules(word, timeout_seconds=self._options.barrier_timeout_seconds)
+        rules = Rules(
+            word,
+            timeout_seconds=self._options.barrier_timeout_seconds,
+            follows=self.follows,
+            looks_back=self._options.late_window is not None,
+        )
         return Barrier(self._session, definition, rules, authority=self._authority, tables=tables)
 
     def _word(self) -> Word:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from service.domain.errors import Permanent
 from service.domain.inspection import Sample, TableColumn
 from workers.sources import catalog
-from workers.sources.connection import Session
+from workers.sources.session import Session
 from workers.sources.sql import SqlError, parse_query
 
 if TYPE_CHECKING:

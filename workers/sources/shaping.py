@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from service.domain.shape import Mask, SoftDelete
-    from workers.sources.connection import Session
     from workers.sources.definition import Definition
+    from workers.sources.session import Session
     from workers.sources.sql import UserSql
 
 SALT_SETTING: Final = "rowferry.salt_{}"

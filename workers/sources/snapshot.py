@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from service.domain.errors import RowferryError
     from sinks.guarded import Guard
     from workers.sources.budget import ConnectionBudget, Slot
-    from workers.sources.connection import Session
+    from workers.sources.session import Session
 
 IDLE_SECONDS: Final = 30
 BEAT_SECONDS: Final = 5.0

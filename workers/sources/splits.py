@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import asyncpg
 
     from workers.sources.base import Key
-    from workers.sources.connection import Session
     from workers.sources.definition import Definition
+    from workers.sources.session import Session
 
 _BLOCKS = (2000, 250, 30)
 """Of the table that a sample looks at at most: 16 MB. Where that takes too long, fewer."""

@@ -6,8 +6,8 @@ import json
 from typing import TYPE_CHECKING
 
 from service.domain.inspection import TableColumn, TableInfo
-from workers.sources.connection import Session
 from workers.sources.queries import load
+from workers.sources.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

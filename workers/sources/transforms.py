@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from service.domain.spec import SourceSpec, Transform
-    from workers.sources.connection import Session
     from workers.sources.definition import Definition
+    from workers.sources.session import Session
     from workers.sources.sql import UserSql
 
 _QUERY = "rowferry_query"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from config.settings import Settings
     from service.api.auth import Authenticator, Caller
     from service.api.routes import Call, Handler
-    from service.domain.ports import Registry
+    from service.domain.named import Registry
 
 PREFIX: Final = "/search"
 _OWN: Final = re.compile(r"/(query|jobs(/[^/]*)?|job/[^/]*(/[^/]*)?|table/[^/]*|system/ping)")

@@ -14,37 +14,53 @@ import time
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
+from aiohttp import web
+
 from config.redaction import register
 from service.api.auth import Caller
 from service.api.dialects import devo_answers as answers
 from service.api.routes import Role
+from service.domain.records import Job
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aiohttp import web
-
     from service.api.auth import Authenticator
-    from service.domain.ports import Registry
-    from service.domain.records import SigningKey
+    from service.domain.named import Registry, SigningKey
 
 KEY: Final = "x-logtrust-apikey"
 TIMESTAMP: Final = "x-logtrust-timestamp"
 SIGNATURE: Final = "x-logtrust-sign"
-_NOBODY: Final = "no key has this secret"
+JOB: Final = web.RequestKey("rowferry_devo_job", Job)
+"""The job that the request's path names, where it was read together with the key."""
 
 
 def signature(key: str, secret: str, body: bytes, timestamp: str) -> str:
     """What a request is signed with: lower-case hex of HMAC-SHA256 over key, body and time as they travel."""
-    code = _keyed(secret).copy()
+    return _signed_by(_keyed(secret), key, body, timestamp)
+
+
+def _signed_by(keyed: hmac.HMAC, key: str, body: bytes, timestamp: str) -> str:
+    code = keyed.copy()
     code.update(key.encode() + body + timestamp.encode())
     return code.hexdigest()
 
 
-# Setting up a code for its secret takes longer than the code of a small request.
-@lru_cache(maxsize=256)
 def _keyed(secret: str) -> hmac.HMAC:
     return hmac.new(secret.encode(), digestmod=hashlib.sha256)
+
+
+_OF_NOBODY: Final = _keyed("no key has this secret")
+
+
+# Both are the same in every request of one caller, and take longer to make than the code of a small request.
+@lru_cache(maxsize=1024)
+def _known(found: SigningKey, remote: str) -> tuple[hmac.HMAC, Caller]:
+    """What requests of a key are signed by, and whom it lets in. It says nothing of whether the key is still one."""
+    assert found.secret is not None, "the key was looked up alone"
+    register(found.secret)
+    hashed = hashlib.sha256(b"key:" + found.key.encode()).digest()
+    return _keyed(found.secret), Caller(found.account, found.name, Role[found.role.upper()], remote, hashed)
 
 
 class DevoAuthenticator:
@@ -84,28 +100,28 @@ class DevoAuthenticator:
     async def _signed(self, request: web.Request, body: bytes) -> Caller:
         if not (request.secure or self._signed_over_http or _is_loopback(request.remote)):
             raise answers.signature_refused("signed requests are taken over https only")
-        parts = [request.headers.getall(name, []) for name in (KEY, TIMESTAMP, SIGNATURE)]
-        if any(len(part) != 1 for part in parts):
+        given = request.headers
+        parts = given.getall(KEY, []), given.getall(TIMESTAMP, []), given.getall(SIGNATURE, [])
+        if [*map(len, parts)] != [1, 1, 1]:
             raise answers.signature_refused()
         (key,), (timestamp,), (signed,) = parts
         if not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) == 13) or not _askable(key):
             raise answers.signature_refused()
-        found = await self._registry.key(key)
+        found, job = await self._found(key, request.match_info.get("id"))
         # Computed for a key that does not exist, too: the time it takes tells nothing.
-        expected = signature(key, _secret(found), body, timestamp)
+        keyed, caller = (_OF_NOBODY, None) if found is None else _known(found, request.remote or "unknown")
+        expected = _signed_by(keyed, key, body, timestamp)
         genuine = hmac.compare_digest(expected.encode(), signed.encode("utf-8", "surrogateescape"))
         stale = abs(self._clock() * 1000 - int(timestamp)) > self._skew_ms
-        if found is None or not genuine or stale:
+        if caller is None or not genuine or stale:
             raise answers.signature_refused()
-        hashed = hashlib.sha256(b"key:" + key.encode()).digest()
-        return Caller(found.account, found.name, Role[found.role.upper()], request.remote or "unknown", hashed)
+        if job is not None:
+            request[JOB] = job
+        return caller
 
-
-def _secret(found: SigningKey | None) -> str:
-    if found is None or found.secret is None:
-        return _NOBODY
-    register(found.secret)
-    return found.secret
+    async def _found(self, key: str, job_id: str | None) -> tuple[SigningKey | None, Job | None]:
+        both = None if job_id is None else await self._registry.signed(key, job_id)
+        return (await self._registry.key(key), None) if both is None else both
 
 
 def _askable(key: str) -> bool:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from service.api.dialects.devo_tree import Condition, Query
     from service.api.services import Services
     from service.domain.inspection import SourceShape, TableColumn
-    from service.domain.records import PublicTable
+    from service.domain.named import PublicTable
 
 NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _FORBIDDEN: Final = "permission_denied"

@@ -12,7 +12,7 @@ from service.api.dialects import siren_request as requests
 from service.api.native.jobs import actor
 from service.api.validation import validate as checked
 from service.domain import built_sql
-from service.domain.spec import Strict
+from service.domain.strict import Strict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from service.api.routes import Call
-    from service.domain.records import StoredDatasource
+    from service.domain.named import StoredDatasource
 
 _PAGE: Final = 500
 _MOST_TABLES: Final = 10_000

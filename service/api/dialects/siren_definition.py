@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from service import secret_fields
 from service.api.dialects.siren_answers import invalid
-from service.domain.spec import Options
+from service.domain.options import Options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

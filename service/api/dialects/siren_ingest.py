@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
-from service.domain.spec import Strict
+from service.domain.strict import Strict
 
 Strategy = Literal["INCREMENTAL", "REPLACE"]
 _Text = Annotated[str, Field(min_length=1, max_length=1000)]

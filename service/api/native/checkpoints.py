@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from service.api import answers, etag, present
-from service.api.answers import key_text
+from service.api import etag, present
+from service.api.answers.base import key_text
+from service.api.answers.jobs import CheckpointAnswer, RangeAnswer
 from service.api.models import CheckpointRequest
 from service.api.native.jobs import actor
 from service.api.problems import invalid
 from service.api.routes import Role, Route, answer
 from service.api.validation import validate
-from service.domain.records import OpenRange
+from service.domain.steps import OpenRange
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,11 +44,11 @@ async def put(call: Call) -> web.StreamResponse:
     return answer(_shown(after, repeats), headers={"ETag": etag.of(after)})
 
 
-def _shown(job: Job, repeats: Sequence[OpenRange] | None = None) -> answers.CheckpointAnswer:
+def _shown(job: Job, repeats: Sequence[OpenRange] | None = None) -> CheckpointAnswer:
     again = None
     if repeats is not None:
-        again = [answers.RangeAnswer(lower=key_text(one.lower), upper=key_text(one.upper)) for one in repeats]
-    return answers.CheckpointAnswer(
+        again = [RangeAnswer(lower=key_text(one.lower), upper=key_text(one.upper)) for one in repeats]
+    return CheckpointAnswer(
         generation=job.generation, last_id=key_text(job.last_id), splits=present.splits(job.splits), repeats=again
     )
 
@@ -84,7 +85,7 @@ def _key(text: str | list[str] | None, pointer: str) -> Key | None:
 
 
 ROUTES = (
-    Route("GET", "/v1/jobs/{job}/checkpoint", Role.VIEWER, read, "The position", {200: answers.CheckpointAnswer}),
+    Route("GET", "/v1/jobs/{job}/checkpoint", Role.VIEWER, read, "The position", {200: CheckpointAnswer}),
     Route("PUT", "/v1/jobs/{job}/checkpoint", Role.ADMIN, put, "Move the position, in a new generation",
-          {200: answers.CheckpointAnswer}, body=CheckpointRequest),
+          {200: CheckpointAnswer}, body=CheckpointRequest),
 )  # fmt: skip

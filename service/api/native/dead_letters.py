@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from config.redaction import REDACTOR
-from service.api import answers, paging
-from service.api.answers import key_text
+from service.api import paging
+from service.api.answers.base import key_text
+from service.api.answers.dead_letters import (
+    DeadLetterAnswer,
+    DeadLettersAnswer,
+    DeadLettersDeletedAnswer,
+    DeadLettersRetryAnswer,
+    ReasonAnswer,
+)
 from service.api.models import DeadLettersRetryRequest
 from service.api.native.jobs import actor
 from service.api.queries import DeadLettersDeleteQuery, DeadLettersQuery
@@ -19,6 +26,11 @@ if TYPE_CHECKING:
     from service.api.routes import Call
     from service.domain.dead_letters import KeptLetter
 
+OF_ANOTHER_MOMENT: Final = (
+    "the run read its rows as of one moment (options.snapshot), which nobody holds any more: these are sent as they are"
+    " when they are read; from payload sends the records of that moment"
+)
+
 
 async def listed(call: Call) -> web.StreamResponse:
     """A page, in the order in which they became final."""
@@ -28,7 +40,7 @@ async def listed(call: Call) -> web.StreamResponse:
         call.services.store.dead_letters(call.account, job.id, query.filters(), limit=query.limit, after=query.after)
     )
     found = [_shown(one) for one in page]
-    return answer(answers.DeadLettersAnswer(dead_letters=found, next=paging.following(call.request, after)))
+    return answer(DeadLettersAnswer(dead_letters=found, next=paging.following(call.request, after)))
 
 
 async def retry(call: Call) -> web.StreamResponse:
@@ -39,7 +51,9 @@ async def retry(call: Call) -> web.StreamResponse:
         call.account, actor(call), job.id, ids=request.ids, origin=request.from_
     )
     await call.services.verbs.wake(job.id)
-    said = answers.DeadLettersRetryAnswer.model_validate({"from": request.from_, "dead_letters": asked.letters})
+    said = DeadLettersRetryAnswer.model_validate(
+        {"from": request.from_, "dead_letters": asked.letters, "notes": [OF_ANOTHER_MOMENT] * asked.other_moment}
+    )
     return answer(said, 202 if asked.letters else 200)
 
 
@@ -48,19 +62,19 @@ async def delete(call: Call) -> web.StreamResponse:
     query = cast("DeadLettersDeleteQuery", call.query)
     job = await call.services.jobs.find(call.account, call.part("job"))
     count = await call.services.store.delete_dead_letters(call.account, actor(call), job.id, ids=query.id)
-    return answer(answers.DeadLettersDeletedAnswer(deleted=count))
+    return answer(DeadLettersDeletedAnswer(deleted=count))
 
 
-def _shown(record: KeptLetter) -> answers.DeadLetterAnswer:
+def _shown(record: KeptLetter) -> DeadLetterAnswer:
     """A dead letter. A cut record may end within a character."""
     payload = record.payload
-    return answers.DeadLetterAnswer(
+    return DeadLetterAnswer(
         id=record.id,
         run_id=record.run_id,
         generation=record.generation,
         split=record.split,
         key=key_text(record.key),
-        reason=answers.ReasonAnswer(code=record.code, message=REDACTOR.scrub(record.message)),
+        reason=ReasonAnswer(code=record.code, message=REDACTOR.scrub(record.message)),
         payload=None if payload is None else payload.decode("utf-8", "replace"),
         payload_bytes=record.payload_bytes,
         at=record.at,
@@ -72,9 +86,9 @@ def _shown(record: KeptLetter) -> answers.DeadLetterAnswer:
 
 ROUTES = (
     Route("GET", "/v1/jobs/{job}/dead-letters", Role.OPERATOR, listed, "Rows that could not be delivered",
-          {200: answers.DeadLettersAnswer}, DeadLettersQuery),
+          {200: DeadLettersAnswer}, DeadLettersQuery),
     Route("POST", "/v1/jobs/{job}/dead-letters:retry", Role.OPERATOR, retry, "Send dead letters again",
-          {200: answers.DeadLettersRetryAnswer, 202: answers.DeadLettersRetryAnswer}, body=DeadLettersRetryRequest),
+          {200: DeadLettersRetryAnswer, 202: DeadLettersRetryAnswer}, body=DeadLettersRetryRequest),
     Route("DELETE", "/v1/jobs/{job}/dead-letters", Role.OPERATOR, delete, "Let go of dead letters",
-          {200: answers.DeadLettersDeletedAnswer}, DeadLettersDeleteQuery),
+          {200: DeadLettersDeletedAnswer}, DeadLettersDeleteQuery),
 )  # fmt: skip

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from service.api import answers, paging, present, streams
+from service.api import paging, present, streams
+from service.api.answers.history import EventsAnswer, LogAnswer, OutputsAnswer, RunsAnswer
+from service.api.answers.jobs import RunAnswer
 from service.api.queries import EventsQuery, JobRunsQuery, LogQuery, PageQuery, RunsQuery
 from service.api.routes import Role, Route, answer
 from service.domain.errors import NotFound
@@ -16,7 +18,8 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from service.api.routes import Call
-    from service.domain.records import EventRecord, Job
+    from service.domain.history import EventRecord
+    from service.domain.records import Job
 
 _BATCH = 500
 
@@ -53,7 +56,7 @@ async def _runs(call: Call, filters: dict[str, Any]) -> web.StreamResponse:
         call.services.store.runs(call.account, filters, limit=query.limit, after=query.after)
     )
     found = [present.run(one) for one in page]
-    return answer(answers.RunsAnswer(runs=found, next=paging.following(call.request, after)))
+    return answer(RunsAnswer(runs=found, next=paging.following(call.request, after)))
 
 
 async def run(call: Call) -> web.StreamResponse:
@@ -72,7 +75,7 @@ async def outputs(call: Call) -> web.StreamResponse:
         call.services.store.outputs(call.account, job.id, limit=query.limit, after=query.after)
     )
     found = [present.output(one) for one in page]
-    return answer(answers.OutputsAnswer(outputs=found, next=paging.following(call.request, after)))
+    return answer(OutputsAnswer(outputs=found, next=paging.following(call.request, after)))
 
 
 async def log(call: Call) -> web.StreamResponse:
@@ -94,7 +97,7 @@ async def _log(call: Call, more: dict[str, Any]) -> web.StreamResponse:
         call.services.store.log_lines(call.account, filters, limit=query.limit, after=query.after)
     )
     found = [present.log_line(one) for one in page]
-    return answer(answers.LogAnswer(lines=found, next=paging.following(call.request, after)))
+    return answer(LogAnswer(lines=found, next=paging.following(call.request, after)))
 
 
 async def _follow_log(call: Call, filters: dict[str, Any], query: LogQuery) -> web.StreamResponse:
@@ -136,7 +139,7 @@ async def _events(call: Call, job_id: str | None) -> web.StreamResponse:
         call.services.store.events(call.account, filters, limit=query.limit, after=query.after)
     )
     found = [present.event(one) for one in page]
-    return answer(answers.EventsAnswer(events=found, next=paging.following(call.request, following)))
+    return answer(EventsAnswer(events=found, next=paging.following(call.request, following)))
 
 
 class _Live:
@@ -216,18 +219,18 @@ def _event_message(record: EventRecord) -> str:
 
 
 ROUTES = (
-    Route("GET", "/v1/runs", Role.VIEWER, runs, "The job log", {200: answers.RunsAnswer}, RunsQuery),
-    Route("GET", "/v1/runs/{run}", Role.VIEWER, run, "One run", {200: answers.RunAnswer}),
-    Route("GET", "/v1/jobs/{job}/runs", Role.VIEWER, job_runs, "The runs of a job", {200: answers.RunsAnswer},
+    Route("GET", "/v1/runs", Role.VIEWER, runs, "The job log", {200: RunsAnswer}, RunsQuery),
+    Route("GET", "/v1/runs/{run}", Role.VIEWER, run, "One run", {200: RunAnswer}),
+    Route("GET", "/v1/jobs/{job}/runs", Role.VIEWER, job_runs, "The runs of a job", {200: RunsAnswer},
           JobRunsQuery),
     Route("GET", "/v1/jobs/{job}/outputs", Role.OPERATOR, outputs, "What was made visible",
-          {200: answers.OutputsAnswer}, PageQuery),
-    Route("GET", "/v1/log", Role.VIEWER, log, "Log lines; follow=1 streams", {200: answers.LogAnswer}, LogQuery,
+          {200: OutputsAnswer}, PageQuery),
+    Route("GET", "/v1/log", Role.VIEWER, log, "Log lines; follow=1 streams", {200: LogAnswer}, LogQuery,
           stream=True),
     Route("GET", "/v1/jobs/{job}/log", Role.VIEWER, job_log, "Log lines of a job; follow=1 streams",
-          {200: answers.LogAnswer}, LogQuery, stream=True),
+          {200: LogAnswer}, LogQuery, stream=True),
     Route("GET", "/v1/events", Role.VIEWER, events, "Who did what; live as text/event-stream",
-          {200: answers.EventsAnswer}, EventsQuery, stream=True),
+          {200: EventsAnswer}, EventsQuery, stream=True),
     Route("GET", "/v1/jobs/{job}/events", Role.VIEWER, job_events, "Events of a job; live as text/event-stream",
-          {200: answers.EventsAnswer}, EventsQuery, stream=True),
+          {200: EventsAnswer}, EventsQuery, stream=True),
 )  # fmt: skip

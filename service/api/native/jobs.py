@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import web
 
-from service.api import answers, etag, not_available, outlook, paging, present
+from service.api import etag, not_available, outlook, paging, present
+from service.api.answers.jobs import JobAnswer, JobsAnswer
+from service.api.answers.outlook import JobValidationAnswer, PreviewAnswer
 from service.api.models import CloneRequest, JobDefinition, JobPatch
 from service.api.problems import invalid
 from service.api.queries import CreateQuery, JobsQuery, PreviewQuery, RemoveQuery, ReplaceQuery
@@ -120,7 +122,7 @@ async def listed(call: Call) -> web.StreamResponse:
         call.services.store.list(call.account, query.filters(), sort=query.sort, limit=query.limit, after=query.after)
     )
     jobs = [present.job(job, call.caller.role) for job in page]
-    return answer(answers.JobsAnswer(jobs=jobs, next=paging.following(call.request, after)))
+    return answer(JobsAnswer(jobs=jobs, next=paging.following(call.request, after)))
 
 
 async def one(call: Call) -> web.StreamResponse:
@@ -147,30 +149,30 @@ async def clone(call: Call) -> web.StreamResponse:
 
 
 ROUTES = (
-    Route("POST", "/v1/jobs", Role.ADMIN, create, "Create a job", {201: answers.JobAnswer}, CreateQuery, JobDefinition),
+    Route("POST", "/v1/jobs", Role.ADMIN, create, "Create a job", {201: JobAnswer}, CreateQuery, JobDefinition),
     Route(
         "POST", "/v1/jobs:validate", Role.ADMIN, check, "Look at a definition, change nothing",
-        {200: answers.JobValidationAnswer}, body=JobDefinition,
+        {200: JobValidationAnswer}, body=JobDefinition,
     ),
     Route(
         "POST", "/v1/jobs:preview", Role.ADMIN, preview, "The first rows as the sink would get them",
-        {200: answers.PreviewAnswer}, PreviewQuery, JobDefinition,
+        {200: PreviewAnswer}, PreviewQuery, JobDefinition,
     ),
-    Route("GET", "/v1/jobs", Role.VIEWER, listed, "List jobs", {200: answers.JobsAnswer}, JobsQuery),
-    Route("GET", "/v1/jobs/{job}", Role.VIEWER, one, "One job", {200: answers.JobAnswer, 304: None}),
+    Route("GET", "/v1/jobs", Role.VIEWER, listed, "List jobs", {200: JobsAnswer}, JobsQuery),
+    Route("GET", "/v1/jobs/{job}", Role.VIEWER, one, "One job", {200: JobAnswer, 304: None}),
     Route(
         "PUT", "/v1/jobs/{job}", Role.ADMIN, replace, "Create a job under this name, or replace its definition",
-        {200: answers.JobAnswer, 201: answers.JobAnswer}, ReplaceQuery, JobDefinition,
+        {200: JobAnswer, 201: JobAnswer}, ReplaceQuery, JobDefinition,
     ),
     Route(
         "PATCH", "/v1/jobs/{job}", Role.OPERATOR, patch, "Change what may change in any state",
-        {200: answers.JobAnswer}, body=JobPatch,
+        {200: JobAnswer}, body=JobPatch,
     ),
     Route(
-        "DELETE", "/v1/jobs/{job}", Role.ADMIN, remove, "Remove a job", {204: None, 202: answers.JobAnswer}, RemoveQuery
+        "DELETE", "/v1/jobs/{job}", Role.ADMIN, remove, "Remove a job", {204: None, 202: JobAnswer}, RemoveQuery
     ),
     Route(
         "POST", "/v1/jobs/{job}:clone", Role.ADMIN, clone, "A new job with the same definition and secrets",
-        {201: answers.JobAnswer}, body=CloneRequest,
+        {201: JobAnswer}, body=CloneRequest,
     ),
 )  # fmt: skip

@@ -10,7 +10,8 @@ from aiohttp import web
 from service.api.native.jobs import actor, mapping
 from service.api.problems import invalid
 from service.api.routes import answer
-from service.domain.spec import NAME_PATTERN, Name, Strict
+from service.domain.spec import NAME_PATTERN, Name
+from service.domain.strict import Strict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

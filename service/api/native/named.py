@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, cast
 
-from service.api import answers, outlook, paging, present
+from service.api import outlook, paging, present
+from service.api.answers.named import (
+    CredentialAnswer,
+    CredentialsAnswer,
+    DatasourceAnswer,
+    DatasourcesAnswer,
+    NewTokenAnswer,
+    TablesAnswer,
+    TokensAnswer,
+)
+from service.api.answers.outlook import ValidationAnswer
 from service.api.auth import DEFAULT_ACCOUNT
 from service.api.models import CredentialDefinition, DatasourceRequest, TokenRequest
 from service.api.native.jobs import actor
@@ -28,7 +38,7 @@ _TOKENS: Final = Removable(lambda services: services.tokens, "token")
 async def datasources(call: Call) -> web.StreamResponse:
     """All of them."""
     found = [present.datasource(one) for one in await call.services.registry.datasources(call.account)]
-    return answer(answers.DatasourcesAnswer(datasources=found))
+    return answer(DatasourcesAnswer(datasources=found))
 
 
 async def check_datasource(call: Call) -> web.StreamResponse:
@@ -45,19 +55,19 @@ async def tables(call: Call) -> web.StreamResponse:
     page = found[: query.limit]
     following = page[-1].name if len(found) > query.limit else None
     shown = [present.table(one) for one in page]
-    return answer(answers.TablesAnswer(tables=shown, next=paging.following(call.request, following)))
+    return answer(TablesAnswer(tables=shown, next=paging.following(call.request, following)))
 
 
 async def credentials(call: Call) -> web.StreamResponse:
     """All of them."""
     found = [present.credential(one) for one in await call.services.registry.credentials(call.account)]
-    return answer(answers.CredentialsAnswer(credentials=found))
+    return answer(CredentialsAnswer(credentials=found))
 
 
 async def tokens(call: Call) -> web.StreamResponse:
     """All of them."""
     found = [present.token(one) for one in await call.services.registry.tokens(call.account)]
-    return answer(answers.TokensAnswer(tokens=found))
+    return answer(TokensAnswer(tokens=found))
 
 
 async def create_token(call: Call) -> web.StreamResponse:
@@ -66,7 +76,7 @@ async def create_token(call: Call) -> web.StreamResponse:
     account = await named_account(call, request.account)
     made = await call.services.tokens.create(account, actor(call), request.name, request.role, request.expires_at)
     shown = present.token(made.token).model_dump()
-    return answer(answers.NewTokenAnswer(**shown, token=made.text), 201)
+    return answer(NewTokenAnswer(**shown, token=made.text), 201)
 
 
 async def named_account(call: Call, named: str | None) -> str:
@@ -82,24 +92,24 @@ async def named_account(call: Call, named: str | None) -> str:
 _TABLES = "Tables its role may read"
 
 ROUTES = (
-    Route("GET", "/v1/datasources", Role.VIEWER, datasources, "Datasources", {200: answers.DatasourcesAnswer}),
+    Route("GET", "/v1/datasources", Role.VIEWER, datasources, "Datasources", {200: DatasourcesAnswer}),
     Route("GET", "/v1/datasources/{name}", Role.VIEWER, _DATASOURCES.one, "One datasource",
-          {200: answers.DatasourceAnswer}),
+          {200: DatasourceAnswer}),
     Route("PUT", "/v1/datasources/{name}", Role.ADMIN, _DATASOURCES.put, "Create or replace a datasource",
-          {200: answers.DatasourceAnswer, 201: answers.DatasourceAnswer}, body=DatasourceRequest),
+          {200: DatasourceAnswer, 201: DatasourceAnswer}, body=DatasourceRequest),
     Route("DELETE", "/v1/datasources/{name}", Role.ADMIN, _DATASOURCES.delete, "Remove a datasource", {204: None}),
     Route("POST", "/v1/datasources/{name}:validate", Role.ADMIN, check_datasource, "Connect and look",
-          {200: answers.ValidationAnswer}),
-    Route("GET", "/v1/datasources/{name}/tables", Role.OPERATOR, tables, _TABLES, {200: answers.TablesAnswer},
+          {200: ValidationAnswer}),
+    Route("GET", "/v1/datasources/{name}/tables", Role.OPERATOR, tables, _TABLES, {200: TablesAnswer},
           PageQuery),
-    Route("GET", "/v1/credentials", Role.ADMIN, credentials, "Credentials", {200: answers.CredentialsAnswer}),
+    Route("GET", "/v1/credentials", Role.ADMIN, credentials, "Credentials", {200: CredentialsAnswer}),
     Route("GET", "/v1/credentials/{name}", Role.ADMIN, _CREDENTIALS.one, "One credential",
-          {200: answers.CredentialAnswer}),
+          {200: CredentialAnswer}),
     Route("PUT", "/v1/credentials/{name}", Role.ADMIN, _CREDENTIALS.put, "Create or replace a credential",
-          {200: answers.CredentialAnswer, 201: answers.CredentialAnswer}, body=CredentialDefinition),
+          {200: CredentialAnswer, 201: CredentialAnswer}, body=CredentialDefinition),
     Route("DELETE", "/v1/credentials/{name}", Role.ADMIN, _CREDENTIALS.delete, "Remove a credential", {204: None}),
-    Route("GET", "/v1/tokens", Role.ADMIN, tokens, "Tokens", {200: answers.TokensAnswer}),
-    Route("POST", "/v1/tokens", Role.ADMIN, create_token, "A new token, shown once", {201: answers.NewTokenAnswer},
+    Route("GET", "/v1/tokens", Role.ADMIN, tokens, "Tokens", {200: TokensAnswer}),
+    Route("POST", "/v1/tokens", Role.ADMIN, create_token, "A new token, shown once", {201: NewTokenAnswer},
           body=TokenRequest),
     Route("DELETE", "/v1/tokens", Role.ADMIN, _TOKENS.delete_by_name, "Remove a token by ?name=", {204: None},
           NameQuery),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from service.api import answers, etag, present
+from service.api import etag, present
+from service.api.answers.jobs import BulkAnswer, BulkResultAnswer, JobAnswer
 from service.api.models import BulkRequest
 from service.api.native.jobs import actor
 from service.api.problems import invalid
@@ -68,12 +69,10 @@ async def bulk(call: Call) -> web.StreamResponse:
         call.account, actor(call), Event(request.verb), _targets(request), dry_run=request.dry_run
     )
     found = [
-        answers.BulkResultAnswer(
-            id=one.id, name=one.name, status=one.status, state=one.state, code=one.code, detail=one.detail
-        )
+        BulkResultAnswer(id=one.id, name=one.name, status=one.status, state=one.state, code=one.code, detail=one.detail)
         for one in results
     ]
-    return answer(answers.BulkAnswer(verb=request.verb, dry_run=request.dry_run, results=found))
+    return answer(BulkAnswer(verb=request.verb, dry_run=request.dry_run, results=found))
 
 
 def _targets(request: BulkRequest) -> Sequence[str] | Mapping[str, Any]:
@@ -90,16 +89,16 @@ def _targets(request: BulkRequest) -> Sequence[str] | Mapping[str, Any]:
     return query.filters()
 
 
-_ANSWERS = {200: answers.JobAnswer, 202: answers.JobAnswer}
+_ANSWERS = {200: JobAnswer, 202: JobAnswer}
 
 ROUTES = (
-    Route("POST", "/v1/jobs:bulk", Role.OPERATOR, bulk, "One verb for many jobs", {200: answers.BulkAnswer},
+    Route("POST", "/v1/jobs:bulk", Role.OPERATOR, bulk, "One verb for many jobs", {200: BulkAnswer},
           body=BulkRequest),
     Route("POST", "/v1/jobs/{job}/start", Role.OPERATOR, start, "Start", _ANSWERS, StartQuery),
     Route("POST", "/v1/jobs/{job}/stop", Role.OPERATOR, stop, "Stop", _ANSWERS, VerbQuery),
     Route("POST", "/v1/jobs/{job}/abort", Role.OPERATOR, abort, "Abort", _ANSWERS, VerbQuery),
     Route("POST", "/v1/jobs/{job}/schedule:pause", Role.OPERATOR, pause, "Pause the schedule",
-          {200: answers.JobAnswer}),
+          {200: JobAnswer}),
     Route("POST", "/v1/jobs/{job}/schedule:resume", Role.OPERATOR, resume, "Resume the schedule",
-          {200: answers.JobAnswer}),
+          {200: JobAnswer}),
 )  # fmt: skip

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from service.api import present
-from service.api.answers import Answer, CauseAnswer, Identity, KeyText, Moment, key_text
+from service.api.answers.base import Answer, Identity, KeyText, Moment, key_text
+from service.api.answers.jobs import CauseAnswer
 from service.api.models import VerifyRequest
 from service.api.native.history import id_of_job
 from service.api.native.jobs import actor

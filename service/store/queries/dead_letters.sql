@@ -49,7 +49,11 @@ SELECT id, run_id, generation, ordinal, key, code, message, payload, payload_byt
   FROM dead_letters WHERE id = ANY ($1) ORDER BY final_at, id
 
 -- name: found
-SELECT id, generation FROM dead_letters
+-- `cut`: their generation was read as of one moment (options.snapshot), which a retry does not find any more.
+SELECT id, generation,
+       EXISTS (SELECT FROM generations g
+                WHERE g.job_id = $1 AND g.number = dead_letters.generation AND g.target ? 'snapshot') AS cut
+  FROM dead_letters
  WHERE job_id = $1 AND final_at IS NOT NULL AND ($2::uuid[] IS NULL OR id = ANY ($2))
 
 -- name: delete

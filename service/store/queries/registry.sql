@@ -105,12 +105,22 @@ DELETE FROM tables WHERE account_id = $1 AND name = $2 RETURNING name
 SELECT name FROM tables WHERE account_id = $1 AND datasource = $2 ORDER BY name LIMIT 1
 
 -- name: select_keys
-SELECT k.id, a.name AS account, k.name, k.key, k.role, k.secret, k.created_at
+-- `mark` differs as soon as anything of a key does, as a job's.
+SELECT k.id, a.name AS account, k.name, k.key, k.role, k.secret, k.created_at, ROW(k.id, k.xmin, a.xmin)::text AS mark
   FROM keys k JOIN accounts a ON a.id = k.account_id
  WHERE true
    AND k.key = ANY(:keys)  --? keys
    AND a.name = :account  --? account
  ORDER BY k.name
+
+-- name: select_signed
+-- The marks of keys and of the job that is asked for by each, as of one moment: a key sees the jobs of its own account,
+-- and where key or job is not there, there is no row.
+SELECT asked.key, ROW(k.id, k.xmin, a.xmin)::text, a.name, j.id, j.mark
+  FROM unnest(:keys::text[], :ids::uuid[]) AS asked (key, id)
+  JOIN keys k ON k.key = asked.key
+  JOIN accounts a ON a.id = k.account_id
+ CROSS JOIN LATERAL (:job) j
 
 -- name: insert_key
 INSERT INTO keys (id, account_id, name, key, role, secret) VALUES ($1, $2, $3, $4, $5, $6)

@@ -27,6 +27,7 @@ SELECT a.attnum AS number,
                                     WHERE n.conrelid = a.attrelid AND n.contype = 'n' AND NOT n.convalidated
                                       AND n.conkey = ARRAY[a.attnum]) AS not_null,
        a.attidentity::text AS identity,
+       a.attgenerated = 'v' AS virtual,
        CASE WHEN c.collname IS NOT NULL THEN quote_ident(cn.nspname) || '.' || quote_ident(c.collname) END AS collation,
        CASE WHEN e.oid IS NULL THEN format_type(r.oid, r.modifier)
             ELSE format_type(e.oid, e.modifier) || '[]' END AS exact,
