@@ -148,12 +148,12 @@ class Definition:
         return f"SELECT {select} FROM {self.source_sql}{where}{order and ' ORDER BY ' + order}"
 
     def page_sql(
-        self, after: Key | None, upper: Key | None, limit: int, max_row_bytes: int, *, marks_large: bool = False
+        self, after: Key | None, upper: Key | None, limit: int, max_row_bytes: int, *, marked: bool = False
     ) -> str:
-        """The rows of a page as COPY wants them. `marks_large`: CSV beside which stands which rows are too large."""
+        """The rows of a page as COPY wants them. `marked`: CSV with a mark at rows that are too large."""
         if self.csv is None:
             return self._json_page_sql(after, upper, limit, max_row_bytes)
-        if marks_large:
+        if marked:
             return self._marked_csv_page_sql(after, upper, limit, max_row_bytes)
         return self._csv_page_sql(after, upper, limit, max_row_bytes)
 

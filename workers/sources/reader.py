@@ -68,7 +68,7 @@ class PostgresReader:
         self._stretch: tuple[Key | None, Key | None] | None = None
         """Where the stretch under way is read from next, and its end."""
         self._ahead = ReadAhead()
-        self._marks_large = False
+        self._marked = False
         """Of CSV: the last page had a row that is too large, and the next may."""
         self.long_rows = 0
 
@@ -175,8 +175,8 @@ class PostgresReader:
         """One page of at most `max_rows`, halved while it times out. None: it timed out, and its stretch of `span`
         rows has to become shorter first.
 
-        Rows that came before a timeout, or before a row that Postgres can not write, are a page of their own. Those
-        around rows over `max_row_bytes` are too, of one statement: the next call goes on with what it gave.
+        Rows before a timeout, or before a row that Postgres can not write, are a page of their own, and so are those
+        around rows over `max_row_bytes`.
         """
         if (page := self._read_ahead(definition, after, upper, max_rows)) is not None:
             return page
@@ -184,9 +184,7 @@ class PostgresReader:
         rows = min(self._rows, max_rows or self._rows, span or self._rows)
         while True:
             builder = self._builder(definition)
-            query = definition.page_sql(
-                after, upper, rows + held_back, self._max_row_bytes, marks_large=self._marks_large
-            )
+            query = definition.page_sql(after, upper, rows + held_back, self._max_row_bytes, marked=self._marked)
             started = time.monotonic()
             try:
                 counted = await self._session.copy(
@@ -196,8 +194,8 @@ class PostgresReader:
                 self._rows = rows = failures.fewer_after(error, rows)
                 continue
             except (asyncpg.QueryCanceledError, Permanent) as error:
-                if failures.is_over_limit(error.__cause__) and not self._marks_large:
-                    self._marks_large = True
+                if failures.is_over_limit(error.__cause__) and not self._marked:
+                    self._marked = True
                     continue
                 if not isinstance(error, asyncpg.QueryCanceledError) and not failures.is_too_large(error.__cause__):
                     raise
@@ -213,11 +211,8 @@ class PostgresReader:
                     self._rows = rows = max(1, rows // 4)
                     continue
             await builder.whole(counted)
-            took = time.monotonic() - started
-            self.long_rows += rows == 1 and took > STATEMENT_SECONDS
-            self._adapt(builder, rows, took)
+            self._adapt(builder, rows, time.monotonic() - started)
             more = counted is None or len(builder.values) >= rows + held_back
-            self._marks_large = definition.csv is not None and bool(builder.oversized)
             return self._finish(definition, builder, after, upper, limit=rows, more=more, held_back=held_back)
 
     async def _give_up(
@@ -240,8 +235,8 @@ class PostgresReader:
                 marks_repeats=not definition.key.proven,
                 page_bytes=self._page_bytes,
                 max_row_bytes=self._max_row_bytes,
-                key_leads=definition.key_leads and not self._marks_large,
-                marks_large=self._marks_large,
+                key_leads=definition.key_leads and not self._marked,
+                marks_large=self._marked,
             )
         return PageBuilder(
             key_columns=len(definition.key.parts),
@@ -278,6 +273,7 @@ class PostgresReader:
         held_back: bool,
     ) -> Page:
         """What was read as a page, after the checks that come before anything is given out."""
+        self._marked = definition.csv is not None and bool(builder.oversized)
         _check_unique(definition, builder)
         if more and held_back:
             builder.keep(len(builder.values) - 1)
@@ -306,6 +302,7 @@ class PostgresReader:
 
     def _adapt(self, builder: PageBuilder, rows: int, took: float) -> None:
         """How many rows the next page asks for."""
+        self.long_rows += rows == 1 and took > STATEMENT_SECONDS
         if not builder.values:
             return
         fitting = int(_FILL * self._page_bytes * len(builder.values) / max(1, builder.bytes))
