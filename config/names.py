@@ -44,6 +44,8 @@ class LogEvent(StrEnum):
     """A request was answered: method, path, status, seconds, who."""
     HTTP_FAILED = "http_failed"
     """A request met a bug of ours and was answered 500; holds the exception."""
+    HTTP_UNREADABLE = "http_unreadable"
+    """What came over a connection was no HTTP request, or its body broke off; answered 400 where somebody was left."""
     STORE_UNREACHABLE = "store_unreachable"
     """The control database did not answer; whoever asked tries again."""
     STORE_BACK = "store_back"

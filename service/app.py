@@ -19,6 +19,7 @@ from config.redaction import REDACTOR
 from config.references import References
 from service import __version__
 from service.api import app as api
+from service.api import unreadable
 from service.domain.errors import Permanent, RowferryError
 from service.engine.local import LEASE_SECONDS, LocalEngine
 from service.engine.ticker import Ticker
@@ -119,10 +120,6 @@ async def _run(
 def _worker(
     settings: Settings, store: Store, references: References, signals: Signals, owner: str, lease_seconds: float
 ) -> tuple[LocalEngine, DefinitionInspector]:
-    if settings.engine != "local":
-        raise Permanent(
-            "not_available", f"ROWFERRY_ENGINE {settings.engine!r} is not available in this version; use local"
-        )
     destinations = settings.destinations
     connections = ConnectionBudget(settings.max_connections_per_datasource)
     sources = StoredSources(store, references, destinations, connections, REDACTOR.register)
@@ -184,6 +181,7 @@ def _nobody_can_come_in() -> Permanent:
 async def _listening(
     settings: Settings, application: web.Application, asked_to_reload: asyncio.Event
 ) -> AsyncIterator[None]:
+    unreadable.quieten()
     runner = web.AppRunner(
         application, access_log=None, handler_cancellation=False, shutdown_timeout=LEAVE_CONNECTIONS_SECONDS
     )

@@ -12,6 +12,7 @@ from hypothesis import settings
 from tests.support.elasticsearch import SearchServer
 from tests.support.hdfs import HdfsProxies, HdfsServer
 from tests.support.kafka import KafkaServer
+from tests.support.memory import claim, give_back
 from tests.support.postgres import PostgresServer
 from tests.support.processes import REGISTRY
 from tests.support.proxy import FaultProxy
@@ -33,6 +34,12 @@ NEWEST = 18
 
 settings.register_profile("rowferry", deadline=None)  # other tests run beside, and take the processor for a while
 settings.load_profile("rowferry")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Servers keep their data in memory; who runs tests side by side claims it for all sides."""
+    if (folder := claim()) is not None:
+        config.add_cleanup(lambda: give_back(folder))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -59,7 +59,7 @@ class DefinitionInspector:
 
     async def validate(self, account: str, spec: Mapping[str, object], secrets: Mapping[str, str]) -> Outlook:
         """See the port."""
-        found = list(self.check(spec))
+        found = list(await asyncio.to_thread(self.check, spec))
         if any(finding.severity == "error" for finding in found):
             return Outlook(found)
         seen: list[Outlook] = []
@@ -87,7 +87,8 @@ class DefinitionInspector:
                 inspection = await source.inspect()
                 _refuse_errors(inspection)
                 seen = await before_the_first_row(partial(self._promise, spec), _parsed(spec), source, inspection)
-                outlook = replace(seen, findings=[*self.check(spec), *seen.findings, *_of_now(spec)])
+                found = await asyncio.to_thread(self.check, spec)
+                outlook = replace(seen, findings=[*found, *seen.findings, *_of_now(spec)])
                 reader = source.reader()
                 try:
                     return Preview(await first_rows(reader, limit), outlook)
@@ -258,13 +259,12 @@ def _check_sql(spec: Mapping[str, object]) -> Sequence[Finding]:
             try:
                 parse(text)
             except SqlError as error:
-                at = "" if error.offset is None else f" (at character {error.offset})"
                 found.append(
                     Finding(
                         f"/source/{field}",
                         "error",
                         "sql_refused",
-                        f"source.{field}: {error}{at}",
+                        f"source.{field}: {error.placed}",
                         "give one SELECT" if field == "query" else "give one SQL expression",
                     )
                 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import hdrs
 
-from service.api import bodies, idempotency, not_available, queries
+from service.api import bodies, idempotency, queries
 from service.api.auth import Authenticator, Caller, anonymous, check_role, unauthorized
 from service.api.frame import CONTEXT, safely
 from service.api.problems import Problem
@@ -42,8 +42,8 @@ class Gate:
             caller = request[CALLER] = await self._caller(request, route)
             self._admit(caller, self._role(route), request)
             if not all(is_ref(part) for part in request.match_info.values()):
-                raise NotFound("object", ascii("/".join(request.match_info.values()))[1:60])
-            query = queries.read(route.query, request) if route.handler is not absent else None
+                raise NotFound("object", "/".join(request.match_info.values())[:60])
+            query = queries.read(route.query, request)
             if request.method == hdrs.METH_POST and idempotency.HEADER in request.headers:
                 return await idempotency.once(
                     self._services.store,
@@ -60,7 +60,7 @@ class Gate:
 
         async def handle(request: web.Request) -> web.StreamResponse:
             # The body as it came: signatures are over its bytes. That of a GET is ignored.
-            body = await request.read() if request.method in {hdrs.METH_POST, hdrs.METH_PUT} else b""
+            body = await bodies.content(request) if request.method in {hdrs.METH_POST, hdrs.METH_PUT} else b""
             if route.role is Role.PUBLIC:
                 caller = anonymous(request)
             else:
@@ -109,11 +109,6 @@ class Gate:
         body = None
         if route.body is not None:
             body = await bodies.read_json(request)
-        elif route.handler is not absent:
+        else:
             await bodies.refuse_body(request)
         return await route.handler(Call(request, self._services, caller, query, body))
-
-
-async def absent(_call: Call) -> web.StreamResponse:
-    """The handler of what this version does not have."""
-    raise not_available.route()

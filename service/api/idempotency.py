@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import web
 
 from config.redaction import MASK
+from service.api import bodies
 from service.api.problems import invalid_parameter
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ async def _fingerprint(request: web.Request) -> str:
     seen = hashlib.sha256()
     for part in (request.method, request.rel_url.raw_path, request.rel_url.raw_query_string):
         seen.update(part.encode() + b"\0")
-    seen.update(await request.read())
+    seen.update(await bodies.content(request))
     return seen.hexdigest()
 
 

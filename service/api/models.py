@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, RootModel, SecretStr, model_validator
 
+from service.domain.limits import EveryZones
 from service.domain.spec import JobSpec, Name
 from service.domain.states import State
 from service.domain.strict import Strict
@@ -148,7 +149,7 @@ class TokenRequest(Strict):
     name: Name
     role: Role
     account: Name | None = Field(default=None, description="only for the token of ROWFERRY_ADMIN_TOKEN")
-    expires_at: Annotated[AwareDatetime | None, Field(strict=False)] = None
+    expires_at: Annotated[AwareDatetime | None, Field(strict=False), EveryZones] = None
 
 
 class CloneRequest(Strict):
@@ -199,8 +200,8 @@ class Filter(Strict):
     q: str | None = None
     stalled: bool | None = None
     error_code: str | None = None
-    created_from: Annotated[AwareDatetime | None, Field(strict=False)] = None
-    created_to: Annotated[AwareDatetime | None, Field(strict=False)] = None
+    created_from: Annotated[AwareDatetime | None, Field(strict=False), EveryZones] = None
+    created_to: Annotated[AwareDatetime | None, Field(strict=False), EveryZones] = None
 
 
 class BulkRequest(Strict):

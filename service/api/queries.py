@@ -20,6 +20,7 @@ from service.api import validation
 from service.api.bodies import storable
 from service.api.paging import LARGEST, LIMIT
 from service.api.problems import invalid_parameter
+from service.domain.limits import EveryZones
 from service.domain.states import State
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ Labels = Annotated[list[str] | None, AfterValidator(_labels), Field(json_schema_
 Words = Annotated[list[State] | None, BeforeValidator(_words), Field(json_schema_extra={_LIST: True})]
 Limit = Annotated[int, Field(ge=1, le=LARGEST)]
 After = Annotated[str | None, Field(min_length=1, max_length=1024, description="from `next` of the page before")]
+Moment = Annotated[AwareDatetime, EveryZones]
 Seq = Annotated[int | None, Field(ge=0, lt=2**63, description="from `next` of the page before")]
 Wait = Annotated[float | None, Field(ge=0, le=LONGEST_WAIT, allow_inf_nan=False)]
 
@@ -147,8 +149,8 @@ class JobsQuery(PageQuery):
     q: Annotated[str | None, Field(min_length=1, max_length=128, description="part of the name")] = None
     stalled: bool | None = None
     error_code: str | None = None
-    created_from: AwareDatetime | None = None
-    created_to: AwareDatetime | None = None
+    created_from: Moment | None = None
+    created_to: Moment | None = None
     sort: Literal["created_at", "-created_at", "name", "-name", "state_changed_at", "-state_changed_at"] = "-created_at"
 
     def filters(self) -> dict[str, Any]:
@@ -173,8 +175,8 @@ class JobRunsQuery(PageQuery):
     q: Annotated[
         str | None, Field(min_length=1, max_length=128, description="text in a cause's message, whole words")
     ] = None
-    started_from: AwareDatetime | None = None
-    started_to: AwareDatetime | None = None
+    started_from: Moment | None = None
+    started_to: Moment | None = None
 
     def filters(self) -> dict[str, Any]:
         """As `JobStore.runs` takes them."""
@@ -197,8 +199,8 @@ class LogQuery(Query):
     """Which lines; `follow=1` streams."""
 
     level: Literal["debug", "info", "warning", "error"] | None = None
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
+    since: Moment | None = None
+    until: Moment | None = None
     q: Annotated[str | None, Field(min_length=1, max_length=128)] = None
     follow: bool = False
     limit: Limit = LIMIT
@@ -212,8 +214,8 @@ class LogQuery(Query):
 class EventsQuery(Query):
     """Which events."""
 
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
+    since: Moment | None = None
+    until: Moment | None = None
     limit: Limit = LIMIT
     after: Seq = None
 

@@ -40,6 +40,14 @@ _HINTS: Final = {
 }
 
 
+_JSON_NAMES: Final = {dict: "an object", list: "a list", str: "a text", bool: "true or false", int: "a number"}
+
+
+def json_name(value: object) -> str:
+    """What a JSON value is called in an error."""
+    return "null" if value is None else _JSON_NAMES.get(type(value), "a number")
+
+
 def validate(model: type[M], data: Any, *, known: Mapping[str, Any] | None = None) -> M:
     """`data` as the model. Raises Problem 422 `invalid_definition` with every error. `known` is a place to look up
     near names of unknown fields when the model's own are not enough."""
@@ -67,7 +75,7 @@ def problem(error: ValidationError, data: Any, *, names: Sequence[str] = (), par
 def _entry(error: ErrorDetails, data: Any, names: Sequence[str], *, parameters: bool) -> FieldError:
     path = _path(error["loc"], data)
     pointer = "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in path)
-    field = ".".join(path) or "the body"
+    field = ".".join(path) or ("a parameter without a name" if parameters else "the body")
     kind = error["type"]
     if kind == "extra_forbidden":
         what = "query parameter" if parameters else "field"
@@ -80,7 +88,10 @@ def _entry(error: ErrorDetails, data: Any, names: Sequence[str], *, parameters: 
             expected = (error.get("ctx") or {}).get("expected_tags", "")
             path = [*path, "kind"]
             pointer, field = pointer + "/kind", f"{field}.kind"
-            text = f"must be one of {expected}"
+            if kind == "union_tag_not_found":  # pydantic does not say which there are
+                kind, text = "missing", "field required"
+            else:
+                text = f"must be one of {expected}"
         shown = "" if kind == "missing" else _shown(path, _at(data, path, error.get("input")))
         entry = f"{field}{shown}: {text[:1].lower()}{text[1:]}", _HINTS.get(kind, _hint(error)), "invalid"
     message, hint, code = entry

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PlainValidator, WithJsonSchema, model_validator
 
+from service.domain.limits import FASTEST, LONGEST_SECONDS
 from service.domain.strict import Strict
 from service.domain.window import MOST_LATE_KEYS
 
@@ -21,8 +22,8 @@ class ChunkOptions(Strict):
 class RateOptions(Strict):
     """Upper limits for the whole job; null is no limit. Can be changed while the job runs."""
 
-    rows_per_second: Annotated[float | None, Field(gt=0, strict=False)] = None
-    bytes_per_second: Annotated[float | None, Field(gt=0, strict=False)] = None
+    rows_per_second: Annotated[float | None, Field(gt=0, le=FASTEST, strict=False)] = None
+    bytes_per_second: Annotated[float | None, Field(gt=0, le=FASTEST, strict=False)] = None
 
 
 class EaseOptions(Strict):
@@ -67,7 +68,7 @@ class DeadLetterOptions(Strict):
 class RetryOptions(Strict):
     """Retries go on in place until this long without progress."""
 
-    max_without_progress_seconds: Annotated[float, Field(gt=0, strict=False)] = 900.0
+    max_without_progress_seconds: Annotated[float, Field(gt=0, le=LONGEST_SECONDS, strict=False)] = 900.0
 
 
 def _splits(value: object) -> object:
@@ -111,7 +112,7 @@ class Options(Strict):
     stop_timeout_seconds: Annotated[float, Field(ge=0.1, le=3600, strict=False)] = 30.0
     dead_letters: DeadLetterOptions = DeadLetterOptions()
     retry: RetryOptions = RetryOptions()
-    timeout_seconds: Annotated[float | None, Field(gt=0, strict=False)] = None
+    timeout_seconds: Annotated[float | None, Field(gt=0, le=LONGEST_SECONDS, strict=False)] = None
     single_row_timeout_seconds: Annotated[float, Field(ge=1, le=3600, strict=False)] = 60.0
     max_row_bytes: int = Field(default=64 * 1024 * 1024, ge=1024, le=1024**3)
     allow_long_statements: bool = False

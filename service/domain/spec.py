@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from service.domain.cron import Dialect, parse
+from service.domain.limits import EveryZones
 from service.domain.options import Options
 from service.domain.schedules import is_zone
 from service.domain.shape import ALL, ColumnEntry, SoftDelete, names_of
@@ -49,8 +50,8 @@ class TimeRange(Strict):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
 
     column: str = Field(min_length=1)
-    from_: Annotated[datetime | None, Field(alias="from", strict=False)] = None
-    to: Annotated[datetime | None, Field(strict=False)] = None
+    from_: Annotated[datetime | None, Field(alias="from", strict=False), EveryZones] = None
+    to: Annotated[datetime | None, Field(strict=False), EveryZones] = None
 
 
 class SourceCredentials(Strict):

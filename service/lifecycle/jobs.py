@@ -171,7 +171,7 @@ class Jobs:
         fires = schedules.findings(parts.spec)
         unknown = await self._unknown_names(account, parts.spec)
         if unknown:
-            return Outlook([*unknown, *self._inspector.check(parts.spec), *fires])
+            return Outlook([*unknown, *await asyncio.to_thread(self._inspector.check, parts.spec), *fires])
         async with bounded():
             outlook = await self._inspector.validate(account, parts.spec, parts.secrets)
         return replace(outlook, findings=[*outlook.findings, *fires])
@@ -207,7 +207,7 @@ class Jobs:
         )
 
     async def _refuse_errors(self, account: str, spec: Mapping[str, Any]) -> None:
-        findings = [*await self._unknown_names(account, spec), *self._inspector.check(spec)]
+        findings = [*await self._unknown_names(account, spec), *await asyncio.to_thread(self._inspector.check, spec)]
         errors = [finding for finding in findings if finding.severity == "error"]
         if errors:
             raise Refused(errors)

@@ -45,7 +45,12 @@ def mapped(error: BaseException, dsn: str = "") -> RowferryError | None:
     if isinstance(error, _BUSY):
         return Transient("store_busy", "the control database did not get to it in time; try again")
     if isinstance(error, _REFUSED):
-        return Permanent("store_refused", f"the control database refused: {error}; check ROWFERRY_DATABASE_URL")
+        said = f"the control database refused: {error}; check ROWFERRY_DATABASE_URL"
+        # A password that is changed while the service runs ends no job and is nobody's wrong request.
+        return Permanent("store_refused", said) if dsn else Transient("store_refused", said)
+    if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+        said = "the control database takes no writes: it is a standby, or set to read only"
+        return Transient("store_read_only", said, hint="let ROWFERRY_DATABASE_URL lead to the primary")
     # InterfaceError is also what the driver says of a call that is wrong in itself.
     if isinstance(error, _AWAY) or (isinstance(error, asyncpg.InterfaceError) and "clos" in str(error)):
         said = f"the control database{_place(dsn)} does not answer ({type(error).__name__})"
@@ -105,8 +110,8 @@ def _settings(application_name: str) -> dict[str, str]:
 
 
 class Pool:
-    """An asyncpg pool. Raises Transient `store_unreachable` or `store_busy`, Permanent `store_refused`; retries
-    nothing."""
+    """An asyncpg pool. Raises Transient `store_unreachable`, `store_busy`, `store_read_only` or `store_refused`, the
+    last as Permanent while it is opened; retries nothing."""
 
     def __init__(self, pool: asyncpg.Pool[Any], acquire_seconds: float) -> None:
         self._pool = pool
@@ -148,7 +153,16 @@ class Pool:
         except RowferryError:
             raise
         except Exception as error:
+            if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+                # A session stays what it was when it began, also when its database takes writes again.
+                await self._pool.expire_connections()
             raise mapped(error) or error from error
+
+    async def check_writable(self) -> None:
+        """Raises what stands in the way of work: as every call, and `store_read_only` before anything is written."""
+        async with self.connection() as connection:
+            if await connection.fetchval("SELECT current_setting('transaction_read_only') = 'on'"):
+                raise asyncpg.ReadOnlySQLTransactionError
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:

@@ -102,7 +102,8 @@ class Store(
         await self._notifications.wait_changed(timeout_seconds)
 
     async def ping(self) -> None:
-        """As `JobStore.ping`. Raises Transient `store_unreachable` when there is no answer within 3 seconds."""
+        """As `JobStore.ping`. Raises Transient `store_unreachable` when there is no answer within 3 seconds, and
+        `store_read_only` where nothing could be written."""
         # One question for all who ask, and left to itself when it takes long: cancelling it would wait for a frozen
         # database to take note of that.
         if self._question is None or self._question.done():
@@ -117,8 +118,7 @@ class Store(
 
     async def _ask(self) -> RowferryError | None:
         try:
-            async with self._pool.connection() as connection:
-                await connection.fetchval("SELECT 1")
+            await self._pool.check_writable()
         except RowferryError as error:
             return error
         return None

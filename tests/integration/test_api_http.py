@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from config import logs
+from service.api import bodies, unreadable
 from service.api.app import LARGEST_BODY
 from tests.integration.api_cases import ADMIN, ApiCase, definition, kafka
 
@@ -42,11 +43,20 @@ async def test_every_error_is_a_problem(api: ApiCase) -> None:
         "POST", "/v1/jobs", None, 415, "unsupported_media_type", data=b"{}", Content_Type="application/json; charset=x"
     )
     await api.refused("POST", "/v1/jobs", None, 413, "body_too_large", data=io.BytesIO(b" " * (LARGEST_BODY + 1)))
-    await api.refused("POST", "/v1/jobs", [], 422, "invalid_definition")
+    assert "a list, not" in (await api.refused("POST", "/v1/jobs", [], 422, "invalid_definition"))["detail"]
+    assert (
+        "null, not" in (await api.refused("POST", "/v1/jobs", None, 422, "invalid_definition", data=b"null"))["detail"]
+    )
+    digits = await api.refused("POST", "/v1/jobs", None, 400, "malformed_json", data=b'{"name": ' + b"9" * 5000 + b"}")
+    assert "does not fit into 64 bits" in digits["detail"]
+    packed = await api.refused("POST", "/v1/jobs", None, 400, "malformed_body", data=b"{}", Content_Encoding="gzip")
+    assert "content-encoding: gzip" in packed["detail"]
+    assert (await api.refused("GET", "/v1/jobs/%00", None, 404, "not_found"))["detail"] == r"there is no object '\x00'"
     await api.refused("POST", "/v1/jobs", definition(colour="red"), 422, "unknown_field")
     await api.refused("POST", "/v1/jobs/x/start", {"now": True}, 422, "body_not_expected")
     for query in ("lmit=3", "limit=0", "limit=501", "limit=x", "limit=1&limit=2", "state=asleep", "label=x", "q=%00",
-                  "sort=size", "created_from=yesterday", "stalled=perhaps"):  # fmt: skip
+                  "sort=size", "created_from=yesterday", "created_from=0001-01-01T00:00:00%2B23:00",
+                  "stalled=perhaps"):  # fmt: skip
         problem = (await api.call("GET", f"/v1/jobs?{query}")).body
         assert problem["status"] == 422, query
         assert problem["errors"][0]["parameter"] == query.partition("=")[0]
@@ -214,6 +224,37 @@ async def test_nothing_logged_or_answered_holds_a_secret(api: ApiCase) -> None:
     assert SECRET not in text
     assert ADMIN not in text
     assert any(line["account"] == "default" for line in lines if line["event"] == "http_request")
+
+
+async def test_what_is_no_request_is_one_line_and_no_error_of_ours(api: ApiCase) -> None:
+    stream = io.StringIO()
+    logs.configure("debug", "json", stream=stream)
+    unreadable.quieten()
+    host, port = api.client.make_url("/").host, api.client.make_url("/").port
+    tls, broken = b"\x16\x03\x01\x02\x00\x01\x00", b"GET / HTTP/1.1\r\nA: \x00\r\n\r\n"
+    for sent in (tls, broken, b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\n\r\n"):
+        reader, writer = await asyncio.open_connection(host, port)
+        writer.write(sent)
+        assert (await reader.read()).startswith(b"HTTP/1.0 400 ")
+        writer.close()
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    told = [line for line in lines if line["event"] == "http_unreadable"]
+    assert [(line["level"], line["remote"]) for line in told[:3]] == [("info", "127.0.0.1")] * 3
+    assert all(line["cause"] for line in told)
+    assert not [line for line in lines if "exception" in line or line["level"] == "error"]
+
+
+async def test_a_body_that_never_comes_is_not_waited_for_without_end(
+    api: ApiCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bodies, "PATIENCE_SECONDS", 0.2)
+
+    async def never() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    problem = await api.refused("POST", "/v1/jobs", None, 408, "body_timeout", data=never())
+    assert "0.2 s" in problem["detail"]
 
 
 json_values = st.recursive(

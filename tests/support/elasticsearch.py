@@ -6,7 +6,6 @@ import hashlib
 import json
 import shutil
 import subprocess
-import tempfile
 import urllib.error
 import urllib.request
 import uuid
@@ -62,7 +61,7 @@ class SearchServer(Server):
     """
 
     def __init__(self, flavour: str = "opensearch", *, settings: Mapping[str, str] | None = None) -> None:
-        super().__init__(flavour, Path(tempfile.mkdtemp(prefix=f"rowferry-{flavour}-")), made=True)
+        super().__init__(flavour, None)
         self.flavour = flavour
         self.port, self.transport_port = free_port(), free_port()
         self._settings = dict(settings or {})

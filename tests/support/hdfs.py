@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import subprocess
-import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from xml.sax.saxutils import escape
 
@@ -18,9 +15,11 @@ from tests.support.jars import HDFS, LOGGING, jars, java
 from tests.support.ports import LOOPBACK, free_port
 from tests.support.processes import ChildProcess
 from tests.support.proxy import FaultProxy
+from tests.support.server import Server
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
 _JVM = ("-Xms256m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 # Without them every WebHDFS call is a 500 though JMX says healthy.
@@ -51,7 +50,7 @@ class HdfsError(RuntimeError):
             self.exception = ""
 
 
-class HdfsServer:
+class HdfsServer(Server):
     """
     A NameNode and a DataNode in two processes, their data in a folder that is removed at `close`.
 
@@ -67,9 +66,7 @@ class HdfsServer:
     def __init__(
         self, *, folder: Path | None = None, settings: Mapping[str, str] | None = None, standby: bool = False
     ) -> None:
-        self._made_folder = folder is None
-        self.folder = folder or Path(tempfile.mkdtemp(prefix="rowferry-hdfs-"))
-        self.folder.mkdir(parents=True, exist_ok=True)
+        super().__init__("HDFS", folder)
         self.port, self.rpc_port = free_port(), free_port()
         self.datanode_port, self.datanode_data_port, self.datanode_ipc_port = free_port(), free_port(), free_port()
         self._settings = {**(self._in_standby() if standby else {}), **(settings or {})}
@@ -83,23 +80,17 @@ class HdfsServer:
     @property
     def namenode(self) -> ChildProcess:
         """The NameNode's process."""
-        return self._process("namenode")
+        return self._child("namenode")
 
     @property
     def datanode(self) -> ChildProcess:
         """The DataNode's process."""
-        return self._process("datanode")
+        return self._child("datanode")
 
     @property
-    def running(self) -> bool:
-        """Whether both processes run."""
-        return self.namenode.running and self.datanode.running
-
-    def start(self) -> Self:
-        """Start what does not run, and wait until files can be written; StartError with the log's tail otherwise."""
-        self.launch()
-        self._wait_ready()
-        return self
+    def processes(self) -> Sequence[ChildProcess]:
+        """NameNode and DataNode, as far as they were ever started."""
+        return tuple(self._processes.values())
 
     def launch(self) -> None:
         """Start what does not run, and return before it is ready."""
@@ -108,36 +99,16 @@ class HdfsServer:
             if not process.running:
                 process.launch()
 
-    async def start_async(self) -> Self:
-        """As `start`, the event loop stays free while it comes up."""
-        self.launch()
-        await asyncio.to_thread(self._wait_ready)
-        return self
+    def wait_ready_blocking(self) -> None:
+        """Until files can be written."""
+        self.namenode.wait_ready(self._namenode_listens, _READY_SECONDS)
+        self.datanode.wait_ready(self._ready, _READY_SECONDS)
 
     async def start_namenode_async(self) -> None:
         """Only the NameNode, until it says that it is in standby: what a server made with `standby` is for."""
         self._prepare()
         self.namenode.launch()
         await asyncio.to_thread(self.namenode.wait_ready, self._says_standby, _READY_SECONDS)
-
-    def close(self) -> None:
-        """Stop at once and remove the data."""
-        for process in self._processes.values():
-            process.kill()
-        if self._made_folder:
-            shutil.rmtree(self.folder, ignore_errors=True)
-
-    async def __aenter__(self) -> Self:
-        """Start as `start_async`, and close when that fails."""
-        try:
-            return await self.start_async()
-        except BaseException:
-            self.close()
-            raise
-
-    async def __aexit__(self, *_: object) -> None:
-        """Close, as `close`."""
-        self.close()
 
     # -- another client than ours ---------------------------------------------------------------------------------
 
@@ -201,7 +172,7 @@ class HdfsServer:
 
     # -- the processes --------------------------------------------------------------------------------------------
 
-    def _process(self, role: str) -> ChildProcess:
+    def _child(self, role: str) -> ChildProcess:
         if role not in self._processes:
             name = {"namenode": "namenode.NameNode", "datanode": "datanode.DataNode"}[role]
             port = self.port if role == "namenode" else self.datanode_port
@@ -284,10 +255,6 @@ class HdfsServer:
             "dfs.namenode.http-address.two.nn2": f"{LOOPBACK}:{free_port()}",
             "dfs.namenode.shared.edits.dir": f"file://{self.folder}/shared",
         }
-
-    def _wait_ready(self) -> None:
-        self.namenode.wait_ready(self._namenode_listens, _READY_SECONDS)
-        self.datanode.wait_ready(self._ready, _READY_SECONDS)
 
     def _namenode_listens(self) -> bool:
         return self.namenode.listens_on(self.port)

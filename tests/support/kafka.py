@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import subprocess
-import tempfile
 import uuid
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from confluent_kafka import KafkaException
@@ -19,6 +17,7 @@ from tests.support.server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 _JVM = ("-Xms256m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 _READY_SECONDS = 90.0
@@ -50,8 +49,7 @@ class KafkaServer(Server):
         message_max_bytes: int = 1_048_588,
         settings: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__("Kafka", folder or Path(tempfile.mkdtemp(prefix="rowferry-kafka-")), made=folder is None)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        super().__init__("Kafka", folder)
         self.port, self.controller_port = free_port(), free_port()
         self.proxied_port, self.proxy_port = free_port(), free_port()
         self.cluster_id = _cluster_id()

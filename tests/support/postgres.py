@@ -8,7 +8,6 @@ import secrets
 import shutil
 import signal
 import subprocess
-import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
 
 _PLAIN_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _MIGRATED = "rowferry_migrated"
+# Half the work of writing every page to the log too, and the first session finds the catalog's cache as a file.
+_COPIED = "STRATEGY FILE_COPY"
 # The superuser needs no password; every other role does, so that a wrong one is really refused.
 _PG_HBA = f"""\
 host all postgres {LOOPBACK}/32 trust
@@ -79,9 +80,7 @@ class PostgresServer(Server):
         settings: Mapping[str, str] | None = None,
     ) -> None:
         self._user = "nobody" if os.geteuid() == 0 else None  # Postgres refuses to run as root
-        made = folder is None
-        super().__init__("Postgres", folder or Path(tempfile.mkdtemp(prefix="rowferry-postgres-")), made=made)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        super().__init__("Postgres", folder)
         self.folder.chmod(0o711)
         if self._user is not None and not _reachable(self.folder.resolve()):
             raise PermissionError(f"{self._user} cannot enter {self.folder}: set TMPDIR to a folder open to all")
@@ -93,6 +92,8 @@ class PostgresServer(Server):
             "max_prepared_transactions": "20",
             "shared_buffers": "64MB",
             "log_checkpoints": "off",
+            # With the data, and gone with them: a killed server leaves what it has in /dev/shm for ever.
+            "dynamic_shared_memory_type": "mmap",
         }
         self._settings = {**defaults, "fsync": "on" if fsync else "off", **(settings or {})}
         self._process = self._child()
@@ -120,7 +121,7 @@ class PostgresServer(Server):
     async def create_database(self, name: str | None = None) -> str:
         """Make an empty UTF-8 database and return its dsn (user postgres, no password)."""
         name = _plain(name or f"test_{secrets.token_hex(6)}")
-        await self._execute(f"CREATE DATABASE {name} TEMPLATE template0")
+        await self._execute(f"CREATE DATABASE {name} TEMPLATE template0 {_COPIED}")
         return self.dsn(name)
 
     async def create_control_database(self) -> str:
@@ -130,7 +131,7 @@ class PostgresServer(Server):
             await migrate(await self.create_database(f"{_MIGRATED}_draft"))
             await self._execute(f"ALTER DATABASE {_MIGRATED}_draft RENAME TO {_MIGRATED}")
         name = f"test_{secrets.token_hex(6)}"
-        await self._execute(f"CREATE DATABASE {name} TEMPLATE {_MIGRATED}")
+        await self._execute(f"CREATE DATABASE {name} TEMPLATE {_MIGRATED} {_COPIED}")
         return self.dsn(name)
 
     async def drop_database(self, name_or_dsn: str) -> None:

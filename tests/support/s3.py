@@ -79,7 +79,7 @@ class _Server(Server):
     """What both servers have in common: a port, keys, a client that is not ours."""
 
     def __init__(self, name: str, folder: Path | None) -> None:
-        super().__init__(name, folder or Path(tempfile.mkdtemp(prefix=f"rowferry-{name}-")), made=folder is None)
+        super().__init__(name, folder)
         self.port = free_port()
         self.access_key = f"ROWFERRY{secrets.token_hex(6).upper()}"
         self.secret_key = secret(f"s3-{secrets.token_urlsafe(24)}")

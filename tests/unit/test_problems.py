@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import asyncio
+
 import pytest
-from aiohttp import web
+from aiohttp import StreamReader, web
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.test_utils import make_mocked_request
 
 from config.redaction import Redactor, register
-from service.api import bodies, not_available, problems, validation
+from service.api import bodies, problems, validation
 from service.api.models import DatasourceDefinition, JobDefinition
 from service.api.problems import Problem
 from service.api.rate_limit import RateLimit
@@ -97,7 +101,15 @@ def test_no_problem_shows_a_registered_secret() -> None:
         (job(mode="incremental", source={"datasource": "d", "table": "t", "limit": 5}, options={"late_window": 9}),
          "/options", ["late_window", "source.limit", "leave one"]),
         (job(sink={"kind": "ftp"}), "/sink/kind", ["sink.kind 'ftp'", "'kafka'"]),
-        (job(sink={}), "/sink/kind", ["sink.kind"]),
+        (job(sink={}), "/sink/kind", ["sink.kind: field required"]),
+        (job(source={"datasource": "d", "table": "t", "time": {"column": "c", "from": "0001-01-01T00:00:00+23:00"}}),
+         "/source/time/from", ["source.time.from '0001-01-01T00:00:00+23:00'", "not every time zone"]),
+        (job(source={"datasource": "d", "table": "t", "time": {"column": "c", "to": "9999-12-31T23:00:00"}}),
+         "/source/time/to", ["source.time.to", "9999-12-29"]),
+        (job(options={"timeout_seconds": 1e300}), "/options/timeout_seconds", ["1e+300", "3153600000"]),
+        (job(options={"retry": {"max_without_progress_seconds": 1e300}}),
+         "/options/retry/max_without_progress_seconds", ["3153600000"]),
+        (job(options={"rate": {"rows_per_second": 1e300}}), "/options/rate/rows_per_second", ["1000000000000000"]),
         (job(sink={"kind": "file"}), "/sink/path", ["sink.path", "required"]),
         (job(sink={"kind": "kafka", "bootstrap_servers": "h", "topic": "t"}), "/sink/bootstrap_servers",
          ["'h'", "host:port"]),
@@ -130,21 +142,6 @@ def test_a_secret_of_the_wrong_kind_is_not_repeated() -> None:
     assert "12345678" not in problem.detail
     sink = {"kind": "kafka", "bootstrap_servers": "h:1", "topic": "t", "security": {"password": "hunter2"}}
     assert "hunter2" not in errors(job(sink=sink)).detail
-
-
-def test_what_is_not_available_is_not_called_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it is while the page promises something that is not built yet."""
-    monkeypatch.setattr(not_available, "OPTIONS", frozenset({"snapshot"}))
-    with pytest.raises(Problem) as refused:
-        not_available.refuse(job(options={"snapshot": True}))
-    assert (refused.value.status, refused.value.code) == (422, "not_available")
-    assert [entry.pointer for entry in refused.value.errors] == ["/options/snapshot"]
-
-
-def test_what_is_available_passes() -> None:
-    not_available.refuse(job(options={"dead_letters": {"max_rows": 5, "max_ratio": 0.1}}, format={"kind": "json"}))
-    for shape in (None, 3, [], {"sink": 3, "options": [], "format": None}):
-        not_available.refuse(shape)
 
 
 @pytest.mark.parametrize(
@@ -187,3 +184,21 @@ def test_a_redactor_knows_the_forms_in_which_secrets_are_printed() -> None:
         "password": "***",
         "a": [{"b": "***"}],
     }
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ConnectionResetError("Connection lost"), "body_incomplete"),
+        (web.RequestPayloadError("400, message:\n  Can not decode content-encoding: gzip"), "malformed_body"),
+    ],
+)
+async def test_a_body_that_breaks_off_is_no_error_of_ours(error: Exception, code: str) -> None:
+    payload = StreamReader(BaseProtocol(asyncio.get_running_loop()), 2**16, loop=asyncio.get_running_loop())
+    payload.feed_data(b"{")
+    payload.set_exception(error)
+    request = make_mocked_request("POST", "/v1/jobs", headers={"Content-Type": "application/json"}, payload=payload)
+    with pytest.raises(Problem) as refused:
+        await bodies.read_json(request)
+    assert (refused.value.status, refused.value.code) == (400, code)
+    assert "send it again" in refused.value.detail or "Can not decode content-encoding: gzip;" in refused.value.detail

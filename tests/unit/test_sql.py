@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
-from workers.sources.sql import SqlError, parse_expression, parse_name, parse_query, quote_ident, quote_literal
+from workers.sources.sql import (
+    LONGEST,
+    SqlError,
+    UserSql,
+    in_thread,
+    parse_expression,
+    parse_name,
+    parse_query,
+    quote_ident,
+    quote_literal,
+)
 
 HOSTILE = [
     "true)) q) TO PROGRAM 'id' --",
@@ -139,3 +151,32 @@ def test_quoting_cannot_be_left() -> None:
         quote_literal("\0")
     with pytest.raises(SqlError):
         quote_ident("")
+
+
+def test_a_text_that_would_hold_up_everybody_is_refused_before_it_is_parsed() -> None:
+    longest = "a" * (LONGEST - 2)
+    assert longest in parse_expression(f"'{longest}'").text
+    for refuse in (parse_expression, parse_query):
+        with pytest.raises(SqlError, match=r"has 65,537 characters, at most 65,536 are taken; keep") as refused:
+            refuse(" " * (LONGEST + 1))
+        assert refused.value.code == "sql_too_long"
+
+
+def test_a_text_that_was_taken_is_not_parsed_again() -> None:
+    text = " OR ".join(f"a = {number}" for number in range(50))
+    assert parse_expression(text) is parse_expression(text)
+    assert parse_query(f"SELECT 1 WHERE {text}") is parse_query(f"SELECT 1 WHERE {text}")
+
+
+async def test_a_long_text_is_parsed_beside_the_event_loop() -> None:
+    threads = []
+
+    def parse(text: str) -> UserSql:
+        threads.append(threading.get_ident())
+        return parse_expression(text)
+
+    for length in (1_000, 1_001):
+        await in_thread(parse, f"{'a' * (length - 4)} > 0")
+    assert [thread == threading.get_ident() for thread in threads] == [True, False]
+    with pytest.raises(SqlError):
+        await in_thread(parse_query, "x" * 5_000)

@@ -15,7 +15,16 @@ from workers.sources.definition import Definition
 from workers.sources.key_index import settle_key
 from workers.sources.outlook import closed, refuse_closed_columns
 from workers.sources.shaping import Shaper, deleted_sql, metadata
-from workers.sources.sql import SqlError, UserSql, parse_expression, parse_name, parse_query, quote_ident, quote_literal
+from workers.sources.sql import (
+    SqlError,
+    UserSql,
+    in_thread,
+    parse_expression,
+    parse_name,
+    parse_query,
+    quote_ident,
+    quote_literal,
+)
 from workers.sources.transforms import key_of_query, read_as
 
 if TYPE_CHECKING:
@@ -107,7 +116,7 @@ class Resolver:
     async def _query(self, text: str) -> None:
         definition = self._definition
         try:
-            query = parse_query(text)
+            query = await in_thread(parse_query, text)
         except SqlError as error:
             definition.error("/source/query", error.code, error.placed, "one SELECT that changes nothing is taken")
             return
@@ -223,7 +232,7 @@ class Resolver:
         if self._spec.where is None:
             return
         try:
-            where = parse_expression(self._spec.where)
+            where = await in_thread(parse_expression, self._spec.where)
         except SqlError as error:
             self._definition.error("/source/where", error.code, error.placed, "one SQL expression is taken")
             return

@@ -17,7 +17,7 @@ from service.domain.shape import ALL, METADATA, ShapedColumn
 from sinks.formats.columns import Column as ExactColumn
 from workers.sources import catalog, fixed_columns
 from workers.sources.catalog import Column
-from workers.sources.sql import SqlError, parse_expression, quote_ident, quote_literal
+from workers.sources.sql import SqlError, in_thread, parse_expression, quote_ident, quote_literal
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -132,7 +132,7 @@ class Shaper:
         """In parentheses, if it is one value a row; None: it is a finding."""
         definition = self._definition
         try:
-            parsed = parse_expression(text)
+            parsed = await in_thread(parse_expression, text)
         except SqlError as error:
             definition.error(pointer, error.code, error.placed, "one SQL expression is taken")
             return None

@@ -7,18 +7,26 @@ parsed again. Which functions are volatile only the source's catalog knows (`wor
 
 from __future__ import annotations
 
+import asyncio
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
 
 import postgast
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 Name = tuple[str, ...]
 """A possibly qualified name, each part as it stands in the catalog."""
 
+LONGEST: Final = 65_536
+"""Characters of one text. Every node of its tree is looked at, so that 64 KiB take most of a second: a text of 240
+kept everything else in the process from its turn for longer than a lease lives, again with every step of its job."""
+_SHORT: Final = 1_000
+"""What costs less than handing it to a thread."""
+_REMEMBERED: Final = 128
 _EXPRESSION_PREFIX = "SELECT WHERE "
 _SETOP_NONE = 1
 _OPERATOR_FIELDS = {"A_Expr": "name", "SubLink": "oper_name", "SortBy": "use_op"}
@@ -69,8 +77,6 @@ class UserSql:
     """Last parts of column references: Postgres also calls a function of a row by `row.name`."""
     relations: tuple[Name, ...]
     """Tables and views as named, without the names of common table expressions."""
-    aggregates_or_distinct: bool = False
-    """At the top level: rows are built from many, so no key's index can be walked."""
     filters: bool = False
     """It has a WHERE, anywhere."""
     function_scan: bool = False
@@ -107,8 +113,10 @@ def parse_name(text: str) -> Name:
     raise SqlError("table_invalid", f"{text!r} is not one table's name: write schema.table, quoted as in SQL", 0)
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def parse_expression(text: str) -> UserSql:
-    """Exactly one SQL expression. Raises SqlError with the offset in `text`; connects to nothing."""
+    """Exactly one SQL expression. Raises SqlError with the offset in `text`; connects to nothing. A text that was
+    taken is remembered: a job's own is asked for with every step."""
     tree = _parse(_EXPRESSION_PREFIX + text, len(_EXPRESSION_PREFIX))
     statement = _only_select(tree, text)
     extra = _more_than(statement, {"where_clause", "limit_option", "op"})
@@ -120,14 +128,31 @@ def parse_expression(text: str) -> UserSql:
     return _checked(tree, written.removeprefix(_EXPRESSION_PREFIX), _EXPRESSION_PREFIX + text, len(_EXPRESSION_PREFIX))
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def parse_query(text: str) -> UserSql:
-    """Exactly one SELECT (or VALUES, TABLE, WITH … SELECT) that changes and locks nothing. Raises SqlError."""
+    """Exactly one SELECT (or VALUES, TABLE, WITH … SELECT) that changes and locks nothing. Raises SqlError. A text
+    that was taken is remembered."""
     tree = _parse(text, 0)
     _only_select(tree, text)
     return _checked(tree, _written_back(tree, 0), text, 0)
 
 
+async def in_thread(parse: Callable[[str], UserSql], text: str) -> UserSql:
+    """As `parse(text)`; a text that takes long leaves the event loop to the others meanwhile."""
+    return parse(text) if len(text) <= _SHORT else await asyncio.to_thread(parse, text)
+
+
+def refuse_long(text: str, prefix: int = 0) -> None:
+    """SqlError for more than `LONGEST` characters; `prefix` of them are ours."""
+    if len(text) - prefix > LONGEST:
+        said = (
+            f"this SQL has {len(text) - prefix:,} characters, at most {LONGEST:,} are taken; keep long lists in a table"
+        )
+        raise SqlError("sql_too_long", f"{said} or a view of the source")
+
+
 def _parse(text: str, prefix: int) -> Any:
+    refuse_long(text, prefix)
     if "\0" in text:
         raise SqlError("sql_invalid", "SQL can not hold NUL", max(0, text.index("\0") - prefix))
     try:
@@ -172,17 +197,35 @@ def _without_locations(tree: Any) -> bytes:
     for statement in copy.stmts:
         statement.stmt_location = 0
         statement.stmt_len = 0
-    for _, node in postgast.walk(copy):
-        for descriptor, _value in node.ListFields():
+    for node, fields in _nodes(copy):
+        for descriptor, _value in fields:
             if descriptor.name.endswith(_POSITIONS):
                 node.ClearField(descriptor.name)
     content: bytes = copy.SerializeToString(deterministic=True)
     return content
 
 
+def _nodes(tree: Any) -> Iterator[tuple[Any, Any]]:
+    """Every message of the tree with the fields that are set, a node before what is below it, in the order of the
+    text. The bindings' own walk takes several times as long: it hands each node up through all that are above it."""
+    pending = [tree]
+    while pending:
+        node = pending.pop()
+        fields = node.ListFields()
+        yield node, fields
+        below: list[Any] = []
+        for descriptor, value in fields:
+            if descriptor.type == descriptor.TYPE_MESSAGE:
+                if descriptor.is_repeated:
+                    below.extend(value)
+                else:
+                    below.append(value)
+        pending.extend(reversed(below))
+
+
 def _checked(tree: Any, written: str, sent: str, prefix: int) -> UserSql:
     parts = _Parts(sent.encode(), prefix)
-    for _, node in postgast.walk(tree):
+    for node, _fields in _nodes(tree):
         parts.take(node)
     return UserSql(
         written,
@@ -190,7 +233,6 @@ def _checked(tree: Any, written: str, sent: str, prefix: int) -> UserSql:
         frozenset(parts.operators),
         frozenset(parts.attributes),
         tuple(dict.fromkeys(name for name in parts.relations if len(name) > 1 or name[0] not in parts.ctes)),
-        _builds_rows(tree.stmts[0].stmt.select_stmt),
         parts.filters,
         parts.function_scan,
     )
@@ -247,10 +289,6 @@ class _Parts:
         if location is not None:  # the tree counts bytes
             offset = max(0, len(self._sent[:location].decode(errors="ignore")) - self._prefix)
         return SqlError(code, message, offset)
-
-
-def _builds_rows(statement: Any) -> bool:
-    return bool(statement.group_clause or statement.distinct_clause or statement.op != _SETOP_NONE)
 
 
 def _name(nodes: Any) -> Name:

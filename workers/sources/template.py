@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import mstache
 import postgast
 
-from workers.sources.sql import SqlError, parse_query
+from workers.sources.sql import SqlError, parse_query, refuse_long
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -188,6 +188,7 @@ class _Mark:
 
 def _bound(text: str, marks: _Marks) -> Rendered:
     """The rendered text with literals for its marks. Raises SqlError."""
+    refuse_long(text)
     if "\0" in text:
         raise SqlError("sql_invalid", "SQL can not hold NUL", text.index("\0"))
     try:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import web
 
-from service.api import etag, not_available, outlook, paging, present
+from service.api import etag, outlook, paging, present
 from service.api.answers.jobs import JobAnswer, JobsAnswer
 from service.api.answers.outlook import JobValidationAnswer, PreviewAnswer
 from service.api.models import CloneRequest, JobDefinition, JobPatch
@@ -14,7 +14,7 @@ from service.api.problems import invalid
 from service.api.queries import CreateQuery, JobsQuery, PreviewQuery, RemoveQuery, ReplaceQuery
 from service.api.routes import Role, Route, answer, written
 from service.api.services import REQUEST_ID
-from service.api.validation import validate
+from service.api.validation import json_name, validate
 from service.domain.states import Event
 
 if TYPE_CHECKING:
@@ -44,13 +44,12 @@ def _json(call: Call, job: Job) -> bytes:
 def mapping(body: Any) -> dict[str, Any]:
     """The body, which must be an object. Raises Problem 422."""
     if not isinstance(body, dict):
-        raise invalid("invalid_definition", "", f"the body is {type(body).__name__}, not an object", "send {...}")
+        raise invalid("invalid_definition", "", f"the body is {json_name(body)}, not an object", "send {...}")
     return body
 
 
 def define(data: Any) -> JobDefinition:
     """A definition from JSON values. Raises Problem 422."""
-    not_available.refuse(data)
     return validate(JobDefinition, data)
 
 
@@ -91,7 +90,6 @@ async def replace(call: Call) -> web.StreamResponse:
 async def patch(call: Call) -> web.StreamResponse:
     """200: a merge patch, at once in force."""
     given = mapping(call.body)
-    not_available.refuse(given)
     changed = await call.services.jobs.patch(
         call.account,
         actor(call),
