@@ -313,6 +313,24 @@ async def test_a_locked_table_is_transient(database: str) -> None:
         assert len((await reader.read(("10",), None)).values) == 90
 
 
+async def test_a_server_without_memory_is_waited_for_and_no_row_is_blamed(database: str) -> None:
+    async with connected(database) as connection:
+        await connection.execute(
+            "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 600);"
+            "CREATE TABLE memory (short bool); INSERT INTO memory VALUES (true);"
+            "CREATE FUNCTION needs_memory(id int) RETURNS bool STABLE LANGUAGE plpgsql AS $$ BEGIN"
+            " IF id = 300 AND (SELECT short FROM memory) THEN"
+            "  RAISE EXCEPTION 'out of shared memory' USING ERRCODE = 'out_of_memory'; END IF; RETURN true; END $$"
+        )
+        async with source(database, "t", where="public.needs_memory(id)") as made:
+            seen, error = await read_until_refused(made)
+            assert isinstance(error, Transient)
+            assert (error.code, "max_locks_per_transaction" in error.hint) == ("source_out_of_memory", True)
+            assert [int(key[0]) for key in seen] == list(range(1, 300)), "fewer rows need less"
+            await connection.execute("UPDATE memory SET short = false")
+            assert [int(key[0]) for key in await read_keys(made, ("299",))] == list(range(300, 601))
+
+
 async def test_a_query_without_an_index_needs_leave_to_take_long(database: str) -> None:
     async with connected(database) as connection:
         await connection.execute(

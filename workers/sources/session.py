@@ -78,8 +78,7 @@ class Session:
         """The connection, for one statement after another by one user at a time. `now`: they see the source as it is,
         whatever the session's cut."""
         async with self._lock:
-            if self._closed:
-                raise Transient("source_closed", f"{self.what}: the source was closed")
+            self._refuse_closed()
             if self._slot is not None:
                 self._slot.busy()
             connection = self._connection
@@ -190,19 +189,27 @@ class Session:
         await self._discard()
 
     async def _open(self) -> asyncpg.Connection:
-        if self._slot is None:
-            self._slot = await self._connections.acquire(self._datasource, self._waiting)
+        slot = self._slot = self._slot or await self._connections.acquire(self._datasource, self._waiting)
+        connection = None
         try:
             at = await addresses_of(self._guard, self._datasource.host, self._datasource.port)
-            self._connection = await connect(
+            connection = await connect(
                 self._datasource, self._application_name, self.seconds, at=at, row_security=self._row_security
             )
+            self._refuse_closed()  # meanwhile: nobody would give it back
         except BaseException:
-            self._slot.release()
+            if connection is not None:
+                connection.terminate()
+            slot.release()
             self._slot = None
             raise
         self.opened += 1
-        return self._connection
+        self._connection = connection
+        return connection
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise Transient("source_closed", f"{self.what}: the source was closed")
 
     def _give_back(self) -> None:
         connection, self._connection = self._connection, None
