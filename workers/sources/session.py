@@ -160,6 +160,9 @@ class Session:
             except asyncpg.QueryCanceledError:
                 if not stream.cut:
                     raise
+            except (asyncio.CancelledError, TimeoutError):
+                stream.spoil()
+                raise
             finally:
                 await stream.settle()
             return None if stream.cut else int(told.removeprefix("COPY "))
@@ -258,10 +261,15 @@ class _Stream:
             cancel: Callable[[asyncio.Future[None]], None] = getattr(self._connection, _CANCEL)
             cancel(self._cancelled)
 
+    def spoil(self) -> None:
+        """Who waited for the next rows has gone while more of them are on their way than the driver lets go by: it
+        would meet them with an error that belongs to nobody, and lose the connection under the next statement."""
+        self._broken = True
+
     async def settle(self) -> None:
         """Wait until the request to cancel was taken: it must not hit the next statement."""
         try:
-            if self._cancelled is not None:
+            if self._cancelled is not None and not self._broken:
                 async with asyncio.timeout(STATEMENT_SECONDS):
                     await self._cancelled
         except (OSError, asyncpg.PostgresError):
