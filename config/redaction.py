@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from urllib.parse import quote, quote_plus
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 MASK: Final = "***"
 # A value of fewer characters stands everywhere by chance; masking it would make the log unreadable and say what it is.
@@ -87,11 +84,6 @@ REDACTOR: Final = Redactor()
 def register(*values: str | None) -> None:
     """`Redactor.register` of the process's redactor."""
     REDACTOR.register(*values)
-
-
-def register_all(values: Mapping[str, str]) -> None:
-    """`register` for decrypted secrets by name or pointer."""
-    REDACTOR.register(*values.values())
 
 
 def scrub(text: str) -> str:

@@ -120,10 +120,6 @@ async def _run(
 def _worker(
     settings: Settings, store: Store, references: References, signals: Signals, owner: str, lease_seconds: float
 ) -> tuple[LocalEngine, DefinitionInspector]:
-    if settings.engine != "local":
-        raise Permanent(
-            "not_available", f"ROWFERRY_ENGINE {settings.engine!r} is not available in this version; use local"
-        )
     destinations = settings.destinations
     connections = ConnectionBudget(settings.max_connections_per_datasource)
     sources = StoredSources(store, references, destinations, connections, REDACTOR.register)

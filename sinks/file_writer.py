@@ -97,7 +97,7 @@ class FileWriter:
         if spool.rows != cut.rows:
             raise SinkRefused("rows_differ", f"{spool.rows} rows are staged and the cut has {cut.rows}")
         await self._drain(0)
-        size, checksum, version = await self._call(spool.finish, "writing", spool.size)
+        size, checksum, identity = await self._call(spool.finish, "writing", spool.size)
         self._staged, self._ready, self._repeat = None, spool, None
         return Prepared(
             sequence=cut.sequence,
@@ -110,7 +110,7 @@ class FileWriter:
             lower=cut.lower,
             target=self._target(cut, spool.form) if repeat is None else repeat.target,
             checksum=checksum,
-            details={**spool.form.details(), "temporary": spool.name, "version": version},
+            details={**spool.form.details(), "temporary": spool.name, "identity": identity},
         )
 
     def _target(self, cut: Cut, form: Format) -> str:

@@ -40,7 +40,6 @@ _WAIT_MS: Final = 100
 _EARLIEST: Final = -2
 _READ_COMMITTED: Final = 1
 _DOING: Final = "reading records"
-_NOT_EXPIRED: Final = "delete"
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sinks.base import RowRejected
 from sinks.kafka_batches import HEADER_BYTES, RecordBatch
-from sinks.murmur2 import murmur2
+from sinks.murmur2 import partition_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,7 +108,7 @@ class Stage:
         groups: dict[int | None, list[int]] = {}
         for index in rows:
             key = keys[index]
-            partition = None if key is None else (murmur2(key) & 0x7FFFFFFF) % count
+            partition = None if key is None else partition_of(key, count)
             groups.setdefault(partition, []).append(index)
         return dict(groups)
 

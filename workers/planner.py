@@ -144,7 +144,7 @@ class PlanWork:
     # -- closing the generation before ---------------------------------------------------------------------------
 
     async def _close(self, old: GenerationState, *, by_itself: bool) -> GenerationState:
-        """Fence every split that was ever opened, and settle or drop what it had prepared (design.md, section 5).
+        """Fence every split that was ever opened, and settle or drop what it had prepared.
         `by_itself`: the successor begins where it was told to, so the target of the old one may be gone. Answers the
         generation as it is then."""
         same_target = _same_sink(old, self._step)

@@ -1,4 +1,4 @@
-"""What a new owner does about its predecessors' last chunk (design.md, section 4, step 4). Pure.
+"""What a new owner does about its predecessors' last chunk (docs/decisions/0003-chunk-protocol.md). Pure.
 
 Let s be the settled sequence and p = s + 1 the one prepared and unsettled chunk, where there is one. Nothing is made
 visible before its prepare, so only p can be visible beyond s.

@@ -1,8 +1,8 @@
 """One split under one lease: open the sink, find out what is visible, then read, stage and deliver chunk after chunk.
 
-The order of the steps and what each failure means stand in design.md, section 4. Everything from opening the sink on
-is one *pass*; whatever goes wrong that may pass ends it, and the next pass begins with what the store and the sink
-know, never with what this process remembers.
+The order of the steps and what each failure means stand in docs/decisions/0003-chunk-protocol.md. Everything from
+opening the sink on is one *pass*; whatever goes wrong that may pass ends it, and the next pass begins with what the
+store and the sink know, never with what this process remembers.
 """
 
 from __future__ import annotations

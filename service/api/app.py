@@ -14,19 +14,18 @@ from prometheus_client import REGISTRY, CollectorRegistry
 
 from config.redaction import register
 from service import secret_fields
-from service.api import health, not_available, openapi
+from service.api import health, openapi
 from service.api.auth import Authenticator, digest
 from service.api.dialects import devo, siren
 from service.api.dialects.devo import Devo
 from service.api.dialects.siren import Siren
 from service.api.frame import DIALECT_OF, SPOKEN, outermost
-from service.api.gate import Gate, absent
+from service.api.gate import Gate
 from service.api.jwts import Jwts
 from service.api.models import CredentialDefinition, DatasourceDefinition, JobDefinition, TableDefinition
 from service.api.native import checkpoints, dead_letters, history, jobs, named, published, verbs, verifications
 from service.api.rate_limit import RateLimit
 from service.api.rendered import Rendered
-from service.api.routes import Role, Route
 from service.api.services import SERVICES, Services
 from service.api.validation import validate
 from service.lifecycle import Checkpoints, Credentials, Datasources, Jobs, Keys, Tables, Tokens, Verbs
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from config.references import References
     from config.settings import Settings
     from service.api.dialects.base import Dialect
+    from service.api.routes import Route
     from service.domain.inspection import Inspector
     from service.domain.named import Registry
     from service.domain.ports import JobStore
@@ -156,9 +156,6 @@ def _add_native(app: web.Application, gate: Gate) -> None:
         add(route.method, route.pattern, handler)
         if route.method == hdrs.METH_GET and not route.stream:
             add(hdrs.METH_HEAD, route.pattern, handler)
-    for method, path, role in not_available.ROUTES:
-        route = Route(method, path, Role[role.upper()], absent, "Not available")
-        add(method, route.pattern, gate.behind(route))
 
 
 def _add_dialects(app: web.Application, gate: Gate, dialects: Sequence[Dialect]) -> None:

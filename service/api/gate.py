@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import hdrs
 
-from service.api import bodies, idempotency, not_available, queries
+from service.api import bodies, idempotency, queries
 from service.api.auth import Authenticator, Caller, anonymous, check_role, unauthorized
 from service.api.frame import CONTEXT, safely
 from service.api.problems import Problem
@@ -43,7 +43,7 @@ class Gate:
             self._admit(caller, self._role(route), request)
             if not all(is_ref(part) for part in request.match_info.values()):
                 raise NotFound("object", "/".join(request.match_info.values())[:60])
-            query = queries.read(route.query, request) if route.handler is not absent else None
+            query = queries.read(route.query, request)
             if request.method == hdrs.METH_POST and idempotency.HEADER in request.headers:
                 return await idempotency.once(
                     self._services.store,
@@ -109,11 +109,6 @@ class Gate:
         body = None
         if route.body is not None:
             body = await bodies.read_json(request)
-        elif route.handler is not absent:
+        else:
             await bodies.refuse_body(request)
         return await route.handler(Call(request, self._services, caller, query, body))
-
-
-async def absent(_call: Call) -> web.StreamResponse:
-    """The handler of what this version does not have."""
-    raise not_available.route()

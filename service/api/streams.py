@@ -7,10 +7,9 @@ when the service shuts down; the caller comes back with `Last-Event-ID`.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
@@ -51,11 +50,6 @@ def last_event_id(request: web.Request) -> int | None:
 def message(event: str, data: str, seq: int | None = None) -> str:
     """One event as the wire has it. `data` is one line of JSON."""
     return (f"id: {seq}\n" if seq is not None else "") + f"event: {event}\ndata: {data}\n\n"
-
-
-def dump(value: Any) -> str:
-    """JSON on one line."""
-    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 async def follow(call: Call, look: Callable[[], Awaitable[Sequence[str]]]) -> web.StreamResponse:

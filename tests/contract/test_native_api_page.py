@@ -1,4 +1,4 @@
-"""docs/native-api.md and the code say the same, both ways, but for the one list of what is not available yet."""
+"""docs/native-api.md and the code say the same, both ways."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from openapi_spec_validator import validate
 
 from config import settings
-from service.api import health, not_available, openapi, queries
+from service.api import health, openapi, queries
 from service.api.answers.dead_letters import DeadLetterAnswer
 from service.api.answers.history import LogLineAnswer, OutputAnswer
 from service.api.answers.jobs import JobAnswer, RunAnswer, SplitAnswer, TotalsAnswer
@@ -42,36 +42,29 @@ def names(model: Any) -> set[str]:
 
 
 def test_every_request_of_the_page_is_a_route_with_its_role_and_the_other_way_round() -> None:
-    absent = {(method, path): role for method, path, role in not_available.ROUTES}
-    existing = {(route.method, route.path): route.role.word for route in TABLE}
-    assert not absent.keys() & existing.keys(), "it exists: take it off the list"
-    assert page.routes() == {**existing, **absent}
+    assert page.routes() == {(route.method, route.path): route.role.word for route in TABLE}
 
 
 def test_every_setting_of_the_page_exists_and_the_other_way_round() -> None:
-    existing = set(settings.names())
-    assert not existing & not_available.SETTINGS
-    assert page.settings() == existing | not_available.SETTINGS
+    assert page.settings() == set(settings.names())
 
 
 def test_the_fields_of_a_job_as_given() -> None:
     given = page.example("A job as given")
-    assert given.keys() == names(JobDefinition) | {pointer[1:] for pointer in not_available.FIELDS}
+    assert given.keys() == names(JobDefinition)
     further = set(re.findall(r"`source\.([a-z_]+)`", page.section("A job as given")))
     assert given["source"].keys() | further == names(JobDefinition.model_fields["source"].annotation)
     assert given["source"]["time"].keys() == {"column", "from", "to"}
     text = page.section("A job as given").split("further options:", 1)[1].split("A schedule needs", 1)[0]
     options = {name for name in page.code(text) if re.fullmatch(r"[a-z_]+", name)}
-    assert given["options"].keys() | options == names(Options) | not_available.OPTIONS
-    assert not names(Options) & not_available.OPTIONS, "it exists: take it off the list"
+    assert given["options"].keys() | options == names(Options)
     assert given["schedule"].keys() == names(ScheduleSpec)
     for part in ("chunk", "rate", "dead_letters", "retry"):
         assert given["options"][part].keys() == names(Options.model_fields[part].annotation), part
 
 
-def test_a_job_as_given_on_the_page_is_taken_but_for_what_is_not_available() -> None:
+def test_a_job_as_given_on_the_page_is_taken() -> None:
     given = page.example("A job as given")
-    not_available.refuse(given)
     definition = JobDefinition.model_validate(given)
     assert isinstance(definition.sink, KafkaSinkSpec)
 
@@ -81,8 +74,7 @@ def test_the_sinks_of_the_page() -> None:
     kinds = dict(re.findall(r"`([a-z0-9]+)`\s\(((?:[^()]|\{[^}]*\})*)\)", text.split("For Kafka", 1)[0]))
     kinds |= {"donothing": ""}
     assert "`donothing`" in text
-    assert kinds.keys() == set(health.sink_kinds()) | not_available.SINKS
-    assert not set(health.sink_kinds()) & not_available.SINKS, "it exists: take it off the list"
+    assert kinds.keys() == set(health.sink_kinds())
     security = re.search(r"`security \{([^}]*)\}`", kinds["kafka"])
     assert security is not None
     assert {one.strip() for one in security[1].split(",")} == names(KafkaSecurity)
@@ -99,8 +91,6 @@ def test_the_sinks_of_the_page() -> None:
 def test_modes_and_formats_of_the_page() -> None:
     modes = {page.code(row[0])[0] for row in page.table(page.section("A job as given"))}
     assert modes == set(get_args(Mode))
-    formats = set(get_args(FormatSpec.model_fields["kind"].annotation))
-    assert not formats & not_available.FORMATS, "it exists: take it off the list"
     states = page.section("A job as answered").split("States: `", 1)[1].split("`", 1)[0]
     assert set(states.split()) == set(State)
 
@@ -175,15 +165,11 @@ def test_names_of_headers() -> None:
     assert f"`{ACCOUNT_HEADER}`" in page.TEXT
 
 
-def test_the_openapi_document_is_valid_and_holds_nothing_that_is_not_available() -> None:
+def test_the_openapi_document_is_valid_and_holds_every_route_and_no_other() -> None:
     document = openapi.document(TABLE, "1")
     validate(document)
     described = {(method.upper(), path) for path, item in document["paths"].items() for method in item}
     assert described == {(route.method, route.path) for route in TABLE}
-    text = str(document)
-    for word in (*not_available.SINKS, *not_available.FORMATS):
-        assert f"'{word}'" not in text, word
-    assert not document["components"]["schemas"]["Options"]["properties"].keys() & not_available.OPTIONS
 
 
 def test_the_fields_of_a_dead_letter() -> None:
@@ -208,5 +194,4 @@ def test_the_example_jobs_are_taken() -> None:
     assert len(examples) >= 3
     for example in examples:
         given = json.loads(example.read_text(encoding="utf-8"))
-        not_available.refuse(given)
         assert JobDefinition.model_validate(given).name, example

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from service.api import not_available
 from service.api.app import DIALECTS, TABLE
 from service.api.routes import Role
 from tests.integration.api_cases import ADMIN, ApiCase
@@ -38,7 +37,6 @@ def test_every_route_names_a_role_and_only_these_need_none() -> None:
 def test_the_router_holds_nothing_beside_the_table(api: ApiCase) -> None:
     listed = {(route.method, route.pattern) for route in TABLE}
     listed |= {("HEAD", route.pattern) for route in TABLE if route.method == "GET" and not route.stream}
-    listed |= {(method, path.replace("}", ":[^/:]+}")) for method, path, _ in not_available.ROUTES}
     listed |= {(route.method, route.pattern) for route in DIALECTS}
     canonical = {(method, _canonical(path)) for method, path in listed}
     app = api.client.server.app  # type: ignore[attr-defined]
@@ -51,9 +49,7 @@ def _canonical(pattern: str) -> str:
 
 async def test_who_may_what(api: ApiCase) -> None:
     tokens = {role: await api.token(role) for role in ROLES}
-    routes = [(route.method, route.path, route.role) for route in TABLE]
-    routes += [(method, path, Role[role.upper()]) for method, path, role in not_available.ROUTES]
-    for method, path, role in routes:
+    for method, path, role in ((route.method, route.path, route.role) for route in TABLE):
         anonymous = await api.call(method, filled(path), token=None)
         wrong = await api.call(method, filled(path), token="rf_nobody-has-this-token")
         if role is not Role.PUBLIC:
@@ -84,11 +80,6 @@ async def test_who_may_what_in_the_dialects(api: ApiCase) -> None:
                 assert reply.status == 403, (route, word, reply)
             else:
                 assert reply.status not in {401, 403, 405}, (route, word, reply)
-
-
-async def test_what_is_not_available_says_so_to_who_may_ask(api: ApiCase) -> None:
-    for method, path, _role in not_available.ROUTES:
-        await api.refused(method, filled(path), None, 404, "not_available")
 
 
 async def test_a_token_that_was_removed_or_has_expired_opens_nothing(api: ApiCase) -> None:

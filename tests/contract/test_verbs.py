@@ -1,4 +1,4 @@
-"""Every verb in every state, as design.md and native-api.md say it; and pairs of them at once."""
+"""Every verb in every state, as states.md and native-api.md say it; and pairs of them at once."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 EVERY_SECONDS = 0.2
 LONGEST_TRANSACTION_SECONDS = 2.0
-"""What design.md allows for a table that is read by its key; nothing is allowed for waiting for a sink."""
+"""What a source is promised for a table that is read by its key; nothing is allowed for waiting for a sink."""
 BUSY_SECONDS = 1.0
 """What a busy machine adds before a statement that has ended is seen to have ended."""
 _SESSIONS = """

@@ -179,3 +179,30 @@ async def test_rights_that_are_missing_are_named_with_their_grant(
     assert remedy in "".join(finding.hint for finding in errors)
     if not code:
         assert "holders_not_visible" in {finding.code for finding in findings}
+
+
+@pytest.mark.parametrize(
+    ("mode", "options", "told"),
+    [
+        ("once", {}, 1),
+        ("continuous", {}, 1),
+        ("once", {"snapshot": True}, 0),
+        ("once", {"safety": {"kind": "none"}}, 0),
+    ],
+)
+async def test_a_role_that_sees_no_holders_hears_it_once_where_somebody_is_waited_for(
+    database: str, postgres_server: PostgresServer, mode: str, options: dict[str, Any], told: int
+) -> None:
+    await postgres_server.create_user("short_sighted", "the right one")
+    async with connected(database) as other:
+        await other.execute(
+            "CREATE TABLE t (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY);"
+            "GRANT SELECT ON t, t_id_seq TO short_sighted"
+        )
+        try:
+            store = datasource(database, user="short_sighted", password="the right one")
+            async with source(database, "t", mode=mode, options=options, store=store) as made:
+                codes = [finding.code for finding in (await made.inspect()).findings]
+        finally:
+            await other.execute("DROP OWNED BY short_sighted")
+    assert codes.count("holders_not_visible") == told

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 Key = tuple[str | None, ...]
 _SHOWN = 5
-# Pinned as design.md demands of the product: the text of a value depends on them.
+# Pinned as the product pins them (workers/sources/connection.py): the text of a value depends on them.
 _SETTINGS = {
     "TimeZone": "UTC",
     "DateStyle": "ISO, MDY",

@@ -27,7 +27,6 @@ LONGEST_MODULE, LONGEST_FUNCTION = 320, 45
 LARGER = {
     "sinks/base.py": (370, "the contracts of sinks and writers with their promises, and no code"),
     "workers/sources/reader.py": (350, "one page from question to answer, and every way in which it can fail"),
-    "config/logs.py:configure": (55, "the pipe of a log line, in its order"),
 }
 # Brought and pinned to one version by what is declared: pydantic is one package in two distributions, and what
 # aiobotocore raises is botocore's.

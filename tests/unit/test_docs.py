@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 ROOT = FOLDER.parent
 WRITTEN = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(FOLDER.rglob("*.md"))]
+THERE = {page.name for page in (*WRITTEN, *(ROOT / "tests").rglob("*.md"))}
 
 
 @pytest.mark.parametrize("name", sorted(pages()))
@@ -28,6 +29,32 @@ def test_every_link_leads_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_to_a_heading_finds_it(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target, heading in re.findall(r"\]\(([^)#\s:]*)#([^)\s]+)\)", text):
+        assert heading in _headings(page.parent / target if target else page), f"{target}#{heading}"
+
+
+def _headings(page: Path) -> set[str]:
+    """As GitHub makes anchors: lower case, hyphens for blanks, and of the rest no punctuation."""
+    found = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in found}
+
+
+def test_no_module_names_a_page_that_is_not_there() -> None:
+    folders = ("service", "workers", "sinks", "config", "tests", "bench", "demo")
+    for path in (path for folder in folders for path in (ROOT / folder).rglob("*.py")):
+        named = set(re.findall(r"\b([\w.-]+\.md)\b", path.read_text(encoding="utf-8")))
+        assert named <= THERE, path
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_page_names_one_that_is_not_there(page: Path) -> None:
+    named = set(re.findall(r"\b([\w.-]+\.md)\b", page.read_text(encoding="utf-8")))
+    assert named <= THERE
 
 
 ERRORS = (FOLDER / "errors.md").read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ from aiohttp.base_protocol import BaseProtocol
 from aiohttp.test_utils import make_mocked_request
 
 from config.redaction import Redactor, register
-from service.api import bodies, not_available, problems, validation
+from service.api import bodies, problems, validation
 from service.api.models import DatasourceDefinition, JobDefinition
 from service.api.problems import Problem
 from service.api.rate_limit import RateLimit
@@ -142,21 +142,6 @@ def test_a_secret_of_the_wrong_kind_is_not_repeated() -> None:
     assert "12345678" not in problem.detail
     sink = {"kind": "kafka", "bootstrap_servers": "h:1", "topic": "t", "security": {"password": "hunter2"}}
     assert "hunter2" not in errors(job(sink=sink)).detail
-
-
-def test_what_is_not_available_is_not_called_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it is while the page promises something that is not built yet."""
-    monkeypatch.setattr(not_available, "OPTIONS", frozenset({"snapshot"}))
-    with pytest.raises(Problem) as refused:
-        not_available.refuse(job(options={"snapshot": True}))
-    assert (refused.value.status, refused.value.code) == (422, "not_available")
-    assert [entry.pointer for entry in refused.value.errors] == ["/options/snapshot"]
-
-
-def test_what_is_available_passes() -> None:
-    not_available.refuse(job(options={"dead_letters": {"max_rows": 5, "max_ratio": 0.1}}, format={"kind": "json"}))
-    for shape in (None, 3, [], {"sink": 3, "options": [], "format": None}):
-        not_available.refuse(shape)
 
 
 @pytest.mark.parametrize(

@@ -185,7 +185,8 @@ class Reader(Protocol):
 
 
 class Frontier(Protocol):
-    """The moving bound of a `continuous` job: a queue of candidates, one a poll (design.md, commit barrier)."""
+    """The moving bound of a `continuous` job: a queue of candidates, one a poll
+    (docs/decisions/0018-commit-barrier.md)."""
 
     async def advance(self) -> Horizon:
         """Draw a candidate when the last is old enough, let go of those that are final, and say how far it is safe

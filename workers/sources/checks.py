@@ -46,5 +46,5 @@ async def _datasource_findings(session: Session, datasource: Datasource) -> list
                 "name the datasource of its primary in `barrier`, or use safety delay",
             )
         )
-    findings += await unseen_holders(session, datasource, "/user")
+    findings += await unseen_holders(session, "/user")
     return findings

@@ -81,11 +81,6 @@ def sqlstate(error: BaseException | None) -> str | None:
     return getattr(error, "sqlstate", None) if isinstance(error, asyncpg.PostgresError) else None
 
 
-def is_cancelled(error: BaseException) -> bool:
-    """A statement took too long, or was cancelled from outside."""
-    return sqlstate(error) == STATEMENT_TOO_LONG
-
-
 def is_too_large(error: BaseException | None) -> bool:
     """Postgres itself can not build the value: over 1 GB of text, or out of memory."""
     return sqlstate(error) in _TOO_LARGE

@@ -58,11 +58,14 @@ async def refuse_closed_columns(session: Session, datasource: Datasource, defini
         )
 
 
-async def unseen_holders(session: Session, datasource: Datasource, pointer: str) -> list[Finding]:
+async def unseen_holders(session: Session, pointer: str) -> list[Finding]:
     """Of those a job waits for, a role without this right sees that they are there, and no more."""
-    if await session.fetchval("SELECT pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')"):
+    user = await session.fetchval(
+        "SELECT current_user::text WHERE NOT pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')"
+    )
+    if user is None:
         return []
-    message = f"user {datasource.user!r} does not see the age and statement of those a job waits for"
+    message = f"user {user!r} does not see the age and statement of those a job waits for"
     return [Finding(pointer, "info", "holders_not_visible", message, "GRANT pg_read_all_stats TO the role")]
 
 

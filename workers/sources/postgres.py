@@ -20,7 +20,7 @@ from workers.sources.cut_reader import CutReader, Tables
 from workers.sources.estimate import estimate
 from workers.sources.frontiers import LazyFrontier
 from workers.sources.lag import lag
-from workers.sources.outlook import load_not_visible, slow_beginning, unproven_key, unseen_holders
+from workers.sources.outlook import load_not_visible, slow_beginning, unproven_key
 from workers.sources.queries import load
 from workers.sources.reader import PostgresReader
 from workers.sources.safety import Safety
@@ -122,8 +122,6 @@ class PostgresSource:
             found.append(load_not_visible(self._datasource))
         if not self._options.allow_long_statements:
             found += await slow_beginning(self._session, definition, size, self._options.max_row_bytes)
-        if self._options.safety.kind == "commit":
-            found += await unseen_holders(self._session, self._datasource, "/source/datasource")
         if self._options.snapshot:
             seconds = self._options.snapshot_max_age_seconds
             found += await snapshot.findings(self._session, self._datasource, self._connections, seconds)

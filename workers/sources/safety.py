@@ -12,6 +12,7 @@ from workers.sources import catalog
 from workers.sources.barrier import Barrier, Rules
 from workers.sources.base import Facts, Horizon
 from workers.sources.frontiers import CommitFrontier, DelayFrontier
+from workers.sources.outlook import unseen_holders
 from workers.sources.proof import TIMES, Word, examine, numbering
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ class Safety:
                 found.append(Finding("/options/safety", severity, refused.code, message, refused.hint))
             if self._commit:
                 found += await self._numbered(definition)
-                found += await self._holders_not_visible()
+        if self._commit and not self._options.snapshot:
+            found += await unseen_holders(self._authority, "/source/datasource")
         if self.follows and (what := _may_match_late(definition, self._options)):
             found.append(
                 Finding(
@@ -193,19 +195,6 @@ class Safety:
 
     def _word(self) -> Word:
         return Word(self._options.key_is_monotonic, tuple(self._options.barrier_sequences), self._zone)
-
-    async def _holders_not_visible(self) -> list[Finding]:
-        if await self._authority.fetchval("SELECT pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')"):
-            return []
-        return [
-            Finding(
-                "/source/datasource",
-                "info",
-                "holders_not_visible",
-                "the datasource's role sees whom the job waits for by pid alone, neither their age nor their statement",
-                "GRANT pg_read_all_stats TO the role",
-            )
-        ]
 
 
 def _may_match_late(definition: Definition, options: Options) -> str:

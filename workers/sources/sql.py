@@ -77,8 +77,6 @@ class UserSql:
     """Last parts of column references: Postgres also calls a function of a row by `row.name`."""
     relations: tuple[Name, ...]
     """Tables and views as named, without the names of common table expressions."""
-    aggregates_or_distinct: bool = False
-    """At the top level: rows are built from many, so no key's index can be walked."""
     filters: bool = False
     """It has a WHERE, anywhere."""
     function_scan: bool = False
@@ -235,7 +233,6 @@ def _checked(tree: Any, written: str, sent: str, prefix: int) -> UserSql:
         frozenset(parts.operators),
         frozenset(parts.attributes),
         tuple(dict.fromkeys(name for name in parts.relations if len(name) > 1 or name[0] not in parts.ctes)),
-        _builds_rows(tree.stmts[0].stmt.select_stmt),
         parts.filters,
         parts.function_scan,
     )
@@ -292,10 +289,6 @@ class _Parts:
         if location is not None:  # the tree counts bytes
             offset = max(0, len(self._sent[:location].decode(errors="ignore")) - self._prefix)
         return SqlError(code, message, offset)
-
-
-def _builds_rows(statement: Any) -> bool:
-    return bool(statement.group_clause or statement.distinct_clause or statement.op != _SETOP_NONE)
 
 
 def _name(nodes: Any) -> Name:

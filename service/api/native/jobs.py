@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import web
 
-from service.api import etag, not_available, outlook, paging, present
+from service.api import etag, outlook, paging, present
 from service.api.answers.jobs import JobAnswer, JobsAnswer
 from service.api.answers.outlook import JobValidationAnswer, PreviewAnswer
 from service.api.models import CloneRequest, JobDefinition, JobPatch
@@ -50,7 +50,6 @@ def mapping(body: Any) -> dict[str, Any]:
 
 def define(data: Any) -> JobDefinition:
     """A definition from JSON values. Raises Problem 422."""
-    not_available.refuse(data)
     return validate(JobDefinition, data)
 
 
@@ -91,7 +90,6 @@ async def replace(call: Call) -> web.StreamResponse:
 async def patch(call: Call) -> web.StreamResponse:
     """200: a merge patch, at once in force."""
     given = mapping(call.body)
-    not_available.refuse(given)
     changed = await call.services.jobs.patch(
         call.account,
         actor(call),
