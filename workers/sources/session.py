@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from workers.sources.cut import Cut
 
 _CANCEL = "_cancel_current_command"
-"""asyncpg has no public way to cancel a statement that is under way."""
+_TRANSPORT = "_transport"
+"""asyncpg has no public way to cancel a statement that is under way, nor to read no more of it."""
 
 
 class Session:
@@ -262,14 +263,18 @@ class _Stream:
             cancel(self._cancelled)
 
     def spoil(self) -> None:
-        """Who waited for the next rows has gone while more of them are on their way than the driver lets go by: it
-        would meet them with an error that belongs to nobody, and lose the connection under the next statement."""
-        self._broken = True
+        """Who waited for the end of a cut statement has gone. What is still on its way the driver would meet with an
+        error that belongs to nobody, and lose the connection under the next statement: nothing more is read of it."""
+        if self._cancelled is not None:
+            self._broken = True
+            transport: asyncio.ReadTransport = getattr(self._connection, _TRANSPORT)
+            if not transport.is_closing():
+                transport.pause_reading()
 
     async def settle(self) -> None:
         """Wait until the request to cancel was taken: it must not hit the next statement."""
         try:
-            if self._cancelled is not None and not self._broken:
+            if self._cancelled is not None:
                 async with asyncio.timeout(STATEMENT_SECONDS):
                     await self._cancelled
         except (OSError, asyncpg.PostgresError):
