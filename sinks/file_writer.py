@@ -94,7 +94,7 @@ class FileWriter:
         spool = self._spool()
         tries.check_staged(cut, spool.form, spool.rows)
         await self._drain(0)
-        size, checksum, version = await self._call(spool.finish, "writing", spool.size)
+        size, checksum, identity = await self._call(spool.finish, "writing", spool.size)
         self._staged, self._ready, self._repeat = None, spool, None
         return Prepared(
             sequence=cut.sequence,
@@ -107,7 +107,7 @@ class FileWriter:
             lower=cut.lower,
             target=self._target(cut, spool.form) if repeat is None else repeat.target,
             checksum=checksum,
-            details={**spool.form.details(), "temporary": spool.name, "version": version},
+            details={**spool.form.details(), "temporary": spool.name, "identity": identity},
         )
 
     def _target(self, cut: Cut, form: Format) -> str:

@@ -175,7 +175,7 @@ def status_of(folder: int, name: str) -> os.stat_result | None:
     raise OSError(code, os.strerror(code), name)
 
 
-def version(status: os.stat_result) -> list[int]:
+def identity(status: os.stat_result) -> list[int]:
     """What is another as soon as a file is replaced or written to: its number and the time, in nanoseconds, of the
     last write. A new name changes neither."""
     return [status.st_ino, status.st_mtime_ns]

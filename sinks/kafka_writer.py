@@ -293,7 +293,7 @@ def _mark(offset: int, metadata: str, names: Names) -> Mark:
 def receipt(prepared: Prepared) -> Receipt:
     """What a visible chunk looks like from outside: its offsets, where it went into one partition."""
     offsets = prepared.details.get("offsets")
-    if isinstance(offsets, dict) and len(offsets) == 1:
+    if isinstance(offsets, dict) and len(offsets) == 1 and prepared.details.get("offsets_whole") is not False:
         ((partition, (first, last)),) = offsets.items()
         return Receipt(prepared.target, int(partition), first, last)
     return Receipt(prepared.target)

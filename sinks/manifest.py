@@ -105,7 +105,7 @@ class _Closing:
                 raise gone(chunk)
             if status.st_size != chunk.bytes:
                 raise differs(chunk, f"has {status.st_size} bytes, not {chunk.bytes}")
-            if folders.version(status) == chunk.details.get("version"):
+            if folders.identity(status) == chunk.details.get("identity"):
                 return  # not written to since it was hashed on its way: a terabyte is not read again for that
             if folders.checksum_of(folder, name, lambda: self._file.leaving) != chunk.checksum:
                 raise differs(chunk, "has another checksum")

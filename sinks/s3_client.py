@@ -165,6 +165,7 @@ class S3Client:
         from aiobotocore.config import AioConfig  # type: ignore[import-untyped]  # noqa: PLC0415 - see the module's docstring
 
         from sinks.guarded_http import resolver_for  # noqa: PLC0415 - as aiobotocore, which brings aiohttp
+        from sinks.s3_payload import send_parts  # noqa: PLC0415 - as aiobotocore, which brings aiohttp
         from sinks.s3_signing import sign_parts  # noqa: PLC0415 - as aiobotocore
 
         spec = self._spec
@@ -194,6 +195,7 @@ class S3Client:
         )
         client = asyncio.run(made.__aenter__())
         sign_parts(client)
+        send_parts()
         return client
 
     async def _ask_guard(self, request: Any, **_: Any) -> None:

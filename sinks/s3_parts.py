@@ -121,7 +121,7 @@ class Body(io.RawIOBase):
     def __init__(self, part: Part, *, compared: bool = False) -> None:
         self.sha256 = part.sha256.hex()
         self.compared = compared
-        self._pieces = part.pieces
+        self.pieces = part.pieces
         self._ends = list(accumulate(map(len, part.pieces)))
         self._at = 0
 
@@ -136,9 +136,9 @@ class Body(io.RawIOBase):
     def read(self, size: int | None = -1, /) -> bytes:
         """As of any raw file: at most `size` bytes, maybe fewer, none at the end."""
         index = bisect_right(self._ends, self._at)
-        if index == len(self._pieces):
+        if index == len(self.pieces):
             return b""
-        piece = self._pieces[index]
+        piece = self.pieces[index]
         start = self._at - self._ends[index] + len(piece)
         found = piece[start:] if size is None or size < 0 else piece[start : start + size]
         self._at += len(found)

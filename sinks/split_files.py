@@ -152,13 +152,13 @@ class Spool:
 
     def finish(self) -> tuple[int, str, list[int]]:
         """End the file, also one without rows, and make its content durable; returns size, checksum and the file's
-        `folders.version`."""
+        `folders.identity`."""
         self._put(self._stream.end())
         file = self._opened()
         os.fsync(file)
-        version = folders.version(os.fstat(file))
+        identity = folders.identity(os.fstat(file))
         self._release()
-        return self.size, f"sha256:{self._digest.hexdigest()}", version
+        return self.size, f"sha256:{self._digest.hexdigest()}", identity
 
     def drop(self) -> None:
         """Close and remove the temporary file. Never raises: what can not be removed is the next owner's to remove."""

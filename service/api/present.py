@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from config.redaction import MASK, REDACTOR
 from service import secret_fields
 from service.api.answers.base import key_text
-from service.api.answers.history import EventAnswer, LogLineAnswer, OutputAnswer
+from service.api.answers.history import EventAnswer, LogLineAnswer, OutputAnswer, PartitionSpanAnswer
 from service.api.answers.jobs import (
     CauseAnswer,
     JobAnswer,
@@ -160,6 +160,7 @@ def splits(positions: Sequence[SplitPosition]) -> list[SplitAnswer]:
 
 def output(record: Output) -> OutputAnswer:
     """One visible chunk."""
+    spans = [PartitionSpanAnswer.model_validate(one, from_attributes=True) for one in record.partitions or ()]
     return OutputAnswer(
         run_id=record.run_id,
         generation=record.generation,
@@ -169,6 +170,7 @@ def output(record: Output) -> OutputAnswer:
         partition=record.partition,
         first_offset=record.first_offset,
         last_offset=record.last_offset,
+        partitions=spans or None,
         rows=record.rows,
         bytes=record.bytes,
         etag=record.etag,

@@ -49,6 +49,16 @@ class EventRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class PartitionSpan:
+    """Where rows of a chunk lie in one partition of a topic."""
+
+    partition: int
+    first_offset: int
+    last_offset: int
+    """Between the two may lie what others wrote."""
+
+
+@dataclass(frozen=True, slots=True)
 class Output:
     """One visible chunk as the API lists it."""
 
@@ -60,6 +70,8 @@ class Output:
     partition: int | None
     first_offset: int | None
     last_offset: int | None
+    partitions: Sequence[PartitionSpan] | None
+    """Of a topic, in the order of their numbers; None for other targets, and where a broker did not say all offsets."""
     rows: int
     bytes: int
     etag: str | None

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from service.domain.errors import Cause
-from service.domain.history import EventRecord, LogLine, Output
+from service.domain.history import EventRecord, LogLine, Output, PartitionSpan
 from service.domain.records import Job, Run, SplitPosition, Totals
 from service.domain.states import Desired, State
 from service.domain.steps import Condition, OpenRange
@@ -131,6 +131,7 @@ def output_of(row: Row) -> Output:
         partition=row["partition"],
         first_offset=row["first_offset"],
         last_offset=row["last_offset"],
+        partitions=_spans(row["offsets"]),
         rows=row["rows"],
         bytes=row["bytes"],
         etag=row["etag"],
@@ -139,6 +140,13 @@ def output_of(row: Row) -> Output:
         last_id=key_of(row["last_key"]),
         committed_at=row["settled_at"],
     )
+
+
+def _spans(offsets: dict[str, list[int]] | None) -> list[PartitionSpan] | None:
+    """First and last offset by partition, as a chunk's details have them."""
+    if offsets is None:
+        return None
+    return [PartitionSpan(int(number), *span) for number, span in sorted(offsets.items(), key=lambda one: int(one[0]))]
 
 
 def log_line_of(row: Row) -> LogLine:

@@ -67,7 +67,7 @@ async def test_a_retry_is_asked_for_once_with_an_idempotency_key_and_tells_its_e
     await api.source.execute("UPDATE orders SET note = 'short' WHERE id IN (3, 7)")
     body = {"from": "source"}
     first = await api.call("POST", f"{PATH}:retry", body, Idempotency_Key="again")
-    assert (first.status, first.body) == (202, {"from": "source", "dead_letters": 3})
+    assert (first.status, first.body) == (202, {"from": "source", "dead_letters": 3, "notes": []})
     replayed = await api.call("POST", f"{PATH}:retry", body, Idempotency_Key="again")
     assert (replayed.status, replayed.headers["Idempotent-Replayed"]) == (202, "true")
 
@@ -111,7 +111,7 @@ async def test_while_a_run_is_active_nothing_is_sent_again_and_without_one_nothi
     assert problem["state"] == "queued"
     await api.ok("POST", "/v1/jobs/orders/stop?wait=5")
     assert await api.ok("DELETE", f"{PATH}?all=true") == {"deleted": 3}
-    assert await api.ok("POST", f"{PATH}:retry", {}) == {"from": "source", "dead_letters": 0}
+    assert await api.ok("POST", f"{PATH}:retry", {}) == {"from": "source", "dead_letters": 0, "notes": []}
 
 
 async def test_while_they_are_sent_again_a_start_a_put_and_a_delete_wait(api: ApiCase) -> None:

@@ -98,16 +98,31 @@ async def test_refusals(devo: DevoCase) -> None:
     compare("setting_wrong", await devo.devo("POST", "/search/query", bucket), 400)
     unknown = {"query": "from no.such", "from": "1d", "to": "now"}
     compare("table_unknown", await devo.devo("POST", "/search/query", unknown), 500)
+    without = {"query": "from web.events", "to": "now"}
+    compare("request_invalid", await devo.devo("POST", "/search/query", without), 400)
+    compare("path_unknown", await devo.devo("GET", "/search/nothing"), 404)
     wrong = {"query": "from web.events group by x", "from": "1d", "to": "now"}
     compare("query_not_understood", await devo.devo("POST", "/search/query", wrong), 500)
+
+
+def _rows(mode: str) -> dict[str, Any]:
+    asked = {**launch(query="from web.events select id, eventdate, user"), "mode": {"type": mode}}
+    del asked["destination"]
+    return asked
 
 
 async def test_rows_and_columns(devo: DevoCase) -> None:
     await devo.events(2)
     for mode, name in (("json", "rows_json"), ("json/compact", "rows_json_compact")):
-        asked = {**launch(query="from web.events select id, user"), "mode": {"type": mode}}
-        del asked["destination"]
-        compare(name, await devo.devo("POST", "/search/query", asked))
+        compare(name, await devo.devo("POST", "/search/query", _rows(mode)))
+    for mode, name in (
+        ("json/simple", "rows_json_simple.txt"),
+        ("json/simple/compact", "rows_json_simple_compact.txt"),
+        ("csv", "rows.csv"),
+        ("tsv", "rows.tsv"),
+    ):
+        reply = await devo.devo("POST", "/search/query", {**_rows(mode), "progressInfo": True})
+        assert (reply.status, reply.raw) == (200, (_GOLDEN / name).read_bytes()), mode
     await devo.table("web.two", columns=["id", "at"])
     compare("table_columns", await devo.devo("GET", "/search/table/web.two"))
 

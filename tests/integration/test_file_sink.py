@@ -161,7 +161,7 @@ async def test_a_chunk_is_one_file_with_the_size_and_checksum_that_were_prepared
         "format": "json",
         "compression": compression,
         "temporary": prepared.details["temporary"],
-        "version": [file.stat().st_ino, file.stat().st_mtime_ns],
+        "identity": [file.stat().st_ino, file.stat().st_mtime_ns],
     }
     assert file.stat().st_nlink == 1
     assert file.stat().st_mode & 0o027 == 0

@@ -200,10 +200,11 @@ asyncio.run(main())
 """
 
 
-async def test_a_part_is_read_once_by_whoever_sends_it_and_signed_by_the_digest_that_is_known(
+async def test_a_part_goes_to_the_socket_as_it_is_and_is_signed_by_the_digest_that_is_known(
     make: Callable[..., S3Sink], s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
 ):
-    """Plain http: the content is signed. Hashing it once more would hold the event loop."""
+    """Plain http: the content is signed. Hashing it once more would hold the event loop, and reading it as a file is
+    done in a thread for each 64 KiB."""
     read: list[int] = []
     real = Body.read
 
@@ -220,7 +221,7 @@ async def test_a_part_is_read_once_by_whoever_sends_it_and_signed_by_the_digest_
     await writer.make_visible(chunk)
     await writer.close()
     assert s3_server.read(bucket, chunk.target) == b"".join(row + b"\n" for row in rows)
-    assert sum(read) == chunk.bytes, "each byte once"
+    assert sum(read) == 0
 
 
 @pytest.mark.parametrize("checksums", [True, False])

@@ -253,6 +253,8 @@ async def test_an_owner_whose_upload_was_aborted_is_fenced_while_it_stages(make:
     old = await opened(make(patience=10))
     row = os.urandom(5 << 20).hex().encode()
     await old.stage(Batch([row]))
+    # A part on its way when its upload is aborted may bring it to life again here; no chunk of it can be prepared.
+    await until(lambda: len(old._staged.upload.parts) == 2, 10, "what was staged has arrived")
     new = await opened(make(patience=10), NEXT)
 
     async def go_on() -> None:

@@ -275,12 +275,26 @@ async def test_validation_shows_the_text_and_what_is_to_be_known(siren: IngestCa
     asked = siren.ingest(strategy="REPLACE")
     told = await siren.told("POST", "/ingestion/other/_validate", asked)
     assert any("max_primary_key" in one for one in told["warnings"])
+    metadata = {"kind": "elasticsearch", "url": "http://169.254.169.254", "index": "x"}
+    elsewhere = siren.ingest(target=None, sink=metadata)
+    assert "not allowed" in await siren.reason("POST", "/ingestion/other/_validate", elsewhere)
     assert "column 'nope'" in await siren.reason("POST", "/ingestion/other/_validate", siren.ingest(pk_field="nope"))
     assert (await siren.siren("GET", "/ingestion/other")).status == 404
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"query": "select * from events; drop table events"}, "ingest.query"),
+    ({"query": "select pg_read_file('/etc/passwd') as id"}, "ingest.query"),
+    (
+        {"query": "select * from events where id in (select id from (delete from events returning id) q)"},
+        "ingest.query",
+    ),
+    (
+        {"target": None, "sink": {"kind": "elasticsearch", "url": "http://127.0.0.1:9", "index": "x"}}
+        | {"es_credentials": {"username": "a", "password": "env:HOME"}},
+        "reference",
+    ),
+    ({"es_credentials": {"username": "a", "password": "file:/etc/passwd"}}, "reference"),
     ({"query": "select {{#max_primary_key}} from events"}, "line 1 column 8"),
     ({"query": "select * from events where id > {{max_key}}"}, "no variable 'max_key'"),
     ({"query": "select * from events limit 5 offset 3"}, "OFFSET"),
@@ -364,3 +378,10 @@ async def test_who_may_what(siren: IngestCase):
     await siren.reason("DELETE", "/ingestion/events", status=403, authorization=operator)
     await siren.told("POST", "/ingestion/events/_run", authorization=operator)
     assert (await siren.ended("events"))["state"] == "successful"
+    await siren.told("DELETE", "/ingestion/events")
+    told = {one["event"]: (one["actor"], one["origin"]) for one in (await siren.ok("GET", "/v1/events"))["events"]}
+    assert {name: told.get(name) for name in ("create", "start", "remove")} == {
+        "create": ("admin", "127.0.0.1"),
+        "start": ("operator", "127.0.0.1"),
+        "remove": ("admin", "127.0.0.1"),
+    }

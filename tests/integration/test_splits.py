@@ -9,7 +9,7 @@ import pytest
 
 from service.domain.spec import JobSpec
 from tests.integration.api_cases import ApiCase, definition
-from tests.integration.source_cases import connected, read_keys, source, unheard
+from tests.integration.source_cases import connected, datasource, read_keys, source, unheard
 from workers import splitting
 from workers.sources import splits
 from workers.sources.base import Size
@@ -64,6 +64,36 @@ async def test_splits_are_even_within_a_fifth(database: str, name: str) -> None:
             await connection.execute(statement)
             async with source(database, "t") as made:
                 await _even(connection, made, await made.plan(None, 8, waiting=unheard), 8)
+
+
+DAYS = (
+    "CREATE TABLE t (day int, id int, v text, PRIMARY KEY (day, id)) PARTITION BY LIST (day);"
+    + "".join(f"CREATE TABLE t{day} PARTITION OF t FOR VALUES IN ({day});" for day in range(40))
+    + "INSERT INTO t SELECT (39 * power(random(), 3))::int AS day, i, repeat('x', (i % 7) * (i % 11))"
+    f" FROM generate_series(1, {ROWS}) AS i;"
+    "UPDATE t SET v = repeat('y', 900) WHERE day BETWEEN 3 AND 9; CREATE TABLE t40 PARTITION OF t DEFAULT"
+)
+"""A few days have most of the rows, and seven have few of them in a block."""
+
+
+async def test_every_partition_counts_by_its_size_however_wide_its_rows_are(database: str) -> None:
+    async with connected(database) as connection:
+        await connection.execute(DAYS)
+        for statement in ("SELECT", "ANALYZE t"):
+            await connection.execute(statement)
+            async with source(database, "t") as made:
+                await _even(connection, made, await made.plan(None, 24, waiting=unheard), 24)
+
+
+async def test_who_may_read_a_tree_of_tables_only_as_one_gets_its_splits_too(database: str) -> None:
+    async with connected(database) as connection:
+        await connection.execute(TABLES["partitions of all sizes"])
+        await connection.execute("CREATE ROLE tree_reader LOGIN PASSWORD 'x'; GRANT SELECT ON t TO tree_reader")
+        try:
+            async with source(database, "t", store=datasource(database, user="tree_reader", password="x")) as made:
+                await _even(connection, made, await made.plan(None, 4, waiting=unheard), 4)
+        finally:
+            await connection.execute("DROP OWNED BY tree_reader; DROP ROLE tree_reader")
 
 
 async def test_statistics_that_are_stale_are_not_believed(database: str) -> None:

@@ -70,6 +70,8 @@ class _Sample:
     def __init__(self, session: Session, definition: Definition, lower: Key | None, bound: Key, wanted: int) -> None:
         self._session, self._definition = session, definition
         self._lower, self._bound, self._wanted = lower, bound, wanted
+        self._tree: list[asyncpg.Record] = []
+        """The tables of a tree, where each of them may be read by itself."""
 
     async def bounds(self) -> Sequence[Key]:
         """The keys between the ranges. Raises Transient `source_timeout` when even a small sample takes too long."""
@@ -78,6 +80,9 @@ class _Sample:
             load("statistics"), self._definition.relation.oid, self._definition.key.names[0]
         )
         assert known is not None
+        if known["tables"] > 1:
+            tree = await self._session.fetch(load("tree"), self._definition.relation.oid)
+            self._tree = tree if all(table["readable"] for table in tree) else []
         enough = min(_BLOCKS[0], _BLOCKS_A_RANGE * self._wanted)
         rows = await self._taken(known, enough)
         if not rows or rows[0]["here"] < _FEW * self._wanted:
@@ -99,9 +104,11 @@ class _Sample:
                 if error.code != "source_timeout" or blocks == _BLOCKS[-1]:
                     raise
             except Permanent:
-                if not statistics:
+                if not statistics and not self._tree:
                     raise
-                # A type whose values can not be read back from an array: the sample alone will do.
+                # A type whose values can not be read back from an array: the sample alone will do. A table of the tree
+                # that has policies of its own, or is none any more: the root's will do.
+                self._tree = []
                 return await self._session.fetch(self._sql(known, blocks, statistics=False))
         raise AssertionError("the last size is tried or raises")
 
@@ -110,13 +117,16 @@ class _Sample:
         key, name = self._definition.key, self._definition.qualifier
         columns = ", ".join(key.columns())
         c = secrets.token_hex(6)
-        weight, fellows = "1.0::float8", "1"
-        if statistics:
+        weight, fellows, more, taken = "1.0::float8", "1", "", self._rows_sql(known, blocks)
+        if self._tree:
+            taken, weighed = self._tree_sql(blocks, c)
+            more, weight = f", {weighed} AS each_{c}", f"each_{c}"
+        elif statistics:
             weight, fellows = _weight(key.columns()[0], key.parts[0].type, known, c)
         within = " AND ".join(key.between(self._lower, self._bound))
         return (
-            f"WITH taken AS MATERIALIZED ({self._rows_sql(known, blocks)}),"
-            f" likened AS (SELECT {columns}, count(*) OVER () AS total_{c}, {fellows} AS fellow_{c}"
+            f"WITH taken AS MATERIALIZED ({taken}),"
+            f" likened AS (SELECT {columns}{more}, count(*) OVER () AS total_{c}, {fellows} AS fellow_{c}"
             f" FROM taken AS {name}),"
             f" weighed AS (SELECT {columns}, ({weight}) AS weight_{c}"
             f" FROM (SELECT *, count(*) OVER (PARTITION BY fellow_{c}) AS fellows_{c} FROM likened) AS {name}"
@@ -131,20 +141,41 @@ class _Sample:
 
     def _rows_sql(self, known: asyncpg.Record, blocks: int) -> str:
         """Of a single table a few rows out of blocks at equal distances: right wherever like keys lie together, which
-        a random choice of blocks is not. Of a tree of tables random blocks of each."""
+        a random choice of blocks is not. Of a tree that can only be read as one, random blocks."""
         columns = ", ".join(self._definition.key.columns())
         table, name = self._definition.source_sql, self._definition.qualifier
         there = max(1, known["blocks"] or 0)
         if known["tables"] > 1:
             percent = min(100.0, 100.0 * blocks / there)
             return f"SELECT {columns} FROM {table} AS {name} TABLESAMPLE SYSTEM ({percent:.6f})"
-        rows = known["rows"] / there if known["rows"] > 0 else _ROWS_A_BLOCK
-        step = max(1, int(rows / _ROWS))
-        most = min(blocks, there)
+        most, step = min(blocks, there), _step(known["rows"] / there if known["rows"] > 0 else None)
+        return f"SELECT {columns} FROM {table} AS {name} WHERE {self._at(f'{there}::bigint * i / {most}', most, step)}"
+
+    def _tree_sql(self, blocks: int, c: str) -> tuple[str, str]:
+        """Of each table of a tree a share of the blocks, one at least, at equal distances; and what a row of the sample
+        stands for: its table's rows in equal shares, or, where nobody has counted them, what its block and the distance
+        say."""
+        columns, name = ", ".join(self._definition.key.columns()), self._definition.qualifier
+        distance = -(-sum(table["blocks"] for table in self._tree) // blocks)
+        parts = []
+        for number, table in enumerate(self._tree):
+            there, rows = table["blocks"], table["rows"]
+            most, step = -(-there // distance), _step(rows / there if rows else None)
+            known = f"{rows!r}::float8" if rows else "NULL::float8"
+            parts.append(
+                f"SELECT {columns}, {number} AS part_{c}, {known} AS rows_{c},"
+                f" {step * there / most!r}::float8 AS some_{c}"
+                f" FROM ONLY {table['name']} AS {name} WHERE {self._at(f'{there}::bigint * i / {most}', most, step)}"
+            )
+        return " UNION ALL ".join(parts), f"coalesce(rows_{c} / count(*) OVER (PARTITION BY part_{c}), some_{c})"
+
+    def _at(self, block: str, blocks: int, step: int) -> str:
+        """The condition of a look at so many blocks, the number of each from its place `i`, and from block to block at
+        other rows: always the first would make much of blocks that hold few."""
         return (
-            f"SELECT {columns} FROM {table} AS {name} WHERE {name}.ctid = ANY (ARRAY("
-            f"SELECT format('(%s,%s)', {there}::bigint * i / {most}, o)::tid FROM generate_series(0, {most - 1}) AS i,"
-            f" generate_series(1, {_MOST_ROWS_A_BLOCK}, {step}) AS o))"
+            f"{self._definition.qualifier}.ctid = ANY (ARRAY("
+            f"SELECT format('(%s,%s)', {block}, o)::tid FROM generate_series(0, {blocks - 1}) AS i,"
+            f" generate_series(1 + i % {step}, {_MOST_ROWS_A_BLOCK}, {step}) AS o))"
         )
 
     async def _walked(self) -> Sequence[Key] | None:
@@ -169,6 +200,11 @@ class _Sample:
         if found and found[0]["here"] > _WALKED:
             return None
         return [tuple(row.values())[: len(key.parts)] for row in found]
+
+
+def _step(rows_a_block: float | None) -> int:
+    """Between two rows of a block that are looked at."""
+    return max(1, int((rows_a_block or _ROWS_A_BLOCK) / _ROWS))
 
 
 def _weight(column: str, kind: str, known: asyncpg.Record, c: str) -> tuple[str, str]:

@@ -15,6 +15,14 @@ class RunsAnswer(Answer):
     next: str | None
 
 
+class PartitionSpanAnswer(Answer):
+    """Where rows of a chunk lie in one partition of a topic."""
+
+    partition: int
+    first_offset: int
+    last_offset: int
+
+
 class OutputAnswer(Answer):
     """One visible chunk."""
 
@@ -26,6 +34,7 @@ class OutputAnswer(Answer):
     partition: int | None
     first_offset: int | None
     last_offset: int | None
+    partitions: list[PartitionSpanAnswer] | None
     rows: int
     bytes: int
     etag: str | None

@@ -38,6 +38,9 @@ class Code(IntEnum):
     SIGNATURE = 12
     NOT_FOUND = 100
     CANNOT_CHANGE = 101
+    CANNOT_REMOVE = 102
+    CANNOT_STOP = 103
+    CANNOT_RESTART = 104
     SETTINGS = 205
     BUCKET = 206
     ACCESS_KEY = 207
@@ -168,6 +171,12 @@ def of_refusal(error: Refused) -> Failure:
 def away(msg: str) -> Failure:
     """Not now; later perhaps."""
     return _code(503, msg, Code.AWAY, {"Retry-After": "1"})
+
+
+def not_done(code: Code, msg: str) -> Failure:
+    """What was asked of a job was not done, or nobody knows whether it was: the control database failed."""
+    members = {"status": int(code), "cid": "", "timestamp": 0, "msg": msg, "code": int(code)}
+    return Failure(503, members, {"Retry-After": "1"})
 
 
 def unexpected() -> Failure:

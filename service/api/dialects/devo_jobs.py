@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from functools import wraps
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
@@ -14,13 +15,13 @@ from service.api.dialects import devo_labels as labels
 from service.api.dialects.devo_auth import JOB
 from service.api.frame import headers
 from service.api.native.jobs import actor
-from service.domain.errors import Conflict
+from service.domain.errors import Conflict, Transient
 from service.domain.states import LIVE, Event, State
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from service.api.routes import Call
+    from service.api.routes import Call, Handler
     from service.domain.records import Job
 
 REMOVED: Final = "REMOVED"
@@ -94,6 +95,23 @@ async def one(call: Call) -> web.StreamResponse:
     return answers.enveloped(call.request, found)
 
 
+def _or_code(code: answers.Code) -> Callable[[Handler], Handler]:
+    """What Devo has for a verb in which the control database fails."""
+
+    def wrapped(verb: Handler) -> Handler:
+        @wraps(verb)
+        async def handle(call: Call) -> web.StreamResponse:
+            try:
+                return await verb(call)
+            except Transient as error:
+                raise answers.not_done(code, error.whole) from error
+
+        return handle
+
+    return wrapped
+
+
+@_or_code(answers.Code.CANNOT_STOP)
 async def stop(call: Call) -> web.StreamResponse:
     """STOPPED once the rows in flight are with the sink; RUNNING when that takes longer than the dialect waits. What
     has completed can not be stopped; what is stopped already stays so."""
@@ -112,6 +130,7 @@ async def stop(call: Call) -> web.StreamResponse:
     return answers.answer(call.request, await _shown(call, job))
 
 
+@_or_code(answers.Code.CANNOT_RESTART)
 async def start(call: Call) -> web.StreamResponse:
     """Goes on from the position. While the job is on its way to an end that end is waited for first."""
     job = await _found(call)
@@ -126,6 +145,7 @@ async def start(call: Call) -> web.StreamResponse:
     return answers.answer(call.request, await _shown(call, job))
 
 
+@_or_code(answers.Code.CANNOT_REMOVE)
 async def remove(call: Call) -> web.StreamResponse:
     """REMOVED; one that runs is aborted first, and answered RUNNING when that takes longer than the dialect waits."""
     job = await _found(call)

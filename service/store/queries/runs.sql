@@ -5,6 +5,7 @@ SELECT r.* FROM runs r WHERE r.account_id = (SELECT id FROM accounts WHERE name 
 
 -- name: select_outputs
 SELECT c.run_id, c.generation, c.ordinal, c.sequence, c.target, c.partition, c.first_offset, c.last_offset, c.rows,
+       CASE WHEN c.details -> 'offsets_whole' IS DISTINCT FROM 'false' THEN c.details -> 'offsets' END AS offsets,
        c.bytes, c.etag, c.checksum, c.first_key, c.last_key, c.settled_at
   FROM chunks c
  WHERE c.job_id = (SELECT j.id FROM jobs j JOIN accounts a ON a.id = j.account_id
