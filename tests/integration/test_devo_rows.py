@@ -6,6 +6,7 @@ import asyncio
 import csv
 import io
 import json
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import msgpack
@@ -125,6 +126,26 @@ async def test_every_row_once_over_many_pages(devo: DevoCase) -> None:
     await devo.events(30_000)
     lines = (await rows(devo, "json/simple", query="from web.events where status = 200 select id")).splitlines()
     assert [json.loads(line)["id"] for line in lines] == list(range(1, 30_001, 3))
+
+
+async def test_wide_rows_are_held_by_the_page_while_they_are_sent(devo: DevoCase) -> None:
+    await devo.source.execute(
+        'ALTER TABLE web_events ALTER "user" SET STORAGE EXTERNAL;'
+        'INSERT INTO web_events (at, status, "user")'
+        f" SELECT to_timestamp({FIRST} + n), 1, repeat('x', 1000000) FROM generate_series(1, 60) n"
+    )
+    body = json.dumps(ask("json/simple", query="from web.events select user")).encode()
+    size = 0
+    tracemalloc.start()
+    try:
+        async with devo.client.post("/search/query", data=body, headers=devo.headers(body)) as answer:
+            async for block in answer.content.iter_any():
+                size += len(block)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert size > 60_000_000
+    assert most < 40_000_000, f"{most:,} bytes"
 
 
 async def test_what_is_wrong_before_the_first_row_has_its_status(devo: DevoCase) -> None:

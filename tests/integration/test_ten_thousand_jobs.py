@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import time
 from datetime import UTC, datetime
@@ -10,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from service.domain.records import Job
 from service.domain.states import State
 from service.store.jobs import SORTS, page_query
 from service.store.store import Store
 from tests.contract.store_cases import ACCOUNT, StoreCase
+from tests.integration.api_cases import ADMIN
+from tests.integration.devo_cases import DevoCase
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
@@ -151,3 +155,20 @@ async def test_all_pages_together_are_all_jobs_each_once(store: Store) -> None:
     assert (len(seen), pages) == (JOBS, 20)
     # Far above what it takes, far below what reading everything for each page would.
     assert time.monotonic() - began < 20
+
+
+async def test_all_of_them_in_one_answer_are_held_page_by_page(filled: str, database: str) -> None:
+    """Devo's list of jobs knows no pages."""
+    name = b'"friendlyName"'
+    async with DevoCase(filled, database, rate_limit=100_000) as devo:
+        seen, most, blocks, tail = 0, 0, 0, b""
+        async with devo.client.get("/search/jobs", headers={"Authorization": f"Bearer {ADMIN}"}) as answer:
+            assert answer.status == 200
+            async for block in answer.content.iter_any():
+                tail = tail[1 - len(name) :] + block
+                seen += tail.count(name)
+                if blocks % 10 == 0:
+                    most = max(most, sum(isinstance(one, Job) for one in gc.get_objects()))
+                blocks += 1
+        assert (seen, tail[-19:]) == (JOBS, b'], "success": true}')
+        assert PAGE < most <= 1000
