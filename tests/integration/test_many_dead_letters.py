@@ -106,7 +106,7 @@ async def test_ten_thousand_dead_letters_are_set_aside_and_sent_again_in_few_sta
 
 
 async def test_a_row_whose_key_is_written_otherwise_by_now_is_found_all_the_same(shop: Workshop) -> None:
-    """1.0 and 1.00 are one numeric: what many at once could not be told from each other, each is asked for by itself."""
+    """1.0 and 1.00 are one numeric: a row that came and was not asked for is a sign of it."""
     await shop.source.execute(
         "CREATE TABLE odd (id numeric PRIMARY KEY, note text);"
         f"INSERT INTO odd SELECT n + 0.0, {LARGE} FROM generate_series(1, 5) AS n"
