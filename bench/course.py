@@ -28,12 +28,14 @@ _LONGEST_LAP_SECONDS = 1800
 
 @dataclass(frozen=True, slots=True)
 class Lap:
-    """One lap. `cpu_micros` and `peak_rss` are the service's alone, None for the pipe."""
+    """One lap. `cpu_micros`, `peak_rss` and `resting_rss` are the service's alone, None for the pipe."""
 
     rows_per_second: float
     longest: watch.Longest
     cpu_micros: float | None = None
     peak_rss: int | None = None
+    resting_rss: int | None = None
+    """Before the job began."""
 
 
 class Course:
@@ -137,13 +139,13 @@ class Course:
             async with ServiceProcess(control, folder=folder) as service, service.client() as api:
                 await api.put_datasource("bench", self.source)
                 await api.create(spec)
-                log, cpu, began = self._log(), service.cpu_seconds(), time.monotonic()
+                log, cpu, resting, began = self._log(), service.cpu_seconds(), service.rss_bytes(), time.monotonic()
                 await api.start("bench", wait=60)  # answered when the run has ended, or then
                 job = await api.wait_for_state("bench", "successful", timeout=_LONGEST_LAP_SECONDS)
                 seconds = time.monotonic() - began
                 cpu, peak = service.cpu_seconds() - cpu, service.peak_rss_bytes()
                 self._require(job["totals"]["rows_sent"])
-            return Lap(self.rows / seconds, log.longest(), cpu * 1e6 / self.rows, peak)
+            return Lap(self.rows / seconds, log.longest(), cpu * 1e6 / self.rows, peak, resting)
         finally:
             await self._postgres.drop_database(control)
             shutil.rmtree(folder, ignore_errors=True)

@@ -71,14 +71,16 @@ async def measure(rows: int, store: S3Server | None, parts: list[str]) -> list[M
             continue
         async with Course(count, kafka=False, make=make) as course:
             for target in chosen:
-                lap = await _lap(course, store, *TARGETS[target])
+                lap = await lap_of(course, store, target)
                 found.append(Measured(name, target, lap))
                 rate = f"{lap.rows_per_second:>9,.0f} rows/s, {(lap.cpu_micros or 0) * count / 1e6:>6.1f} s of CPU"
                 print(f"  {name:32} {target:22} {(lap.peak_rss or 0) / 1e6:>6.1f} MB  {rate}", flush=True)
     return found
 
 
-async def _lap(course: Course, store: S3Server | None, objects: bool, form: dict[str, Any]) -> Lap:
+async def lap_of(course: Course, store: S3Server | None, target: str) -> Lap:
+    """One job over the course's table into one of `TARGETS`, which is emptied afterwards."""
+    objects, form = TARGETS[target]
     if not objects:
         try:
             return await course.file(1, form)

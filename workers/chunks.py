@@ -48,6 +48,8 @@ class OpenChunk:
     """Monotonic; set by the first row."""
     dead: list[DeadLetter] = field(default_factory=list)
     """Rows of the range that are not staged."""
+    let_through: int = 0
+    """Up to so many of them the store need not be asked whether they are too many."""
 
     @property
     def read(self) -> int:

@@ -1,12 +1,13 @@
 """Dead letters sent again, under one lease: the three steps of a split, with a sequence of its own in the sink.
 
-`source` reads each row by its key, `payload` sends the record that was kept. What is refused again stays, and so does
-what can not be sent; what was sent leaves the list with the settle of its chunk. A new owner goes by the same table as
-that of a split (`workers.recovery`), so a kill at any moment sends nothing twice.
+`source` reads the rows by their keys, many at a time, `payload` sends the record that was kept. What is refused again
+stays, and so does what can not be sent; what was sent leaves the list with the settle of its chunk. A new owner goes by
+the same table as that of a split (`workers.recovery`), so a kill at any moment sends nothing twice.
 """
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,11 +17,12 @@ from service.domain.dead_letters import Retried, Staying
 from service.domain.errors import Aborted, RowsRejected, Stopped
 from service.domain.spec import JobSpec
 from sinks.base import Batch, Cut, Numbered
-from workers.chunks import SLICE_BYTES, canonical
+from workers.chunks import SLICE_BYTES, canonical, row_ids
 from workers.closing import put_down
 from workers.cuts import say_rows_are_of_now
 from workers.delivery import Delivery, Load, again, log
 from workers.easing import Easing
+from workers.feed import Unreadable
 from workers.limits import pay
 from workers.metrics import sent_again
 from workers.owners import drop_writer, owner, retry_split
@@ -28,16 +30,17 @@ from workers.rejected import PAYLOAD_BYTES, stage_what_can_be
 from workers.retrying import Retry
 from workers.signals import Point
 from workers.splits import PUT_DOWN_SECONDS
+from workers.window import rows_among
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
     from service.domain.control import Control
     from service.domain.dead_letters import KeptLetter
     from service.domain.steps import ChunkRecord, Step
     from sinks.base import Sink, Writer
     from workers.ports import Workplace
-    from workers.sources.base import Reader, Source
+    from workers.sources.base import Page, Reader, Source
 
 MOST_LETTERS = 500
 """Dead letters of one chunk, which ends sooner where they are many bytes."""
@@ -158,22 +161,21 @@ class RetryWork:
         stays: list[Staying] = []
         waiting: list[_Row] = []
         size = staged = 0
-        for one in letters:
-            if most_bytes is not None and self._from_source:
-                await self._easing.wait()
-            row = await self._row(reader, one)
-            if isinstance(row, Staying):
-                stays.append(row)
-                continue
-            if most_bytes is not None:  # a chunk that was prepared is not kept waiting
-                await pay(self._place.rate(self._lease.job_id), self._control, 1, len(row.value))
-            waiting.append(row)
-            size += len(row.value)
-            if size - staged >= SLICE_BYTES:
-                await self._hand_over(writer, waiting, sent, stays)
-                staged = size
-            if most_bytes is not None and size >= most_bytes:
-                break
+        at_rate = most_bytes is not None  # a chunk that was prepared is not kept waiting
+        async with aclosing(self._rows(reader, letters, eased=at_rate)) as rows:
+            async for row in rows:
+                if isinstance(row, Staying):
+                    stays.append(row)
+                    continue
+                if at_rate:
+                    await pay(self._place.rate(self._lease.job_id), self._control, 1, len(row.value))
+                waiting.append(row)
+                size += len(row.value)
+                if size - staged >= SLICE_BYTES:
+                    await self._hand_over(writer, waiting, sent, stays)
+                    staged = size
+                if most_bytes is not None and size >= most_bytes:
+                    break
         await self._hand_over(writer, waiting, sent, stays)
         return sent, stays
 
@@ -190,14 +192,49 @@ class RetryWork:
         stays += [Staying(rows[place].letter.id, error.code, error.message) for place, error in refused.items()]
         sent += [row.letter for place, row in enumerate(rows) if place not in refused]
 
-    async def _row(self, reader: Reader, one: KeptLetter) -> _Row | Staying:
-        """Record and message key as they are to be sent, or why they are not."""
+    async def _rows(
+        self, reader: Reader, letters: Sequence[KeptLetter], *, eased: bool
+    ) -> AsyncGenerator[_Row | Staying, None]:
+        """Records and message keys as they are to be sent, and why others are not; from the source in the order of
+        their keys. What is not asked for any more stays as it is, and is found by the next look."""
         if not self._from_source:
-            if one.payload is None:
-                return Staying(one.id, note=NO_PAYLOAD)
-            if len(one.payload) != one.payload_bytes:
-                return Staying(one.id, note=CUT_PAYLOAD)
-            return _Row(one, one.payload, one.message_key)
+            for one in letters:
+                yield _kept(one)
+            return
+        left = {canonical(one.key): one for one in letters}
+        one_by_one = False
+        try:
+            async for item in self._read(reader, letters, eased=eased):
+                if isinstance(item, Unreadable):
+                    found = left.pop(canonical(item.key), None)
+                    one_by_one |= found is None
+                    if found is not None:
+                        yield Staying(found.id, item.code, item.message)
+                    continue
+                keys = item.message_keys
+                for place, row_id in enumerate(row_ids(item, 0, len(item.values))):
+                    found = left.pop(row_id, None)
+                    one_by_one |= found is None
+                    if found is not None:
+                        yield _Row(found, item.values[place], None if keys is None else keys[place])
+        except RowsRejected:  # one of them, and not which
+            one_by_one = True
+        for one in left.values():
+            # A row whose key is written otherwise by now (1.0, then 1.00) is known only to who asks for it.
+            yield await self._one(reader, one) if one_by_one else Staying(one.id, note=GONE)
+
+    async def _read(
+        self, reader: Reader, letters: Sequence[KeptLetter], *, eased: bool
+    ) -> AsyncIterator[Page | Unreadable]:
+        """Many rows a statement; before each it is seen whether the source is to be eased."""
+        if eased:
+            await self._easing.wait()
+        async for item in rows_among(reader, [one.key for one in letters]):
+            yield item
+            if eased:
+                await self._easing.wait()
+
+    async def _one(self, reader: Reader, one: KeptLetter) -> _Row | Staying:
         try:
             page = await reader.one(one.key)
         except RowsRejected as error:
@@ -208,6 +245,15 @@ class RetryWork:
 
     async def _reached(self, point: Point) -> None:
         await self._place.signals.reached(point, self._lease)
+
+
+def _kept(one: KeptLetter) -> _Row | Staying:
+    """As it was kept, or why it can not be sent so."""
+    if one.payload is None:
+        return Staying(one.id, note=NO_PAYLOAD)
+    if len(one.payload) != one.payload_bytes:
+        return Staying(one.id, note=CUT_PAYLOAD)
+    return _Row(one, one.payload, one.message_key)
 
 
 def _retried(sent: Sequence[KeptLetter], stays: Sequence[Staying]) -> Retried:

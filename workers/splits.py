@@ -182,8 +182,7 @@ class SplitWork:
         refused = await stage_what_can_be(writer, rows)
         self._chunk.add(page, begin, rows, time.monotonic(), refused)
         self._window.add(page, begin, end)
-        if refused:
-            await self._check_limits()
+        await self._check_limits()
 
     async def _pass_over(self, writer: Writer, item: Unreadable) -> None:
         self._chunk.pass_over(letter(item.key, item.code, item.message), time.monotonic())
@@ -194,9 +193,10 @@ class SplitWork:
 
     async def _check_limits(self) -> None:
         """At once, not only with the chunk: the row that is one too many ends the run while it is news."""
-        dead = self._chunk.dead
-        with caused_by(dead):
-            await self._place.store.check_dead_letters(self._lease, dead=len(dead), read=self._chunk.read)
+        chunk, dead = self._chunk, len(self._chunk.dead)
+        if dead > chunk.let_through:
+            with caused_by(chunk.dead):
+                chunk.let_through = await self._place.store.check_dead_letters(self._lease, dead=dead, read=chunk.read)
 
     async def _close(self, writer: Writer, scanned: Key | None) -> None:
         """Deliver the open chunk, if it holds a row. `scanned`: how far rows were looked at, all of them in it."""

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 RATIO_ROWS = 1000
 """`max_ratio` is a share of the rows that a run has read, and of at least so many: the first row does not trip it."""
+MOST_UNASKED = 1000
+"""More than so many dead letters are not set aside without another look at the limits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +116,11 @@ class Asked:
 class DeadLetterSteps(Protocol):
     """What a worker asks about dead letters, under a lease. Promises as `StepStore`."""
 
-    async def check_dead_letters(self, lease: Lease, *, dead: int, read: int) -> None:
+    async def check_dead_letters(self, lease: Lease, *, dead: int, read: int) -> int:
         """Raises Permanent `dead_letters_exceeded` when the run, with `dead` more among `read` more rows, is beyond
-        `options.dead_letters` as it is now. Chunks that are prepared count."""
+        `options.dead_letters` as it is now. Chunks that are prepared count. Answers up to how many `dead` there is no
+        need to ask again: they are within the limits, unless others add theirs or the limits are lowered, which is seen
+        with the chunk."""
 
     async def bury(
         self,

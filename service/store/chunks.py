@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from service.domain.dead_letters import Retried
+from service.domain.dead_letters import MOST_UNASKED, Retried
 from service.domain.errors import Conflict
 from service.domain.states import State
 from service.domain.steps import ChunkRecord, SplitState, StepKind
@@ -100,10 +100,10 @@ class Chunks(Held):
             await store_try(connection, split_key(lease), chunk, dead, epoch=lease.epoch)
             return await _settle_held(connection, lease, settlement)
 
-    async def check_dead_letters(self, lease: Lease, *, dead: int, read: int) -> None:
+    async def check_dead_letters(self, lease: Lease, *, dead: int, read: int) -> int:
         """As `StepStore.check_dead_letters`."""
         async with self._held(lease, StepKind.SPLIT) as (connection, _):
-            await letters.refuse_beyond(connection, lease, dead=dead, read=read)
+            return dead + min(MOST_UNASKED, await letters.refuse_beyond(connection, lease, dead=dead, read=read))
 
     async def bury(
         self,

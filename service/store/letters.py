@@ -56,25 +56,29 @@ async def finish_try(connection: Connection, mine: Try, run_id: str | None) -> i
     return int(done.rpartition(" ")[2])
 
 
-async def refuse_beyond(connection: Connection, lease: Lease, *, dead: int, read: int) -> None:
+async def refuse_beyond(connection: Connection, lease: Lease, *, dead: int, read: int) -> int:
     """Raises Permanent `dead_letters_exceeded` when `dead` more rows among `read` more are too many for the run. The
-    job's row is locked, so two splits can not both take what is left."""
+    job's row is locked, so two splits can not both take what is left. Answers how many may follow."""
     if not dead or lease.kind is not StepKind.SPLIT:
-        return
+        return 0
     row = await connection.fetchrow(SQL["room"], *split_key(lease), lease.run_id)
     assert row is not None, "its row is locked"
-    found, of = row["dead"] + dead, row["read"] + read
+    found, of = int(row["dead"]) + dead, int(row["read"]) + read
     rows = f"{found} row{'' if found == 1 else 's'} of this run can not be delivered"
     hint = "mend the cause and start again, or raise the limit: PATCH /v1/jobs/{job} with options.dead_letters"
-    if found > row["max_rows"]:
+    left = int(row["max_rows"]) - found
+    if left < 0:
         message = f"{rows}, and options.dead_letters.max_rows is {row['max_rows']}"
         raise Permanent("dead_letters_exceeded", message, hint=hint)
-    ratio = row["max_ratio"]
-    if ratio is not None and found > ratio * max(of, RATIO_ROWS):
+    ratio: float | None = row["max_ratio"]
+    if ratio is None:
+        return left
+    if found > ratio * max(of, RATIO_ROWS):
         message = f"{rows} out of {of} read, and options.dead_letters.max_ratio is {ratio:g}"
         if of < RATIO_ROWS:
             message += f" of at least {RATIO_ROWS} rows"
         raise Permanent("dead_letters_exceeded", message, hint=hint)
+    return min(left, int(ratio * max(of, RATIO_ROWS) - found))
 
 
 def letter_of(row: Row) -> KeptLetter:

@@ -7,6 +7,7 @@ import csv
 import gzip
 import io
 import json
+import shutil
 import uuid
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
@@ -102,6 +103,10 @@ class SinkCase(ABC):
         """Undo `lose`."""
         raise NotImplementedError
 
+    async def destroy(self) -> str:
+        """Delete the target with all that is in it; answers the code by which its loss is told."""
+        raise NotImplementedError
+
     def needs_a_limit(self) -> None:
         """Skips the test where nobody can fill the target here: before it has opened anything."""
         pytest.skip("this target has no limit that somebody could reach")
@@ -142,6 +147,10 @@ class KafkaCase(SinkCase):
     async def last(self) -> dict[int, bytes | None]:
         """What compaction leaves, before it drops the keys without a value."""
         return {int(record.key or b""): record.value for record in read_topic(self.server.bootstrap, self.topic)}
+
+    async def destroy(self) -> str:
+        await asyncio.to_thread(self.server.delete_topic, self.topic)
+        return "topic_missing"
 
     def needs_a_limit(self) -> None:
         pytest.skip("a broker whose disk is full ends itself, and is away (tests/acceptance/test_bad_days.py)")
@@ -244,6 +253,10 @@ class FileCase(SinkCase):
         folder.unlink()
         self._away.rename(folder)
 
+    async def destroy(self) -> str:
+        shutil.rmtree(self.root / self.path)
+        return "folder_missing"
+
     def needs_a_limit(self) -> None:
         needs_own(self.root)
 
@@ -316,6 +329,10 @@ class OpenSearchCase(SinkCase):
         found = await asyncio.to_thread(self.server.documents, self.index)
         return {int(json.loads(key)[0]): document for key, document in found.items()}
 
+    async def destroy(self) -> str:
+        self.server.call("DELETE", f"/{self.index}")
+        return "index_missing"
+
     def needs_a_limit(self) -> None:
         """It has one."""
 
@@ -369,6 +386,13 @@ class S3Case(SinkCase):
         await self.proxy.__aexit__(None, None, None)
         if self._own_disk:
             unmounted(self.server.data / self.bucket)
+
+    async def destroy(self) -> str:
+        if self._own_disk:
+            unmounted(self.server.data / self.bucket)
+            self._own_disk = False
+        shutil.rmtree(self.server.data / self.bucket)
+        return "bucket_missing"
 
     def needs_a_limit(self) -> None:
         needs_own(self.server.data / self.bucket)
@@ -457,6 +481,10 @@ class HdfsCase(SinkCase):
             return [row for name in names for row in self.records(self.server.read(f"{self.path}/{name}"))]
 
         return await asyncio.to_thread(rows)
+
+    async def destroy(self) -> str:
+        await asyncio.to_thread(lambda: self.server.call("DELETE", "DELETE", self.path, recursive="true"))
+        return "folder_missing"
 
     def needs_a_limit(self) -> None:
         """It has one."""

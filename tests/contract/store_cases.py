@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from service.domain.records import Actor, Key
 from service.domain.states import Event, State
 from service.domain.steps import OpenRange, StepKind
@@ -14,7 +16,7 @@ from service.store.store import Store
 from tests.contract.control_jobs import RUN_KINDS, causes, chunk, settlement
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncIterator, Mapping
 
     from service.domain.records import Job
     from service.domain.steps import Lease
@@ -132,3 +134,11 @@ class StoreCase:
         job = await self.get(job.id)
         assert job.state is state
         return job
+
+
+@pytest.fixture
+async def case(control_database: str) -> AsyncIterator[StoreCase]:
+    """The store on a database of the test's own."""
+    opened = await StoreCase.open(control_database)
+    yield opened
+    await opened.store.close()

@@ -10,6 +10,7 @@ import pytest
 
 from service.domain.states import Event, State
 from service.domain.steps import OpenRange
+from tests.support.holding import Holding
 from tests.support.reconcile import expected_rows, file_rows, reconcile
 from tests.support.waiting import happened, until
 from tests.support.workshop import ACCOUNT, Workshop
@@ -18,25 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from service.domain.records import Job
-    from service.domain.steps import Lease
     from service.store.store import Store
-    from workers.signals import Point
-
-
-class Holding:
-    """Signals of this process: holds everybody who comes to one point."""
-
-    def __init__(self, point: str) -> None:
-        self.point = point
-        self.reached_it = asyncio.Event()
-        self.go = asyncio.Event()
-        self.leases: list[Lease] = []
-
-    async def reached(self, point: Point, lease: Lease) -> None:
-        if point.value == self.point:
-            self.leases.append(lease)
-            self.reached_it.set()
-            await self.go.wait()
 
 
 @pytest.fixture(params=["local"])

@@ -13,20 +13,15 @@ from service.domain.states import Event, State
 from service.domain.steps import Condition, OpenRange, StepKind
 from service.store.jobs import SORTS
 from tests.contract.control_jobs import chunk
-from tests.contract.store_cases import ACCOUNT, ANA, StoreCase, definition
+from tests.contract.store_cases import ACCOUNT, ANA, StoreCase, case, definition
 from tests.support.waiting import happened
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import Mapping
 
     from service.domain.records import Job
 
-
-@pytest.fixture
-async def case(control_database: str) -> AsyncIterator[StoreCase]:
-    opened = await StoreCase.open(control_database)
-    yield opened
-    await opened.store.close()
+__all__ = ["case"]  # fixtures
 
 
 async def replace(case: StoreCase, job: Job, spec: Mapping[str, object], **more: Any) -> Job:

@@ -10,7 +10,7 @@ from service.domain.states import Event
 from service.domain.steps import Condition, StepKind
 from service.store.secrets import SecretBox
 from service.store.store import Store
-from tests.contract.store_cases import ACCOUNT, ANA, KEY, StoreCase, definition
+from tests.contract.store_cases import ACCOUNT, ANA, KEY, StoreCase, case, definition
 from tests.contract.test_job_store import replace
 
 if TYPE_CHECKING:
@@ -18,12 +18,7 @@ if TYPE_CHECKING:
 
     from service.domain.records import Job
 
-
-@pytest.fixture
-async def case(control_database: str) -> AsyncIterator[StoreCase]:
-    opened = await StoreCase.open(control_database)
-    yield opened
-    await opened.store.close()
+__all__ = ["case"]  # fixtures
 
 
 @pytest.fixture

@@ -11,23 +11,18 @@ import pytest
 from service.domain.states import Event, State
 from service.domain.steps import StepKind
 from tests.contract.control_jobs import causes
-from tests.contract.store_cases import ACCOUNT, ANA, StoreCase
+from tests.contract.store_cases import ACCOUNT, ANA, StoreCase, case
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
 
     from service.domain.records import Job
     from service.domain.steps import Lease
 
+__all__ = ["case"]  # fixtures
+
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-
-
-@pytest.fixture
-async def case(control_database: str) -> AsyncIterator[StoreCase]:
-    opened = await StoreCase.open(control_database)
-    yield opened
-    await opened.store.close()
 
 
 # (state, first, second): the state after both, once the last lease is back. `leased` is the claim of a queued job's

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,19 +12,11 @@ from service.domain.states import Event, State
 from service.domain.steps import StepKind
 from service.store.secrets import SecretBox
 from service.store.store import Store
-from tests.contract.store_cases import ACCOUNT, ANA, StoreCase, definition
+from tests.contract.store_cases import ACCOUNT, ANA, StoreCase, case, definition
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+__all__ = ["case"]  # fixtures
 
 SHOP = {"host": "db.example", "port": 5432, "database": "shop", "user": "reader"}
-
-
-@pytest.fixture
-async def case(control_database: str) -> AsyncIterator[StoreCase]:
-    opened = await StoreCase.open(control_database)
-    yield opened
-    await opened.store.close()
 
 
 async def test_a_datasource_comes_back_with_its_password_and_shows_it_to_nobody(case: StoreCase) -> None:

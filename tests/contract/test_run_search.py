@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from service.domain.errors import Cause
 from service.domain.states import Event, State
-from tests.contract.store_cases import ACCOUNT, ANA, StoreCase
+from tests.contract.store_cases import ACCOUNT, ANA, StoreCase, case
 from tests.integration.api_cases import ApiCase
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+__all__ = ["case"]  # fixtures
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-@pytest.fixture
-async def case(control_database: str) -> AsyncIterator[StoreCase]:
-    opened = await StoreCase.open(control_database)
-    yield opened
-    await opened.store.close()
 
 
 async def failed(case: StoreCase, name: str, *messages: str, code: str = "sink_refused", **more: Any) -> None:

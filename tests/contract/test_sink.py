@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sinks import registry
-from sinks.base import Batch, Cut, Guarantee, ListsDays, Mark, Owner, RowRejected, Shows, SinkError
+from sinks.base import Batch, Cut, Guarantee, ListsDays, Mark, Owner, RowRejected, Shows, SinkError, TargetGone
 from tests.contract.sink_cases import CASES, SinkCase
 from tests.support.waiting import until
 
@@ -331,6 +331,20 @@ async def test_a_lost_target_is_an_error_in_time_and_nobody_hangs(case: SinkCase
     await writer.close()
     if case.keeps_rows and sink.shows is not Shows.NOTHING:
         await shows(case, rows(case, 1, 10))
+
+
+async def test_a_target_that_was_deleted_is_gone_for_good_and_says_so(case: SinkCase, sink: Sink):
+    if not case.can_be_lost:
+        pytest.skip("this target can not be away")
+    writer = await opened(sink, OWNER)
+    await writer.make_visible(await prepare(case, writer, 1, 1, 10))
+    await writer.close()
+    code = await case.destroy()
+    fresh = sink.writer(replace(OWNER, epoch=6))
+    with pytest.raises(TargetGone) as caught:
+        await fresh.open()
+    assert (caught.value.code, caught.value.retryable) == (code, False)
+    await fresh.close()
 
 
 async def test_a_target_without_room_says_so_and_goes_on_once_there_is_some(case: SinkCase, sink: Sink):

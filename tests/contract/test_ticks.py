@@ -16,7 +16,7 @@ from service.engine.ticker import Ticker
 from service.lifecycle import Verbs
 from service.store.store import Store
 from tests.contract.control_jobs import dead
-from tests.contract.store_cases import ACCOUNT, ANA, StoreCase, definition
+from tests.contract.store_cases import ACCOUNT, ANA, StoreCase, case, definition
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -25,16 +25,11 @@ if TYPE_CHECKING:
     from service.domain.records import Job
     from service.domain.schedules import DueJob
 
+__all__ = ["case"]  # fixtures
+
 TICKER = Actor("", "host-1")
 HOURLY = {"dialect": "unix", "cron": "0 * * * *", "time_zone": "UTC", "enabled": True, "missed": "run_once"}
 EVERY_SECOND = {**HOURLY, "dialect": "quartz", "cron": "* * * * * ?"}
-
-
-@pytest.fixture
-async def case(control_database: str) -> AsyncIterator[StoreCase]:
-    opened = await StoreCase.open(control_database)
-    yield opened
-    await opened.store.close()
 
 
 async def scheduled(case: StoreCase, name: str = "nightly", *, due_ago: float | None = None, **more: Any) -> Job:

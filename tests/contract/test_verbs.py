@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 import pytest
 
 from service.domain.errors import Conflict, NotFound
 from service.domain.states import Desired, Event, State
 from service.domain.steps import OpenRange, StepKind
-from tests.contract.store_cases import ACCOUNT, ANA, StoreCase
+from tests.contract.store_cases import ACCOUNT, ANA, StoreCase, case
 from tests.support.waiting import until
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-
-@pytest.fixture
-async def case(control_database: str) -> AsyncIterator[StoreCase]:
-    opened = await StoreCase.open(control_database)
-    yield opened
-    await opened.store.close()
+__all__ = ["case"]  # fixtures
 
 
 # (state, mode): what start, start?from=beginning, stop and abort lead to. "same" is a 200 that changes nothing, None a

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from service.domain.steps import StepKind
+from service.lifecycle.verbs import Verbs
 from tests.integration.api_cases import ApiCase, definition
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -75,7 +77,14 @@ async def test_a_job_runs_to_its_end_and_wait_tells_of_it(api: ApiCase) -> None:
     assert "successful" in [event["state_to"] for event in events]
 
 
-async def test_wait_ends_and_a_caller_who_leaves_changes_nothing(api: ApiCase) -> None:
+async def test_wait_ends_and_a_caller_who_leaves_changes_nothing(api: ApiCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    wait_changed, waits = api.store.wait_changed, set()
+
+    async def noticed(timeout_seconds: float) -> None:
+        waits.add(asyncio.current_task())
+        await wait_changed(timeout_seconds)
+
+    monkeypatch.setattr(api.store, "wait_changed", noticed)
     await api.ok("POST", "/v1/jobs", definition(), 201)
     waited = await api.ok("POST", "/v1/jobs/j/start?wait=0.3", status=202)
     assert waited["state"] == "queued"
@@ -83,10 +92,13 @@ async def test_wait_ends_and_a_caller_who_leaves_changes_nothing(api: ApiCase) -
         async with asyncio.timeout(0.3):
             await api.call("POST", "/v1/jobs/j/start?wait=30")
     assert (await api.ok("GET", "/v1/jobs/j"))["state"] == "queued"
+    left = set(waits)
     waiting = asyncio.create_task(api.call("POST", "/v1/jobs/j/start?wait=30"))
+    await until(lambda: waits > left, 10, "the start waits")
     stopped = await api.ok("POST", "/v1/jobs/j/stop?wait=5", status=200)
     assert stopped["state"] == "stopped"
-    assert (await waiting).body["state"] in {"stopped", "queued"}
+    async with asyncio.timeout(10):
+        assert (await waiting).body["state"] == "stopped"
     for wait in ("61", "-1", "soon", "nan"):
         await api.refused("POST", f"/v1/jobs/j/start?wait={wait}", None, 422, "invalid_parameter")
 
@@ -94,7 +106,7 @@ async def test_wait_ends_and_a_caller_who_leaves_changes_nothing(api: ApiCase) -
 async def test_force_aborts_first_and_leaves_the_rest_to_whoever_ends_the_abort(
     api: ApiCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.lifecycle.verbs.FORCE_SECONDS", 0.2)
+    monkeypatch.setitem(Verbs.remove.__kwdefaults__, "seconds", 0.2)
     job = await api.ok("POST", "/v1/jobs?start=true", definition(), 201)
     await lease(api)
     left = await api.ok("DELETE", "/v1/jobs/j?force=true", status=202)

@@ -14,7 +14,7 @@ from service.domain.states import Event, State
 from service.store import days
 from service.store.retention import Retention
 from tests.contract.control_jobs import chunk, settlement
-from tests.contract.store_cases import StoreCase
+from tests.contract.store_cases import StoreCase, case
 from tests.support.waiting import until
 from tests.support.workshop import ACCOUNT, Workshop
 from workers.signals import Point
@@ -26,17 +26,12 @@ if TYPE_CHECKING:
     from service.domain.records import Job
     from service.domain.steps import Lease
 
+__all__ = ["case"]  # fixtures
+
 DAY = timedelta(days=1)
 
 
 # -- the store --------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-async def case(control_database: str) -> AsyncIterator[StoreCase]:
-    opened = await StoreCase.open(control_database)
-    yield opened
-    await opened.store.close()
 
 
 async def now(case: StoreCase) -> datetime:

@@ -114,6 +114,12 @@ async def stored(case: DevoCase, other: Store, name: str) -> Job:
     return job
 
 
+async def change(other: Store, job: Job, statement: str) -> None:
+    """What another process does to it."""
+    async with other._pool.connection() as connection:
+        await connection.execute(statement, job.id)
+
+
 async def test_whatever_others_change_the_next_answer_in_every_language_is_as_if_written_anew(
     case: DevoCase, other: Store
 ) -> None:
@@ -122,9 +128,7 @@ async def test_whatever_others_change_the_next_answer_in_every_language_is_as_if
     for _ in range(60):
         job = drawn.choice(jobs)
         for _ in range(drawn.randrange(3)):
-            change = drawn.choice(CHANGES)
-            async with other._pool.connection() as connection:
-                await connection.execute(change, job.id)
+            await change(other, job, drawn.choice(CHANGES))
         other.__dict__.pop("_kept", None)  # as who has never read it
         there = await other.get("default", job.id)
         assert there is not None
@@ -152,24 +156,16 @@ async def test_an_unchanged_job_is_told_in_the_same_words_and_written_once(
 
 async def test_the_rate_of_a_run_that_has_not_ended_is_that_of_now(case: DevoCase, other: Store) -> None:
     job = await stored(case, other, "job")
-    async with other._pool.connection() as connection:
-        await connection.execute(
-            "UPDATE runs SET state = 'running', ended_at = NULL, rows_read = 1000000000,"
-            " started_at = now() - interval '1 second' WHERE job_id = $1",
-            job.id,
-        )
+    began = "UPDATE runs SET state = 'running', ended_at = NULL, rows_read = 1000000000, started_at = now() - "
+    await change(other, job, began + "interval '1 second' WHERE job_id = $1")
     rates = [(await asked(case, job))["/v1"].body["run"]["rows_per_second"] for _ in range(2)]
     assert rates[1] < rates[0]
 
 
 async def test_a_viewer_never_gets_what_was_written_for_an_operator(case: DevoCase, other: Store) -> None:
     job = await stored(case, other, "job")
-    async with other._pool.connection() as connection:
-        await connection.execute(
-            'UPDATE jobs SET horizon = \'{"bound": ["7"], "held_by": [{"pid": 1, "query": "select 1"}]}\''
-            " WHERE id = $1",
-            job.id,
-        )
+    held = '{"bound": ["7"], "held_by": [{"pid": 1, "query": "select 1"}]}'
+    await change(other, job, f"UPDATE jobs SET horizon = '{held}' WHERE id = $1")
     viewer = (await case.call("POST", "/v1/tokens", {"name": "eye", "role": "viewer"})).body["token"]
     for token, seen in ((ADMIN, "select 1"), (viewer, None), (ADMIN, "select 1"), (viewer, None)):
         reply = await case.call("GET", f"/v1/jobs/{job.id}", token=token)

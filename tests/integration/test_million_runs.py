@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from service.store.run_search import runs_query
 from service.store.store import Store
 from tests.contract.store_cases import ACCOUNT, StoreCase
 from tests.support.million_runs import RUNS, SEARCHES, fill, timed
+from tests.support.plans import looked_at, nodes, planned
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
@@ -67,7 +67,7 @@ async def test_a_page_is_answered_from_an_index_in_its_order(store: Store, name:
     moments = [run.started_at for run in page]
     assert moments == sorted(moments, reverse=True)
     assert seconds < (10 if name in READS_ALL else SLOW_SECONDS)
-    plan = await planned(store, filters, after=None)
+    plan = await searched(store, filters, after=None)
     assert_from_an_index(plan, leads_only=name in READS_ALL or len(filters) > 1 or len(filters.get("label", ())) > 1)
 
 
@@ -85,7 +85,7 @@ async def test_a_page_from_the_depth_is_as_near_as_the_first(store: Store, filte
     assert time.perf_counter() - began < SLOW_SECONDS
     assert len(deep) == PAGE
     assert deep[0].started_at < page[0].started_at
-    assert_from_an_index(await planned(store, filters, after=after))
+    assert_from_an_index(await searched(store, filters, after=after))
 
 
 async def test_pages_of_one_word_together_are_all_its_runs_each_once(store: Store) -> None:
@@ -124,22 +124,10 @@ async def test_retention_takes_what_is_old_and_its_terms_in_batches(store: Store
     assert page == []
 
 
-async def planned(store: Store, filters: dict[str, Any], *, after: str | None) -> Mapping[str, Any]:
+async def searched(store: Store, filters: dict[str, Any], *, after: str | None) -> Mapping[str, Any]:
     term = await store.driving_term(ACCOUNT, filters)
     query, arguments = runs_query(ACCOUNT, filters, limit=PAGE, after=after, term=term)
-    async with store._pool.connection() as connection:
-        # As EXPLAIN it is planned for these very values; as the driver sends it, after five times, for any.
-        await connection.execute("SET plan_cache_mode = force_generic_plan")
-        text = await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {query}", *arguments)
-        await connection.execute("RESET plan_cache_mode")
-    found: Mapping[str, Any] = json.loads(text)[0]["Plan"]
-    return found
-
-
-def nodes(plan: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    yield plan
-    for child in plan.get("Plans", ()):
-        yield from nodes(child)
+    return await planned(store, query, arguments)
 
 
 def assert_from_an_index(plan: Mapping[str, Any], *, leads_only: bool = False) -> None:
@@ -147,7 +135,7 @@ def assert_from_an_index(plan: Mapping[str, Any], *, leads_only: bool = False) -
     several filters one of them leads and the others leave rows out."""
     for node in nodes(plan):
         kind = node["Node Type"]
-        rows = (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
+        rows = looked_at(node)
         assert not (kind == "Seq Scan" and node["Relation Name"] in {"runs", "run_terms"}), node
         assert kind != "Bitmap Heap Scan", node
         if "Sort" in kind:

@@ -5,27 +5,18 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-import pytest
-
 from service.domain.states import Event
 from service.domain.steps import OpenRange
 from service.store.retention import Retention
 from tests.contract.control_jobs import chunk, settlement
-from tests.contract.store_cases import ACCOUNT, StoreCase
+from tests.contract.store_cases import ACCOUNT, StoreCase, case
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from service.domain.records import Job
 
+__all__ = ["case"]  # fixtures
+
 KEEP = Retention(job_log_days=90, log_days=30, event_days=60)
-
-
-@pytest.fixture
-async def case(control_database: str) -> AsyncIterator[StoreCase]:
-    opened = await StoreCase.open(control_database)
-    yield opened
-    await opened.store.close()
 
 
 async def age(case: StoreCase, days: int) -> None:

@@ -9,17 +9,12 @@ import pytest
 
 from service.domain.errors import Conflict
 from service.domain.states import Event, State
-from tests.contract.store_cases import StoreCase
+from tests.contract.store_cases import StoreCase, case
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-
-@pytest.fixture
-async def case(control_database: str) -> AsyncIterator[StoreCase]:
-    opened = await StoreCase.open(control_database)
-    yield opened
-    await opened.store.close()
+__all__ = ["case"]  # fixtures
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import shutil
 import struct
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography import x509
@@ -275,3 +275,57 @@ async def test_row_security_fails_instead_of_leaving_rows_out(database: str, pos
         assert "policy" in errors[0].hint
     async with connected(database) as other:
         await other.execute("DROP OWNED BY careful")
+
+
+@pytest.mark.parametrize("at", ["the budget", "the connection"])
+async def test_a_source_that_is_closed_while_it_connects_keeps_nothing(
+    database: str, at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget, reached, go = ConnectionBudget(1), asyncio.Event(), asyncio.Event()
+
+    async def slowly(*arguments: Any, **more: Any) -> Any:
+        reached.set()
+        await go.wait()
+        return await connect(*arguments, **more)
+
+    monkeypatch.setattr("workers.sources.session.connect", slowly)
+    taken = await budget.acquire(datasource(database)) if at == "the budget" else None
+    async with source(database, "t", connections=budget) as made:
+        asking = asyncio.create_task(made.now())
+        await (until(lambda: budget.held(datasource(database)) == 1, 5, "asked") if taken else reached.wait())
+        await asyncio.sleep(0)
+    if taken is not None:
+        taken.release()
+    go.set()
+    with pytest.raises(Transient) as caught:
+        async with asyncio.timeout(10):
+            await asking
+    assert caught.value.code == "source_closed"
+    assert budget.held(datasource(database)) == 0
+    async with connected(database) as one:
+        assert await one.fetchval(OTHERS) == 0
+
+
+OTHERS = (
+    "SELECT count(*) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND application_name = 'rowferry test' AND state IS NOT NULL"
+)
+
+
+async def test_a_cancellation_while_a_closed_source_connects_stays_one(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget, reached, never = ConnectionBudget(1), asyncio.Event(), asyncio.Event()
+
+    async def hanging(*_: Any, **__: Any) -> None:
+        reached.set()
+        await never.wait()
+
+    monkeypatch.setattr("workers.sources.session.connect", hanging)
+    async with source(database, "t", connections=budget) as made:
+        asking = asyncio.create_task(made.now())
+        await reached.wait()
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert budget.held(datasource(database)) == 0

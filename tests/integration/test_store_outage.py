@@ -12,20 +12,15 @@ import pytest
 from service.domain.errors import RowferryError, Transient
 from service.domain.states import State
 from service.store.pool import Pool
-from tests.contract.store_cases import ACCOUNT, StoreCase
+from tests.contract.store_cases import ACCOUNT, StoreCase, case
 from tests.support.waiting import happened, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
 
     from tests.support.postgres import PostgresServer
 
-
-@pytest.fixture
-async def case(control_database: str) -> AsyncIterator[StoreCase]:
-    opened = await StoreCase.open(control_database)
-    yield opened
-    await opened.store.close()
+__all__ = ["case"]  # fixtures
 
 
 async def test_a_killed_database_is_told_and_its_return_needs_nobody(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from service.store.store import Store
 from tests.contract.store_cases import ACCOUNT, StoreCase
 from tests.integration.api_cases import ADMIN
 from tests.integration.devo_cases import DevoCase
+from tests.support.plans import looked_at, nodes, planned
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
@@ -76,29 +76,9 @@ async def store(filled: str) -> AsyncIterator[Store]:
         yield opened
 
 
-def nodes(plan: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    yield plan
-    for child in plan.get("Plans", ()):
-        yield from nodes(child)
-
-
-async def planned(store: Store, query: str, arguments: Any) -> Mapping[str, Any]:
-    async with store._pool.connection() as connection:
-        # As EXPLAIN it is planned for these very values; as the driver sends it, after five times, for any.
-        await connection.execute("SET plan_cache_mode = force_generic_plan")
-        text = await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {query}", *arguments)
-        await connection.execute("RESET plan_cache_mode")
-    found: Mapping[str, Any] = json.loads(text)[0]["Plan"]
-    return found
-
-
 def reads(plan: Mapping[str, Any], table: str) -> list[tuple[str, float]]:
     """(how, rows looked at) of every scan of `table`."""
-    return [
-        (node["Node Type"], (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"])
-        for node in nodes(plan)
-        if node.get("Relation Name") == table
-    ]
+    return [(node["Node Type"], looked_at(node)) for node in nodes(plan) if node.get("Relation Name") == table]
 
 
 @pytest.mark.parametrize("deep", [False, True])

@@ -90,11 +90,11 @@ async def test_a_key_that_leads_the_value_is_read_where_it_stands(
 async def test_a_row_over_the_limit_keeps_the_key_that_it_begins_with() -> None:
     built = builder(max_row_bytes=10, key_leads=True)
     assert not await built.feed(b'1,"\n",\n')
-    assert await built.feed(b'"2,\n",abcdefghijkl,\n3,def,\n')
-    assert built.oversized == 1
+    assert not await built.feed(b'"2,\n",abcdefghijkl,\n3,def,\n')
+    assert built.oversized == [1]
     await built.whole(None)
     assert decode_key(built.raw_keys[1]) == ("2,\n",)
-    assert built.values[:2] == [b'1,"\n",', b'"2,\n",']
+    assert built.values == [b'1,"\n",', b'"2,\n",', b"3,def,"]
 
 
 @settings(deadline=None)
@@ -106,6 +106,14 @@ async def test_the_mark_of_a_repeat_stands_behind_the_key(rows: list[tuple[str, 
     page = await fed(built, b"".join(lines))
     assert built.repeats == [b"t" if mark else b"f" for _, mark, _ in rows]
     assert page.values == [record([value, "end"], plain) for _, _, value in rows]
+
+
+async def test_the_mark_of_a_row_that_is_too_large_stands_behind_that_of_a_repeat() -> None:
+    built = builder(marks_repeats=True, marks_large=True, max_row_bytes=10)
+    assert not await built.feed(b"1,f,f,a,\n2,f,t,,\n3,f,f,abcdefghijkl,\n")
+    assert not await built.feed(b"4,t,t,,\n")
+    assert (built.repeats, built.oversized) == ([b"f", b"f", b"f", b"t"], [1, 2, 3])
+    assert built.values == [b"a,", b",", b"", b","]
 
 
 @settings(deadline=None)
@@ -143,12 +151,12 @@ async def test_a_full_page_is_cut_at_whole_rows_and_never_empty() -> None:
     assert built.values == [b'"a\nb",c']
 
 
-async def test_a_row_over_the_limit_ends_the_page_and_keeps_its_key_alone() -> None:
+async def test_rows_over_the_limit_keep_their_keys_alone() -> None:
     built = builder(max_row_bytes=10)
-    assert await built.feed(b"1,abc,\n2,abcdefghijkl,\n3,def,\n")
-    assert built.oversized == 1
-    assert decode_key(built.raw_keys[1]) == ("2",)
-    assert built.values[1] == b""
+    assert not await built.feed(b"1,abc,\n2,abcdefghijkl,\n3,def,\n4,abcdefghijkl,\n")
+    assert built.oversized == [1, 3]
+    assert [decode_key(built.raw_keys[place]) for place in built.oversized] == [("2",), ("4",)]
+    assert built.values == [b"abc,", b"", b"def,", b""]
     built.keep(1)
     assert (built.values, built.raw_keys, built.bytes) == ([b"abc,"], [b"1"], 4)
 

@@ -7,7 +7,8 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.sources import page as pages
+from workers.sources import page as page_module
+from workers.sources.base import Page
 from workers.sources.page import PageBuilder, decode_key, unescape, unescape_line, unescape_long_line
 
 TEXT = st.text(alphabet=st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
@@ -39,12 +40,12 @@ def test_dense_escapes(value: str) -> None:
 @given(st.text(alphabet="\\nt\n x", max_size=200))
 def test_a_long_line_in_slices_is_the_line(value: str) -> None:
     field = copy_text(value)
-    before = pages._SLICE
-    pages._SLICE = 7
+    before = page_module._SLICE
+    page_module._SLICE = 7
     try:
         assert unescape_long_line(field) == unescape_line(field)
     finally:
-        pages._SLICE = before
+        page_module._SLICE = before
 
 
 @given(TEXT)
@@ -90,12 +91,24 @@ async def test_a_page_that_watches_for_repeats_is_not_cut_before_its_second_row(
     assert built.repeats == [b"f", b"t"]
 
 
-async def test_a_row_left_out_for_its_size_ends_the_page() -> None:
+async def test_around_rows_left_out_for_their_size_are_pages_of_their_own() -> None:
     built = builder()
-    assert await built.feed(b"1\tabc\n2\t\\N\n3\tdef\n")
-    assert built.oversized == 1
-    built.keep(1)
-    assert (built.values, built.raw_keys, built.bytes) == ([b"abc"], [b"1"], 3)
+    for buffer in (b"1\tabc\n2\t\\N\n3\tdef\n4\tg\n", b"5\t\\N\n6\t\\N\n"):
+        assert not await built.feed(buffer)
+    assert built.oversized == [1, 4, 5]
+    parts = list(built.parts(("0",), ("9",), end=True, decode=decode_key))
+    assert [after for after, _ in parts] == [("0",), ("1",), ("2",), ("4",), ("5",), ("6",)]
+    assert [part for _, part in parts if isinstance(part, tuple)] == [("2",), ("5",), ("6",)]
+    pages = [part for _, part in parts if isinstance(part, Page)]
+    assert [(page.values, page.raw_keys, page.size) for page in pages] == [
+        ([b"abc"], [b"1"], 3),
+        ([b"def", b"g"], [b"3", b"4"], 4),
+        ([], [], 0),
+    ]
+    assert [(page.scanned_to, page.end) for page in pages] == [(("1",), False), (("4",), False), (("9",), True)]
+    built.keep(5)
+    assert built.oversized == [1, 4]
+    assert list(built.parts(("0",), ("5",), end=False, decode=decode_key))[-1] == (("4",), ("5",))
 
 
 def test_a_key_text_that_looks_like_null_is_a_text() -> None:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, overload
 
-from workers.sources.page import NULL, PageBuilder
+from workers.sources.page import NULL, TRUE, PageBuilder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,10 +44,10 @@ class Dialect:
 
 
 class CsvPageBuilder(PageBuilder):
-    """As its base, for records in CSV. Columns of the stream: the key's, the mark of a repeated key where asked for,
-    then the value's. Keys are kept as the base keeps them, in COPY's text format. With `key_leads` the value begins
-    with the key anyway: it travels once, and is looked at only where it is asked for; lines are joined at the end,
-    and only where they are more than the rows."""
+    """As its base, for records in CSV. Columns of the stream: the key's, the marks of a repeated key and of a row that
+    is too large where asked for, then the value's. Keys are kept as the base keeps them, in COPY's text format. With
+    `key_leads` the value begins with the key anyway: it travels once, and is looked at only where it is asked for;
+    lines are joined at the end, and only where they are more than the rows."""
 
     def __init__(
         self,
@@ -59,6 +59,7 @@ class CsvPageBuilder(PageBuilder):
         page_bytes: int,
         max_row_bytes: int,
         key_leads: bool = False,
+        marks_large: bool = False,
     ) -> None:
         super().__init__(key_columns=key_columns, message_key=False, marks_repeats=marks_repeats, page_bytes=page_bytes)
         assert not (key_leads and marks_repeats), "a key that is not proven is compared row by row"
@@ -67,6 +68,7 @@ class CsvPageBuilder(PageBuilder):
         self._alone = value_columns == 1 and not key_leads
         self._max_row_bytes = max_row_bytes
         self._key_leads = key_leads
+        self._marks_large = marks_large
         if key_leads:
             self.raw_keys = _LeadingKeys(self.values, key_columns, self._delimiter)
 
@@ -78,13 +80,15 @@ class CsvPageBuilder(PageBuilder):
             keys = [self._as_text(column) for column in heads[: self._keys]]
             self.raw_keys += keys[0] if len(keys) == 1 else map(b"\t".join, zip(*keys, strict=True))
         if self._marks:
-            self.repeats += heads[-1]
+            self.repeats += heads[self._keys]
+        if self._marks_large and TRUE in heads[-1]:
+            self.oversized += [place for place, mark in enumerate(heads[-1], len(self.values)) if mark == TRUE]
         if len(data) > self._max_row_bytes:
             await self.whole(None)  # a row has its place only then
             self._leave_out_long(values)
         self.values += values
         self.bytes += sum(map(len, values))
-        return self.oversized is not None or (self.bytes > self._page_bytes and len(self.values) > self._marks)
+        return self.bytes > self._page_bytes and len(self.values) > self._marks
 
     async def whole(self, counted: int | None) -> None:
         """See the base."""
@@ -96,10 +100,10 @@ class CsvPageBuilder(PageBuilder):
     def _leave_out_long(self, values: list[bytes]) -> None:
         for index, value in enumerate(values):
             if len(value) > self._max_row_bytes:
-                self.oversized = len(self.values) + index
+                self.oversized.append(len(self.values) + index)
                 kept = _cut(value, self._keys, self._delimiter)[1] if self._key_leads else 0
                 values[index] = value[:kept]
-                return
+        self.oversized.sort()
 
     def _parse(self, data: bytes) -> tuple[list[Sequence[bytes]], list[bytes]]:
         """The leading columns, each as a sequence of fields as they stand in the records, and the values."""
@@ -110,7 +114,7 @@ class CsvPageBuilder(PageBuilder):
         records = _records(data)
         if self._key_leads:
             return [], records
-        heads, values = self._split(records, self._keys + self._marks)
+        heads, values = self._split(records, self._keys + self._marks + self._marks_large)
         if self._alone and _END_OF_DATA in values:
             # As the only column of its own COPY it would have been quoted: on a line by itself it ends the data.
             values = [b'"\\."' if value == _END_OF_DATA else value for value in values]

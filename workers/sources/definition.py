@@ -147,10 +147,14 @@ class Definition:
         where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
         return f"SELECT {select} FROM {self.source_sql}{where}{order and ' ORDER BY ' + order}"
 
-    def page_sql(self, after: Key | None, upper: Key | None, limit: int, max_row_bytes: int) -> str:
-        """The rows of a page as COPY wants them."""
+    def page_sql(
+        self, after: Key | None, upper: Key | None, limit: int, max_row_bytes: int, *, marked: bool = False
+    ) -> str:
+        """The rows of a page as COPY wants them. `marked`: CSV with a mark at rows that are too large."""
         if self.csv is None:
             return self._json_page_sql(after, upper, limit, max_row_bytes)
+        if marked:
+            return self._marked_csv_page_sql(after, upper, limit, max_row_bytes)
         return self._csv_page_sql(after, upper, limit, max_row_bytes)
 
     def _json_page_sql(self, after: Key | None, upper: Key | None, limit: int, max_row_bytes: int) -> str:
@@ -188,7 +192,8 @@ class Definition:
         """Key texts, mark of a repeated key, columns.
 
         Before a row that is far over `max_row_bytes` the statement fails, with `TOO_LARGE` in its message, so that it
-        never travels: to leave out all its columns would cost every other row a CASE a column.
+        never travels: to leave out all its columns would cost every other row a CASE a column. What asyncpg had of the
+        statement is lost, and `_marked_csv_page_sql` reads it again.
         """
         page = f"p_{secrets.token_hex(6)}"
         inner = self._needed_sql(after, upper)
@@ -215,15 +220,21 @@ class Definition:
         rows = self.rows_sql(select, after, upper, order=order, filtered=False, guarded=True)
         return f"{rows} LIMIT {limit}"
 
-    def first_too_large_sql(self, after: Key | None, upper: Key | None, limit: int, max_row_bytes: int) -> str:
-        """The place, counted from 1, of the first row for which the statement of `page_sql` fails. Rows come in the
-        order of their numbers; ORDER BY would look at all of them first."""
-        page, rows = f"p_{secrets.token_hex(6)}", f"r_{secrets.token_hex(6)}"
+    def _marked_csv_page_sql(self, after: Key | None, upper: Key | None, limit: int, max_row_bytes: int) -> str:
+        """As `_csv_page_sql`, where that has failed: key texts, marks of a repeated key and of a row that is too large,
+        columns, all of them null in such a row. OFFSET 0 keeps each row's size from being told once a column."""
+        page, built, large = (f"{letter}_{secrets.token_hex(6)}" for letter in "pbl")
+        heads = {f"{built}_{index}": f"{column}::text" for index, column in enumerate(self.key.columns(page))}
+        if not self.key.proven:
+            heads[f"{built}_d"] = self._repeat_sql(page)
+        heads[large] = f"{self._size_sql(page, max_row_bytes) or '0'} > {max_row_bytes}"
+        values = [f"CASE WHEN NOT {built}.{large} THEN {built}.{quote_ident(one.alias)} END" for one in self.outputs]
+        inner = [f"{sql} AS {name}" for name, sql in heads.items()]
+        inner += [f"{page}.{quote_ident(one.alias)}" for one in self.outputs]
         return (
-            f"SELECT {rows}.n FROM (SELECT row_number() OVER (ORDER BY {self.key.order(alias=page)}) AS n,"
-            f" {self._size_sql(page, max_row_bytes) or '0'} AS s"
-            f" FROM ({self._needed_sql(after, upper)} LIMIT {limit}) AS {page}) AS {rows}"
-            f" WHERE {rows}.s > {max_row_bytes} LIMIT 1"
+            f"SELECT {', '.join([f'{built}.{name}' for name in heads] + values)} FROM (SELECT {', '.join(inner)}"
+            f" FROM ({self._needed_sql(after, upper)} LIMIT {limit}) AS {page}"
+            f" ORDER BY {self.key.order(alias=page)} OFFSET 0) AS {built}"
         )
 
     def _needed_sql(self, after: Key | None, upper: Key | None) -> str:

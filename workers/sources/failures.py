@@ -21,11 +21,14 @@ if TYPE_CHECKING:
     from workers.sources.base import Key
 
 SCHEMA_CHANGED = "schema_changed"
+OUT_OF_MEMORY = "source_out_of_memory"
 PUT_BACK = "put the column or table back, or change the job's definition, and start it again"
 GO_ON = f"{PUT_BACK}; options.schema_change: continue goes on with what is there"
 STATEMENT_TOO_LONG = "57014"
 """SQLSTATE of a statement that a timeout, or we, cancelled."""
-_TOO_LARGE = frozenset({"54000", "53200"})
+_TOO_LARGE = frozenset({"54000"})
+_OUT_OF_MEMORY = "53200"
+"""Of the server, which may have more in a moment; also of its table of locks. No row's fault."""
 _AWAY = frozenset({"53300", "57P01", "57P02", "57P03", "57P05", "25P03", "58000", "58030", "53000", "53100"})
 _CONFLICT = frozenset({"40001", "40P01"})
 _AUTHENTICATION = frozenset({"28000", "28P01"})
@@ -82,7 +85,7 @@ def sqlstate(error: BaseException | None) -> str | None:
 
 
 def is_too_large(error: BaseException | None) -> bool:
-    """Postgres itself can not build the value: over 1 GB of text, or out of memory."""
+    """Postgres itself can not build the value: over 1 GB of text."""
     return sqlstate(error) in _TOO_LARGE
 
 
@@ -98,8 +101,8 @@ def is_over_limit(error: BaseException | None) -> bool:
 
 def fewer_after(error: Transient, rows: int) -> int:
     """How many rows to ask for instead of `rows`. A standby cancels who reads what it has to clean up: a shorter
-    statement gets through sooner. Raises `error` where that does not help."""
-    if error.code != "source_conflict" or rows == 1:
+    statement gets through sooner; and it needs less memory. Raises `error` where that does not help."""
+    if error.code not in {"source_conflict", OUT_OF_MEMORY} or rows == 1:
         raise error
     return max(1, rows // 4)
 
@@ -174,6 +177,13 @@ def of_statement(error: BaseException, what: str, *, reading: bool = False) -> R
             "source_locked",
             f"{what} is locked by another session: {error}",
             hint="an ALTER TABLE, LOCK or VACUUM FULL is under way; reading goes on when it ends",
+        )
+    if state == _OUT_OF_MEMORY:
+        return Transient(
+            OUT_OF_MEMORY,
+            f"{what}: the server has no memory left for the statement: {error}",
+            hint="where it is shared memory, raise max_locks_per_transaction of the server (a statement locks each "
+            "partition); reading goes on from its position when there is some",
         )
     if state == STATEMENT_TOO_LONG:
         return Transient("source_timeout", f"{what}: a statement was cancelled: {error}")

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from workers.sources.base import Page
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    from workers.sources.ahead import Part
     from workers.sources.base import Key
 
 _ESCAPES = ((b"\\n", b"\n"), (b"\\t", b"\t"), (b"\\r", b"\r"), (b"\\b", b"\b"), (b"\\f", b"\f"), (b"\\v", b"\v"))
@@ -84,8 +85,8 @@ class PageBuilder:
         self.message_keys: list[bytes | None] | None = [] if message_key else None
         self.repeats: list[bytes] = []
         self.bytes = 0
-        self.oversized: int | None = None
-        """Index of the first row whose value was left out for its size."""
+        self.oversized: list[int] = []
+        """Indexes of the rows whose values were left out for their size, in order."""
 
     async def feed(self, buffer: bytes) -> bool:
         """One buffer of whole rows. True when the page is full: nothing more of the stream is wanted."""
@@ -94,7 +95,7 @@ class PageBuilder:
         width = self._width
         values = fields[self._keys :: width]
         if NULL in values:
-            self.oversized = len(self.values) + values.index(NULL)
+            self.oversized += [place for place, value in enumerate(values, len(self.values)) if value == NULL]
         if b"\\" in buffer:
             if long:
                 values = await asyncio.to_thread(lambda: [unescape_long_line(value) for value in values])
@@ -108,7 +109,7 @@ class PageBuilder:
             self.repeats += fields[width - 1 :: width]
         self.values += values
         self.bytes += sum(map(len, values))
-        return self.oversized is not None or (self.bytes > self._page_bytes and len(self.values) > self._marks)
+        return self.bytes > self._page_bytes and len(self.values) > self._marks
 
     async def whole(self, counted: int | None) -> None:
         """The statement has ended: by itself with so many rows as Postgres counted, or early (None)."""
@@ -127,6 +128,7 @@ class PageBuilder:
             return
         self.bytes -= sum(map(len, self.values[rows:]))
         del self.values[rows:]
+        self.oversized = [place for place in self.oversized if place < rows]
         if isinstance(self.raw_keys, list):
             del self.raw_keys[rows:]
         if self.message_keys is not None:
@@ -145,6 +147,31 @@ class PageBuilder:
     def page(self, scanned_to: Key | None, *, end: bool, decode: Callable[[bytes], Key]) -> Page:
         """What was kept."""
         return Page(self.values, self.raw_keys, self.message_keys, self.bytes, scanned_to, end, decode)
+
+    def parts(
+        self, after: Key | None, scanned_to: Key | None, *, end: bool, decode: Callable[[bytes], Key]
+    ) -> Iterator[Part]:
+        """What was kept, as `page`, cut around the rows that were left out for their size; each behind a key."""
+        begin = 0
+        for place in self.oversized:
+            if place > begin:
+                last = decode(self.raw_keys[place - 1])
+                yield after, self._part(begin, place, last, decode)
+                after = last
+            key = decode(self.raw_keys[place])
+            yield after, key
+            after, begin = key, place + 1
+        if end or begin < len(self.values):
+            rest = self._part(begin, len(self.values), scanned_to, decode)
+            rest.end = end
+            yield after, rest
+
+    def _part(self, begin: int, stop: int, scanned_to: Key | None, decode: Callable[[bytes], Key]) -> Page:
+        values = self.values[begin:stop]
+        keys = self.message_keys
+        told = None if keys is None else keys[begin:stop]
+        size = sum(map(len, values))
+        return Page(values, self.raw_keys[begin:stop], told, size, scanned_to, end=False, decode=decode)
 
 
 def decode_key(raw: bytes) -> Key:

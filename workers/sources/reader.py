@@ -16,6 +16,7 @@ import asyncpg
 
 from service.domain.errors import Permanent, RowsRejected, Transient
 from workers.sources import failures
+from workers.sources.ahead import ReadAhead
 from workers.sources.connection import STATEMENT_SECONDS
 from workers.sources.csv_page import CsvPageBuilder
 from workers.sources.estimate import walks
@@ -66,6 +67,9 @@ class PostgresReader:
         self._keys = KeyReader(session)
         self._stretch: tuple[Key | None, Key | None] | None = None
         """Where the stretch under way is read from next, and its end."""
+        self._ahead = ReadAhead()
+        self._marked = False
+        """Of CSV: the last page had a row that is too large, and the next may."""
         self.long_rows = 0
 
     async def read(self, after: Key | None, upper: Key | None, *, max_rows: int | None = None) -> Page:
@@ -132,7 +136,11 @@ class PostgresReader:
                 self._stretch = (after, await self._stretch_end(definition, after, upper))
             end = self._stretch[1]
             started = time.monotonic()
-            page = await self._read_rows(definition, after, end or upper, max_rows, span=self._span)
+            try:
+                page = await self._read_rows(definition, after, end or upper, max_rows, span=self._span)
+            except RowsRejected as error:
+                self._stretch = (error.key, end)
+                raise
             if page is None:
                 self._span = max(1, self._span // 8)
                 self._stretch = None
@@ -167,13 +175,16 @@ class PostgresReader:
         """One page of at most `max_rows`, halved while it times out. None: it timed out, and its stretch of `span`
         rows has to become shorter first.
 
-        Rows that came before a timeout, or before a row that Postgres can not write, are a page of their own.
+        Rows before a timeout, or before a row that Postgres can not write, are a page of their own, and so are those
+        around rows over `max_row_bytes`.
         """
+        if (page := self._read_ahead(definition, after, upper, max_rows)) is not None:
+            return page
         held_back = not definition.key.proven
         rows = min(self._rows, max_rows or self._rows, span or self._rows)
         while True:
             builder = self._builder(definition)
-            query = definition.page_sql(after, upper, rows + held_back, self._max_row_bytes)
+            query = definition.page_sql(after, upper, rows + held_back, self._max_row_bytes, marked=self._marked)
             started = time.monotonic()
             try:
                 counted = await self._session.copy(
@@ -183,8 +194,8 @@ class PostgresReader:
                 self._rows = rows = failures.fewer_after(error, rows)
                 continue
             except (asyncpg.QueryCanceledError, Permanent) as error:
-                if failures.is_over_limit(error.__cause__):
-                    rows, held_back = await self._before_too_large(definition, after, upper, rows, held_back=held_back)
+                if failures.is_over_limit(error.__cause__) and not self._marked:
+                    self._marked = True
                     continue
                 if not isinstance(error, asyncpg.QueryCanceledError) and not failures.is_too_large(error.__cause__):
                     raise
@@ -200,37 +211,9 @@ class PostgresReader:
                     self._rows = rows = max(1, rows // 4)
                     continue
             await builder.whole(counted)
-            took = time.monotonic() - started
-            self.long_rows += rows == 1 and took > STATEMENT_SECONDS
-            self._adapt(builder, rows, took)
+            self._adapt(builder, rows, time.monotonic() - started)
             more = counted is None or len(builder.values) >= rows + held_back
             return self._finish(definition, builder, after, upper, limit=rows, more=more, held_back=held_back)
-
-    async def _before_too_large(
-        self, definition: Definition, after: Key | None, upper: Key | None, rows: int, *, held_back: bool
-    ) -> tuple[int, bool]:
-        """How many rows to ask for, and whether with one to hold back, so that none of them is over `max_row_bytes`.
-        Raises RowsRejected when the next row is. (What asyncpg had of a statement when it failed, is lost.)"""
-        first: int | None = 1
-        if rows + held_back > 1:
-            query = definition.first_too_large_sql(after, upper, rows + held_back, self._max_row_bytes)
-            try:
-                first = await self._session.fetchval(query)
-            except (Transient, Permanent) as error:
-                if error.code not in {"source_timeout", "statement_too_long"}:
-                    raise
-                if rows > 1:
-                    return rows // 4 or 1, held_back
-                first = 2  # of two rows either may be the one: read the first alone
-        if first is None:  # it was changed meanwhile
-            return rows, held_back
-        if held_back and first <= 2:
-            await self._refuse_repeat(definition, after, upper)
-        if first == 1:
-            key = await self._next_key(definition, after, upper)
-            if key is not None:
-                raise failures.row_too_large(definition.what, key, self._max_row_bytes)
-        return max(1, first - 1 - held_back), held_back and first > 2
 
     async def _give_up(
         self, definition: Definition, after: Key | None, upper: Key | None, query: str, rows: int, error: Exception
@@ -252,7 +235,8 @@ class PostgresReader:
                 marks_repeats=not definition.key.proven,
                 page_bytes=self._page_bytes,
                 max_row_bytes=self._max_row_bytes,
-                key_leads=definition.key_leads,
+                key_leads=definition.key_leads and not self._marked,
+                marks_large=self._marked,
             )
         return PageBuilder(
             key_columns=len(definition.key.parts),
@@ -289,12 +273,9 @@ class PostgresReader:
         held_back: bool,
     ) -> Page:
         """What was read as a page, after the checks that come before anything is given out."""
+        self._marked = definition.csv is not None and bool(builder.oversized)
         _check_unique(definition, builder)
-        if builder.oversized == 0:
-            raise failures.row_too_large(definition.what, decode_key(builder.raw_keys[0]), self._max_row_bytes)
-        if builder.oversized is not None:
-            builder.keep(builder.oversized)
-        elif more and held_back:
+        if more and held_back:
             builder.keep(len(builder.values) - 1)
         builder.keep(limit)
         more = builder.fit() or more
@@ -302,10 +283,26 @@ class PostgresReader:
             scanned_to: Key | None = upper
         else:
             scanned_to = decode_key(builder.raw_keys[-1]) if builder.raw_keys else after
+        if builder.oversized:
+            parts = builder.parts(after, scanned_to, end=not more, decode=decode_key)
+            self._ahead.keep(definition, upper, parts)
+            first = self._read_ahead(definition, after, upper, None)
+            assert first is not None, "it begins where it was asked to"
+            return first
         return builder.page(scanned_to, end=not more, decode=decode_key)
+
+    def _read_ahead(
+        self, definition: Definition, after: Key | None, upper: Key | None, max_rows: int | None
+    ) -> Page | None:
+        """What the last statement gave of this. Raises RowsRejected where a row is next that is too large."""
+        part = self._ahead.next(definition, after, upper, max_rows)
+        if isinstance(part, tuple):
+            raise failures.row_too_large(definition.what, part, self._max_row_bytes)
+        return part
 
     def _adapt(self, builder: PageBuilder, rows: int, took: float) -> None:
         """How many rows the next page asks for."""
+        self.long_rows += rows == 1 and took > STATEMENT_SECONDS
         if not builder.values:
             return
         fitting = int(_FILL * self._page_bytes * len(builder.values) / max(1, builder.bytes))

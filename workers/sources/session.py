@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from workers.sources.cut import Cut
 
 _CANCEL = "_cancel_current_command"
-"""asyncpg has no public way to cancel a statement that is under way."""
+_TRANSPORT = "_transport"
+"""asyncpg has no public way to cancel a statement that is under way, nor to read no more of it."""
 
 
 class Session:
@@ -78,8 +79,7 @@ class Session:
         """The connection, for one statement after another by one user at a time. `now`: they see the source as it is,
         whatever the session's cut."""
         async with self._lock:
-            if self._closed:
-                raise Transient("source_closed", f"{self.what}: the source was closed")
+            self._refuse_closed()
             if self._slot is not None:
                 self._slot.busy()
             connection = self._connection
@@ -160,6 +160,9 @@ class Session:
             except asyncpg.QueryCanceledError:
                 if not stream.cut:
                     raise
+            except (asyncio.CancelledError, TimeoutError):
+                stream.spoil()
+                raise
             finally:
                 await stream.settle()
             return None if stream.cut else int(told.removeprefix("COPY "))
@@ -190,19 +193,27 @@ class Session:
         await self._discard()
 
     async def _open(self) -> asyncpg.Connection:
-        if self._slot is None:
-            self._slot = await self._connections.acquire(self._datasource, self._waiting)
+        slot = self._slot = self._slot or await self._connections.acquire(self._datasource, self._waiting)
+        connection = None
         try:
             at = await addresses_of(self._guard, self._datasource.host, self._datasource.port)
-            self._connection = await connect(
+            connection = await connect(
                 self._datasource, self._application_name, self.seconds, at=at, row_security=self._row_security
             )
+            self._refuse_closed()  # meanwhile: nobody would give it back
         except BaseException:
-            self._slot.release()
+            if connection is not None:
+                connection.terminate()
+            slot.release()
             self._slot = None
             raise
         self.opened += 1
-        return self._connection
+        self._connection = connection
+        return connection
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise Transient("source_closed", f"{self.what}: the source was closed")
 
     def _give_back(self) -> None:
         connection, self._connection = self._connection, None
@@ -257,6 +268,15 @@ class _Stream:
             self._cancelled = asyncio.get_running_loop().create_future()
             cancel: Callable[[asyncio.Future[None]], None] = getattr(self._connection, _CANCEL)
             cancel(self._cancelled)
+
+    def spoil(self) -> None:
+        """Who waited for the end of a cut statement has gone. What is still on its way the driver would meet with an
+        error that belongs to nobody, and lose the connection under the next statement: nothing more is read of it."""
+        if self._cancelled is not None:
+            self._broken = True
+            transport: asyncio.ReadTransport = getattr(self._connection, _TRANSPORT)
+            if not transport.is_closing():
+                transport.pause_reading()
 
     async def settle(self) -> None:
         """Wait until the request to cancel was taken: it must not hit the next statement."""
