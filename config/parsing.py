@@ -146,6 +146,15 @@ def path(value: object) -> Path:
     return Path(given).expanduser()
 
 
+def place(value: object) -> Path:
+    """A folder that need not exist, at a place where one can be made."""
+    given = path(value)
+    nearest = next(one for one in (given, *given.absolute().parents) if one.exists())
+    if not nearest.is_dir():
+        raise Invalid(f"{str(nearest)!r} is a file; name a folder, which need not exist")
+    return given
+
+
 def readable_file(value: object) -> Path:
     """A file that exists and can be read."""
     given = path(value)

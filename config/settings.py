@@ -142,7 +142,7 @@ _PARSERS: Final[Mapping[str, Callable[[object], Any]]] = {
     "secret_key": parsing.secret_keys,
     "secrets_dir": parsing.folder,
     "engine": parsing.engine,
-    "data_dir": parsing.path,
+    "data_dir": parsing.place,
     "allowed_destinations": parsing.destinations,
     "ambient_s3_buckets": parsing.bucket_names,
     "max_runs": parsing.integer(1, 10_000),

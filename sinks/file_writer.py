@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from sinks import file_path, folders, naming, tries
-from sinks.base import Fenced, Prepared, Receipt, Restage, SinkError, SinkRefused
+from sinks.base import Fenced, Prepared, Receipt, SinkError, SinkRefused
 from sinks.lanes import Lane, answered
 from sinks.split_files import SplitFiles, Spool
 
@@ -92,10 +92,7 @@ class FileWriter:
         repeat = cut.repeat_of
         tries.check_repeated(self._repeat, cut)
         spool = self._spool()
-        if repeat is not None and spool.form != tries.format_of(repeat, spool.form):
-            raise Restage("format_fixed", f"chunk {cut.sequence} is repeated in the format it was prepared with")
-        if spool.rows != cut.rows:
-            raise SinkRefused("rows_differ", f"{spool.rows} rows are staged and the cut has {cut.rows}")
+        tries.check_staged(cut, spool.form, spool.rows)
         await self._drain(0)
         size, checksum, identity = await self._call(spool.finish, "writing", spool.size)
         self._staged, self._ready, self._repeat = None, spool, None

@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from sinks import naming, tries
-from sinks.base import Fenced, Prepared, Receipt, Restage, SinkRefused, SinkUnavailable
+from sinks.base import Fenced, Prepared, Receipt, SinkRefused, SinkUnavailable
 from sinks.hdfs_errors import EXISTS, NOT_FOUND, RemoteError, folder_missing, name_taken, temporary_gone, translated
 from sinks.hdfs_upload import ChunkUpload
 
@@ -144,10 +144,7 @@ class HdfsWriter:
         repeat = cut.repeat_of
         tries.check_repeated(self._repeat, cut)
         upload = self._upload()
-        if repeat is not None and upload.form != tries.format_of(repeat, upload.form):
-            raise Restage("format_fixed", f"chunk {cut.sequence} is repeated in the format it was prepared with")
-        if upload.rows != cut.rows:
-            raise SinkRefused("rows_differ", f"{upload.rows} rows are staged and the cut has {cut.rows}")
+        tries.check_staged(cut, upload.form, upload.rows)
         await upload.finish()
         stored = await self._stored(upload)
         target = repeat.target if repeat is not None else await self._target(cut, upload.form)

@@ -137,10 +137,7 @@ class S3Writer:
         tries.check_repeated(self._repeat, cut)
         chunk = self._chunk()
         repeat = cut.repeat_of
-        if repeat is not None and chunk.form != tries.format_of(repeat, chunk.form):
-            raise Restage("format_fixed", f"chunk {cut.sequence} is repeated in the format it was prepared with")
-        if chunk.rows != cut.rows:
-            raise SinkRefused("rows_differ", f"{chunk.rows} rows are staged and the cut has {cut.rows}")
+        tries.check_staged(cut, chunk.form, chunk.rows)
         parts = await self._encoded(chunk.end)
         upload = chunk.upload
         if upload is None:

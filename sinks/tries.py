@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sinks import naming
-from sinks.base import Mark, PositionConflict, SinkRefused
+from sinks.base import Mark, PositionConflict, Restage, SinkRefused
 from sinks.file_path import joined
 
 if TYPE_CHECKING:
@@ -72,6 +72,15 @@ def check_repeated(repeat: Prepared | None, cut: Cut) -> None:
             f"chunk {repeat.sequence} is prepared as {repeat.target!r} and not visible; cut it again "
             "as a repeat before anything else",
         )
+
+
+def check_staged(cut: Cut, form: Format, rows: int) -> None:
+    """Refuse a cut that is not about what was staged: `rows` in format `form`. Raises Restage where a repeat was staged
+    in another format than it was prepared with, SinkRefused for another number of rows, and as `format_of`."""
+    if cut.repeat_of is not None and form != format_of(cut.repeat_of, form):
+        raise Restage("format_fixed", f"chunk {cut.sequence} is repeated in the format it was prepared with")
+    if rows != cut.rows:
+        raise SinkRefused("rows_differ", f"{rows} rows are staged and the cut has {cut.rows}")
 
 
 def format_of(prepared: Prepared, otherwise: Format) -> Format:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from config.references import ReferenceRefused
 from service.domain.datasource import Datasource
@@ -77,19 +77,4 @@ class Datasources:
             raise Permanent(error.code, f"datasource {stored.name!r}: {error.message}") from None
         if password:
             self._learn_secret(password)
-        given: dict[str, Any] = dict(stored.definition)
-        tls = given.get("tls") or {}
-        return Datasource(
-            account=stored.account,
-            name=stored.name,
-            host=given["host"],
-            port=given.get("port", 5432),
-            database=given["database"],
-            user=given["user"],
-            password=password,
-            tls_mode=tls.get("mode", "prefer"),
-            tls_ca=tls.get("ca"),
-            time_zone=given.get("time_zone"),
-            properties=given.get("properties") or {},
-            max_connections=given.get("max_connections"),
-        )
+        return Datasource.of(stored.account, stored.name, stored.definition, password)

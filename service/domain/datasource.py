@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,3 +33,22 @@ class Datasource:
     """Over all jobs; None is the service's setting."""
     barrier: Datasource | None = None
     """The primary, where this is a standby: who writes, and how far, can be seen there alone."""
+
+    @classmethod
+    def of(cls, account: str, name: str, definition: Mapping[str, Any], password: str | None) -> Datasource:
+        """A definition as stored, with its real password. The primary that it may name is the caller's to look up."""
+        tls = definition.get("tls") or {}
+        return cls(
+            account=account,
+            name=name,
+            host=definition["host"],
+            port=definition.get("port", 5432),
+            database=definition["database"],
+            user=definition["user"],
+            password=password,
+            tls_mode=tls.get("mode", "prefer"),
+            tls_ca=tls.get("ca"),
+            time_zone=definition.get("time_zone"),
+            properties=dict(definition.get("properties") or {}),
+            max_connections=definition.get("max_connections"),
+        )

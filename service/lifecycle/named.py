@@ -204,21 +204,7 @@ def connection(
     """A definition as it is connected to; `password` may be a reference. Raises as `resolved`."""
     password = references.resolve(password) if password is not None else None
     register(password)
-    tls = definition.get("tls") or {}
-    return Datasource(
-        account=account,
-        name=name,
-        host=str(definition["host"]),
-        port=int(definition["port"]),
-        database=str(definition["database"]),
-        user=str(definition["user"]),
-        password=password,
-        tls_mode=str(tls.get("mode", "prefer")),
-        tls_ca=tls.get("ca"),
-        time_zone=definition.get("time_zone"),
-        properties=dict(definition.get("properties") or {}),
-        max_connections=definition.get("max_connections"),
-    )
+    return Datasource.of(account, name, definition, password)
 
 
 def from_url(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -222,8 +222,8 @@ class _Server:
             raise Permanent(
                 "embedded_in_use",
                 f"the private Postgres in {self.home} belongs to another running service (pid {holder})",
-                hint="stop that one, give this one a ROWFERRY_DATA_DIR of its own, or let both use one Postgres by"
-                " ROWFERRY_DATABASE_URL",
+                hint="stop that one, give this one a ROWFERRY_DATA_DIR of its own, or use the same Postgres beside it:"
+                f" ROWFERRY_DATABASE_URL={self.dsn}",
             ) from None
         handle.truncate(0)
         handle.write(f"{os.getpid()}\n")

@@ -325,3 +325,23 @@ async def test_a_bad_variable_of_a_template_is_told_before_anything(api: Client,
             said = json.dumps(error)
             assert "{" in said or "brace" in said, (sink, error)
             assert any(word in said for word in ("choose from", "written", "write", "template")), (sink, error)
+
+
+@pytest.mark.parametrize("route", ["/v1/jobs", "/v1/jobs:validate"])
+async def test_a_format_that_can_not_be_is_told_before_anything(api: Client, route: str):
+    files = {"kind": "file", "path": "rows"}
+    topic = {"kind": "kafka", "bootstrap_servers": "127.0.0.1:9", "topic": "rows"}
+    cases: list[tuple[Json, Json, str, str]] = [
+        (files, {"kind": "csv", "delimiter": ",,"}, "/format/delimiter", "one ASCII character"),
+        (files, {"kind": "csv", "compression": "snappy"}, "/format/compression", "none, gzip, zstd"),
+        (files, {"kind": "parquet", "compression": "brotli"}, "/format/compression", "snappy"),
+        (topic, {"kind": "json", "compression": "gzip"}, "/format/compression", "sink.compression"),
+        (topic, {"kind": "parquet"}, "/format/kind", "format.kind"),
+    ]
+    for sink, form, pointer, remedy in cases:
+        answer = await api.request("POST", route, json={**definition(sink, "orders"), "format": form})
+        if route == "/v1/jobs":
+            assert answer.status == 422
+        told = answer.body["errors"] if answer.status == 422 else answer.body["findings"]
+        (error,) = [one for one in told if one["pointer"] == pointer]
+        assert remedy in json.dumps(error), (form, error)

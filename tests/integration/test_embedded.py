@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 import pytest
 
+from config import settings
 from service.domain.errors import Permanent
 from service.store.embedded import available, embedded_postgres
 from service.store.migrate import migrate
@@ -171,7 +172,11 @@ async def test_a_second_service_on_the_folder_is_refused(data_dir: Path) -> None
         assert refused.value.code == "embedded_in_use"
         assert f"pid {os.getpid()}" in refused.value.message
         assert "ROWFERRY_DATA_DIR" in refused.value.hint
-        assert await _execute(dsn, "SELECT 1") == 1
+        # What the hint tells a person to set is taken, and leads into the one that runs.
+        told = settings.load({"ROWFERRY_DATABASE_URL": refused.value.hint.partition("ROWFERRY_DATABASE_URL=")[2]})
+        assert told.database_url is not None
+        await _execute(dsn, "CREATE TABLE here AS SELECT 7 AS answer")
+        assert await _execute(told.database_url, "SELECT answer FROM here") == 7
 
 
 async def test_a_start_cut_in_the_middle_leaves_nothing_half_made(data_dir: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -102,3 +103,27 @@ async def test_ten_thousand_dead_letters_are_set_aside_and_sent_again_in_few_sta
     # Most of them are heartbeats and looks for work: so many a second, however many rows.
     for asked in (setting_aside, sending):
         assert len(asked) < MANY // 5, asked.said()[-40:]
+
+
+async def test_a_row_whose_key_is_written_otherwise_by_now_is_found_all_the_same(shop: Workshop) -> None:
+    """1.0 and 1.00 are one numeric: a row that came and was not asked for is a sign of it."""
+    await shop.source.execute(
+        "CREATE TABLE odd (id numeric PRIMARY KEY, note text);"
+        f"INSERT INTO odd SELECT n + 0.0, {LARGE} FROM generate_series(1, 5) AS n"
+    )
+    job = await shop.job("odd", source={"datasource": "shop", "table": "public.odd"}, options=OPTIONS)
+    await shop.engine().start()
+    job = await shop.run(job)
+    assert (job.state, job.totals.rows_dead) == (State.SUCCESSFUL, 5)
+    await shop.source.execute("UPDATE odd SET note = 'short'; UPDATE odd SET id = 1.00 WHERE id = 1")
+    await shop.source.execute("DELETE FROM odd WHERE id = 2")
+    await shop.store.retry_dead_letters(ACCOUNT, ACTOR, job.id, ids=None, origin="source")
+
+    async def over() -> bool:
+        return "dead_letters_retried" in await shop.events_of(job)
+
+    await until(over, 30, "the retry has ended")
+    (left,), _ = await shop.store.dead_letters(ACCOUNT, job.id, {}, limit=500, after=None)
+    assert (left.key, left.note is not None) == (("2.0",), True)
+    sent = [json.loads(row.value)["note"] for row in file_rows(shop.folder / "files" / ACCOUNT / job.name)]
+    assert sent == ["short"] * 4

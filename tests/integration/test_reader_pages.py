@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import tracemalloc
 from typing import TYPE_CHECKING
@@ -22,6 +23,8 @@ from tests.integration.source_cases import (
 )
 from tests.support.postgres import PostgresServer
 from tests.support.waiting import until
+from workers.sources.budget import ConnectionBudget
+from workers.sources.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -349,3 +352,43 @@ async def test_a_query_without_an_index_needs_leave_to_take_long(database: str) 
     async with source(database, query=query, key=["k"], options={"allow_long_statements": True}) as made:
         assert (await made.plan(None, 1, waiting=unheard)).bound == ("60",)
         assert len(await read_keys(made, None, ("60",))) == 60
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("ended", [asyncio.CancelledError, TimeoutError])
+async def test_a_page_that_is_given_up_while_rows_are_on_their_way_harms_nobody(
+    database: str, ended: type[BaseException], full: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by abort, or where the loop stood still for longer than the statement may take."""
+    if ended is TimeoutError:
+        monkeypatch.setattr("workers.sources.session.ANSWER_MARGIN_SECONDS", -19.7)
+    met: list[str] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _loop, context: met.append(str(context)))
+    session = Session(datasource(database), application_name="rowferry test", connections=ConnectionBudget())
+    try:
+        for _ in range(5):
+            some = asyncio.Event()
+
+            async def take(_buffer: bytes, some: asyncio.Event = some) -> bool:
+                some.set()
+                return full
+
+            copying = asyncio.create_task(session.copy(FLOOD, take, seconds=20))
+            async with asyncio.timeout(20):
+                await some.wait()
+            if ended is asyncio.CancelledError:
+                copying.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await copying
+            else:
+                with contextlib.suppress(Transient):  # or the page was full before
+                    await copying
+            assert await session.fetchval("SELECT 1") == 1
+        assert met == []
+    finally:
+        loop.set_exception_handler(None)
+        await session.close()
+
+
+FLOOD = "SELECT repeat('x', 20000), generate_series(1, 5000000)"

@@ -87,6 +87,8 @@ def test_what_references_read_and_tests_use_is_no_setting() -> None:
         ("ROWFERRY_ENGINE", "warp", "local"),
         ("ROWFERRY_LOG_LEVEL", "loud", "debug, info"),
         ("ROWFERRY_SECRETS_DIR", "/does/not/exist", "folder"),
+        ("ROWFERRY_DATA_DIR", "/etc/passwd", "'/etc/passwd' is a file; name a folder"),
+        ("ROWFERRY_DATA_DIR", "/etc/passwd/rows", "'/etc/passwd' is a file; name a folder"),
         ("ROWFERRY_TLS_CERT", "/does/not/exist", "file"),
         ("ROWFERRY_ALLOWED_DESTINATIONS", "10.0.0.0/8", "no kind"),
         ("ROWFERRY_ALLOWED_DESTINATIONS", "ftp=*", "unknown kind"),

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from workers.sources.cut import Cut
 
 _CANCEL = "_cancel_current_command"
-"""asyncpg has no public way to cancel a statement that is under way."""
+_TRANSPORT = "_transport"
+"""asyncpg has no public way to cancel a statement that is under way, nor to read no more of it."""
 
 
 class Session:
@@ -159,6 +160,9 @@ class Session:
             except asyncpg.QueryCanceledError:
                 if not stream.cut:
                     raise
+            except (asyncio.CancelledError, TimeoutError):
+                stream.spoil()
+                raise
             finally:
                 await stream.settle()
             return None if stream.cut else int(told.removeprefix("COPY "))
@@ -264,6 +268,15 @@ class _Stream:
             self._cancelled = asyncio.get_running_loop().create_future()
             cancel: Callable[[asyncio.Future[None]], None] = getattr(self._connection, _CANCEL)
             cancel(self._cancelled)
+
+    def spoil(self) -> None:
+        """Who waited for the end of a cut statement has gone. What is still on its way the driver would meet with an
+        error that belongs to nobody, and lose the connection under the next statement: nothing more is read of it."""
+        if self._cancelled is not None:
+            self._broken = True
+            transport: asyncio.ReadTransport = getattr(self._connection, _TRANSPORT)
+            if not transport.is_closing():
+                transport.pause_reading()
 
     async def settle(self) -> None:
         """Wait until the request to cancel was taken: it must not hit the next statement."""
