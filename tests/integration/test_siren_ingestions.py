@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -107,34 +108,38 @@ async def test_a_configuration_is_made_shown_changed_and_removed(siren: IngestCa
     assert await siren.told("GET", "/ingestion/_search") == {"hits": {"total": 0, "hits": []}}
 
 
+SAMPLE: dict[str, Any] = {
+    "batch_size": 10,
+    "schedule": "0 0 * * * ?",
+    "enable_scheduler": True,
+    "staging_prefix": "staging-index",
+    "strategy": "REPLACE",
+    "description": "description",
+    "mapping": {
+        "properties": {
+            "id": {"type": "long"},
+            "value": {"type": "keyword"},
+            "location": {"type": "text"},
+            "geolocation": {"type": "geo_point"},
+        }
+    },
+    "pipeline": {"processors": [{"stamp": {"field": "foo"}}]},
+    "transforms": [
+        {"input": [{"source": "id"}], "output": "id", "mapping": {"type": "long"}},
+        {
+            "input": [{"source": "lat"}, {"source": "lon"}],
+            "output": "geolocation",
+            "transform": "geo_point",
+            "mapping": {"type": "geo_point"},
+        },
+    ],
+}
+"""The sample of Siren's page."""
+
+
 async def test_the_sample_of_siren_s_page_is_taken_as_it_stands(siren: IngestCase):
     await siren.source.execute("ALTER TABLE events ADD location text")
-    sample = {
-        "batch_size": 10,
-        "schedule": "0 0 * * * ?",
-        "enable_scheduler": True,
-        "staging_prefix": "staging-index",
-        "strategy": "REPLACE",
-        "description": "description",
-        "mapping": {
-            "properties": {
-                "id": {"type": "long"},
-                "value": {"type": "keyword"},
-                "location": {"type": "text"},
-                "geolocation": {"type": "geo_point"},
-            }
-        },
-        "pipeline": {"processors": [{"stamp": {"field": "foo"}}]},
-        "transforms": [
-            {"input": [{"source": "id"}], "output": "id", "mapping": {"type": "long"}},
-            {
-                "input": [{"source": "lat"}, {"source": "lon"}],
-                "output": "geolocation",
-                "transform": "geo_point",
-                "mapping": {"type": "geo_point"},
-            },
-        ],
-    }
+    sample = deepcopy(SAMPLE)
     await siren.put(**sample)
     assert await siren.ran() == ("successful", 100, "99")
     found = await siren.documents()
