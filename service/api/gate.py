@@ -12,7 +12,7 @@ from service.api.auth import Authenticator, Caller, anonymous, check_role, unaut
 from service.api.frame import CONTEXT, safely
 from service.api.problems import Problem
 from service.api.routes import Call, Role
-from service.api.services import CALLER
+from service.api.services import CALLER, STILL_ADMITTED
 from service.domain.errors import NotFound, RowferryError
 from service.lifecycle.jobs import is_ref
 
@@ -41,6 +41,7 @@ class Gate:
         async def handle(request: web.Request) -> web.StreamResponse:
             caller = request[CALLER] = await self._caller(request, route)
             self._admit(caller, self._role(route), request)
+            request[STILL_ADMITTED] = lambda: self._still(caller, request)
             if not all(is_ref(part) for part in request.match_info.values()):
                 raise NotFound("object", "/".join(request.match_info.values())[:60])
             query = queries.read(route.query, request)
@@ -54,6 +55,15 @@ class Gate:
             return await self._call(route, request, caller, query)
 
         return handle
+
+    async def _still(self, caller: Caller, request: web.Request) -> bool:
+        try:
+            now = await self._authenticator.caller(request)
+        except Problem:
+            return False
+        except RowferryError:  # the control database is away: nobody knows
+            return True
+        return now is not None and (now.account, now.role) == (caller.account, caller.role)
 
     def behind_dialect(self, route: Route, dialect: Dialect) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         """As `behind`, for a route of a dialect: bodies and answers are its own matter, who may what is not."""

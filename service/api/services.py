@@ -55,4 +55,6 @@ class Services:
 
 SERVICES: web.AppKey[Services] = web.AppKey("rowferry_services")
 CALLER: web.RequestKey[Caller] = web.RequestKey("rowferry_caller", Caller)
+STILL_ADMITTED: web.RequestKey[Callable[[], Awaitable[bool]]] = web.RequestKey("rowferry_still_admitted")
+"""Whether the caller's token still opens what it opened when the request began: for answers without an end."""
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("rowferry_request_id", str)

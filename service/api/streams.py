@@ -16,6 +16,7 @@ from aiohttp import web
 from service.api.frame import headers
 from service.api.metrics import STREAMS
 from service.api.problems import invalid_parameter
+from service.api.services import STILL_ADMITTED
 from service.domain.errors import Transient
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 CONTENT_TYPE: Final = "text/event-stream"
 _COMMENT_SECONDS: Final = 15.0
 _LOOK_SECONDS: Final = 1.0
+ADMITTED_SECONDS = 15.0
+"""How long a stream may outlive its token."""
 
 
 def wanted(request: web.Request) -> bool:
@@ -54,7 +57,7 @@ def message(event: str, data: str, seq: int | None = None) -> str:
 
 async def follow(call: Call, look: Callable[[], Awaitable[Sequence[str]]]) -> web.StreamResponse:
     """Send what `look` finds, again and again: as soon as a job changes, and every second. Ends when the caller
-    leaves or the service shuts down; while the control database is away it waits."""
+    leaves, its token opens it no more or the service shuts down; while the control database is away it waits."""
     response = web.StreamResponse(
         headers={**headers(call.request), "Content-Type": CONTENT_TYPE, "X-Accel-Buffering": "no"}
     )
@@ -62,10 +65,14 @@ async def follow(call: Call, look: Callable[[], Awaitable[Sequence[str]]]) -> we
     STREAMS.inc()
     try:
         await response.prepare(call.request)
-        said = time.monotonic()
+        said = admitted = time.monotonic()
         # The caller left: nothing to say to anybody.
         with suppress(ConnectionResetError):
             while not services.closing():
+                if time.monotonic() - admitted > ADMITTED_SECONDS:
+                    if not await call.request[STILL_ADMITTED]():
+                        break
+                    admitted = time.monotonic()
                 parts = await _looked(look)
                 if parts:
                     await response.write("".join(parts).encode())

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from service.api import streams
 from tests.integration.api_cases import ADMIN, ApiCase, definition
 
 if TYPE_CHECKING:
@@ -142,3 +143,14 @@ async def test_a_stream_ends_when_the_service_does(api: ApiCase) -> None:
             await stream.one()
         ready = await api.call("GET", "/readyz", token=None)
         assert (ready.status, ready.body["ready"]) == (503, False)
+
+
+async def test_a_stream_ends_soon_after_its_token_was_taken_back(api: ApiCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "ADMITTED_SECONDS", 0.1)
+    made = await api.ok("POST", "/v1/tokens", {"name": "guest", "role": "viewer"}, status=201)
+    async with following(api, "/v1/events", Authorization=f"Bearer {made['token']}") as stream:
+        await api.ok("POST", "/v1/jobs", definition(), status=201)
+        assert (await stream.one())[1] == "state"
+        await api.ok("DELETE", "/v1/tokens/guest", status=204)
+        with pytest.raises(EOFError):
+            await stream.until("never")

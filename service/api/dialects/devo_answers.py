@@ -83,11 +83,10 @@ def answer(request: web.Request, found: object, *, status: int = Code.OK, msg: s
 
 def enveloped(request: web.Request, found: bytes, *, status: int = Code.OK, msg: str | None = None) -> web.Response:
     """As `answer`, of what is JSON already."""
-    said = b"" if msg is None else b', "msg": ' + dumps(msg)
-    success = b"true" if status == Code.OK else b"false"
-    given = (status, request[CID].encode(), now_ms(), said, found, success)
-    body = b'{"status": %d, "cid": "%b", "timestamp": %d%b, "object": %b, "success": %b}' % given
-    return web.Response(body=body, headers=_JSON)
+    said = "" if msg is None else f', "msg": {json.dumps(msg, ensure_ascii=False)}'
+    head = f'{{"status": {status:d}, "cid": "{request[CID]}", "timestamp": {now_ms()}{said}, "object": '
+    success = b', "success": true}' if status == Code.OK else b', "success": false}'
+    return web.Response(body=head.encode("utf-8", "replace") + found + success, headers=_JSON)
 
 
 def failed(failure: Failure, request: web.Request) -> web.Response:
