@@ -73,6 +73,8 @@ class HdfsWriter:
         self._ready: ChunkUpload | None = None
         self._repeat: Prepared | None = None
         self._opened = self._closed = False
+        self._superseded = False
+        """What was complete is gone: a newer owner has opened the split, and its folder is not ours to take away."""
 
     def number_by(self, draw: Callable[[int], Awaitable[int]]) -> None:
         """See `sinks.base.CountsOverJob`."""
@@ -182,6 +184,7 @@ class HdfsWriter:
         except RemoteError as error:
             if error.exception == EXISTS:
                 raise name_taken(self._client.place, what) from error
+            self._superseded = error.exception == NOT_FOUND
             if error.exception == NOT_FOUND and "destination" in error.message:
                 raise folder_missing(self._client.place, what) from error
             raise translated(self._client.place, what, error) from error
@@ -194,15 +197,18 @@ class HdfsWriter:
 
     async def discard(self) -> None:
         """Remove the temporary files. A chunk whose rename was sent stays."""
-        drop = [one for one in (self._staged, self._ready) if one is not None]
+        staged, ready = self._staged, self._ready
         self._staged = self._ready = None
+        drop = [one for one in (ready, staged) if one is not None]
         for upload in drop:
             upload.abandon()
         with suppress(Exception):
             async with asyncio.timeout(LEAVING):
-                await asyncio.gather(
+                removed = await asyncio.gather(
                     *(self._client.remove(one.path, "discarding") for one in drop if one.begun), return_exceptions=True
                 )
+                if ready is not None and ready.begun and removed[0] is False:
+                    self._superseded = True
 
     async def close(self) -> None:
         """As `discard`, then remove the split's folder when nothing is in it, and give back the connections."""
@@ -212,7 +218,7 @@ class HdfsWriter:
         with suppress(Exception):
             async with asyncio.timeout(LEAVING):
                 await self.discard()
-                if self._opened:
+                if self._opened and not self._superseded:
                     await leave_folder(self._client, self._path, self._folder, "leaving")
         await self._client.close()
 
