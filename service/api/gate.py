@@ -41,7 +41,7 @@ class Gate:
         async def handle(request: web.Request) -> web.StreamResponse:
             caller = request[CALLER] = await self._caller(request, route)
             self._admit(caller, self._role(route), request)
-            request[STILL_ADMITTED] = lambda: self._still(caller, request)
+            request[STILL_ADMITTED] = self._still
             if not all(is_ref(part) for part in request.match_info.values()):
                 raise NotFound("object", "/".join(request.match_info.values())[:60])
             query = queries.read(route.query, request)

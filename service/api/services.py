@@ -55,6 +55,9 @@ class Services:
 
 SERVICES: web.AppKey[Services] = web.AppKey("rowferry_services")
 CALLER: web.RequestKey[Caller] = web.RequestKey("rowferry_caller", Caller)
-STILL_ADMITTED: web.RequestKey[Callable[[], Awaitable[bool]]] = web.RequestKey("rowferry_still_admitted")
-"""Whether the caller's token still opens what it opened when the request began: for answers without an end."""
+STILL_ADMITTED: web.RequestKey[Callable[[Caller, web.Request], Awaitable[bool]]] = web.RequestKey(
+    "rowferry_still_admitted"
+)
+"""Asks whether the caller's token still opens what it opened when the request began: for answers without an end. What
+it asks about is given to it: a request that held itself would have to be found by the garbage collector."""
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("rowferry_request_id", str)

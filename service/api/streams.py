@@ -70,7 +70,7 @@ async def follow(call: Call, look: Callable[[], Awaitable[Sequence[str]]]) -> we
         with suppress(ConnectionResetError):
             while not services.closing():
                 if time.monotonic() - admitted > ADMITTED_SECONDS:
-                    if not await call.request[STILL_ADMITTED]():
+                    if not await call.request[STILL_ADMITTED](call.caller, call.request):
                         break
                     admitted = time.monotonic()
                 parts = await _looked(look)

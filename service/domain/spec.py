@@ -53,6 +53,15 @@ class TimeRange(Strict):
     from_: Annotated[datetime | None, Field(alias="from", strict=False), EveryZones] = None
     to: Annotated[datetime | None, Field(strict=False), EveryZones] = None
 
+    @model_validator(mode="after")
+    def _forwards(self) -> TimeRange:
+        begin, end = self.from_, self.to
+        if begin is None or end is None or (begin.tzinfo is None) != (end.tzinfo is None):
+            return self  # with a zone and without one they meet only in the source's own zone
+        if begin > end:
+            raise ValueError("from is after to, so that no row is between them; swap them")
+        return self
+
 
 class SourceCredentials(Strict):
     """Whom to read as, in the place of the datasource's own user."""
