@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 refused or failed (said on standard error), 2 wrong use.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -66,7 +67,11 @@ def _execute(command: Coroutine[object, object, int | None]) -> int:
     import uvloop  # noqa: PLC0415 -- as `_command`
 
     keep_little()
-    return uvloop.run(command) or 0
+    code = uvloop.run(command) or 0
+    # Everything is put away: an impatient signal is no reason to leave with another code.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    return code
 
 
 def _complain(*lines: str) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
 from service.domain.errors import Permanent
 from tests.integration.source_cases import connected, read_all, read_keys, read_until_refused, source, unheard
 from workers.sources.csv_page import Dialect
+from workers.sources.session import Session
 
 NOT_ENOUGH = {
     "no index": "CREATE TABLE t (id int NOT NULL)",
@@ -227,6 +229,26 @@ async def test_a_repeat_over_a_pages_edge_is_found(database: str) -> None:
     assert "31" in error.message
     assert seen == [(str(number),) for number in range(1, len(seen) + 1)]
     assert ("31",) not in seen
+
+
+async def test_a_table_is_not_read_whole_for_nulls_that_its_columns_do_not_take(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    real = Session.fetchval
+
+    async def noted(self: Session, query: str, *arguments: Any) -> Any:
+        asked.append(query)
+        return await real(self, query, *arguments)
+
+    monkeypatch.setattr(Session, "fetchval", noted)
+    async with connected(database) as connection:
+        await connection.execute("CREATE TABLE t (a int NOT NULL, b int NOT NULL); INSERT INTO t VALUES (1, 1)")
+    async with source(database, "t", key=["a", "b"], options={"key_is_unique": True}) as made:
+        await made.plan(None, 1, waiting=unheard)
+        assert len(await read_all(made)) == 1
+    assert asked
+    assert not [query for query in asked if '"a" IS NULL' in query]
 
 
 async def test_a_null_in_a_querys_key_is_refused(database: str) -> None:

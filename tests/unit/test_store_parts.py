@@ -67,8 +67,11 @@ def test_what_may_pass_is_transient(error: Exception, code: str) -> None:
 
 
 @pytest.mark.parametrize("error", [asyncpg.InvalidPasswordError("no"), asyncpg.InvalidCatalogNameError("no")])
-def test_what_somebody_has_to_mend_is_permanent(error: Exception) -> None:
-    assert isinstance(mapped(error), Permanent)
+def test_what_somebody_has_to_mend_ends_the_start_and_is_waited_for_afterwards(error: Exception) -> None:
+    assert isinstance(mapped(error, "postgresql://127.0.0.1/rowferry"), Permanent)
+    later = mapped(error)
+    assert isinstance(later, Transient)
+    assert later.code == "store_refused"
 
 
 @pytest.mark.parametrize(
