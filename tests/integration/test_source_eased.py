@@ -60,6 +60,12 @@ async def busy(api: ApiCase, others: int) -> AsyncIterator[None]:
         )
 
 
+async def ease(api: ApiCase, most: int | None) -> None:
+    """Change the running job; its rate goes too."""
+    options = {"ease": None if most is None else {"active_sessions": most}, "rate": {"rows_per_second": None}}
+    await api.ok("PATCH", "/v1/jobs/j", {"options": options}, Content_Type="application/merge-patch+json")
+
+
 async def test_it_is_asked_for_while_the_job_runs_and_holds_retries_and_verifications_too(
     control_database: str, database: str
 ) -> None:
@@ -68,11 +74,6 @@ async def test_it_is_asked_for_while_the_job_runs_and_holds_retries_and_verifica
         await api.rows(3000)
         await api.source.execute("UPDATE orders SET amount = 'NaN' WHERE id = 7")
         await api.engine.start()
-
-        async def ease(most: int | None) -> None:
-            options = {"ease": None if most is None else {"active_sessions": most}, "rate": {"rows_per_second": None}}
-            merge = "application/merge-patch+json"
-            await api.ok("PATCH", "/v1/jobs/j", {"options": options}, Content_Type=merge)
 
         async def waits() -> bool:
             job = await api.ok("GET", "/v1/jobs/j")
@@ -83,16 +84,16 @@ async def test_it_is_asked_for_while_the_job_runs_and_holds_retries_and_verifica
         given = definition(sink={"kind": "file", "path": "out"}, format={"kind": "parquet"}, options=options)
         async with busy(api, 5):
             await api.ok("POST", "/v1/jobs?start=true", given, 201)
-            await ease(3)
+            await ease(api, 3)
             await until(waits, 20, "the running job waits for its source")
             assert (await api.ok("GET", "/v1/jobs/j"))["state"] == "running"
-            await ease(None)
+            await ease(api, None)
             ended = await api.until_state("j", "successful", "error")
             assert (ended["state"], ended["totals"]["rows_sent"], ended["waiting_for"]) == ("successful", 2999, None)
 
             await api.source.execute("UPDATE orders SET amount = 7 WHERE id = 7")
             for kind, path in (("verify", "verify"), ("retry", "dead-letters:retry")):
-                await ease(3)
+                await ease(api, 3)
                 await api.ok("POST", f"/v1/jobs/j/{path}", {}, 202)
 
                 async def held(kind: str = kind) -> bool:
@@ -102,7 +103,7 @@ async def test_it_is_asked_for_while_the_job_runs_and_holds_retries_and_verifica
                     return [step["kind"] for step in steps] == [kind]
 
                 await until(held, 20, f"{kind} waits for the source")
-                await ease(None)
+                await ease(api, None)
 
                 async def ended(kind: str = kind) -> bool:
                     found = await api.control(f"SELECT FROM rowferry.steps WHERE kind = '{kind}' AND state = 'leased'")
